@@ -1,0 +1,299 @@
+"""From sequences of ids to arrays of few shapes: padding, buckets, packing, streams.
+
+Numpy only: knows nothing of text, labels, devices or JAX. Padding has id 0 and segment
+id 0; the order of the data is a function of (seed, epoch) through `epoch_rng`.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+Ids = Sequence[int] | np.ndarray
+
+
+def epoch_rng(seed: int, epoch: int) -> np.random.Generator:
+    """The generator that orders an epoch's data, whatever epochs ran before.
+
+    Raises:
+        ValueError: a number is negative.
+
+    >>> epoch_rng(seed=0, epoch=3).permutation(4).shape
+    (4,)
+    """
+    seed, epoch = _at_least(0, seed=seed), _at_least(0, epoch=epoch)
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch,)))
+
+
+def pad(
+    sequences: Sequence[Ids], length: int | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The sequences as rows of ids [b, t], zeros behind them, and the lengths [b].
+
+    Both are int32; t is `length`, or the longest sequence's.
+
+    Raises:
+        TypeError: the ids are not integers.
+        ValueError: there are no sequences, or one is longer than `length`.
+
+    >>> ids, lengths = pad([[5, 6, 7], [8]])
+    >>> ids.tolist(), lengths.tolist()
+    ([[5, 6, 7], [8, 0, 0]], [3, 1])
+    """
+    rows = [_integers("sequence", sequence) for sequence in sequences]
+    if not rows:
+        raise ValueError("there are no sequences to pad")
+    lengths = np.array([row.size for row in rows], np.int32)
+    longest = int(lengths.max())
+    length = longest if length is None else _at_least(0, length=length)
+    if longest > length:
+        raise ValueError(
+            f"sequence {int(lengths.argmax())} has {longest} ids, more than "
+            f"length = {length}: truncate it or raise the length"
+        )
+    ids = np.zeros((len(rows), length), np.int32)
+    for out, row in zip(ids, rows, strict=True):
+        out[: row.size] = row
+    return ids, lengths
+
+
+def pad_rows(batch: Mapping[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
+    """The batch with rows of zeros added to every array, `rows` in all.
+
+    So the last batch of an epoch has the shape of the others; its "weights", being
+    zero in the added rows, leave them out of every mean.
+
+    Raises:
+        ValueError: the batch has more than `rows` rows, or its arrays differ in rows.
+
+    >>> pad_rows({"labels": np.array([1]), "weights": np.ones(1)}, 2)["weights"]
+    array([1., 0.])
+    """
+    counts = {name: len(array) for name, array in batch.items()}
+    if len(set(counts.values())) > 1 or max(counts.values(), default=0) > rows:
+        raise ValueError(
+            f"the arrays must agree in their rows and have at most {rows}, got {counts}"
+        )
+    return {
+        name: np.concatenate(
+            [array, np.zeros((rows - len(array), *array.shape[1:]), array.dtype)]
+        )
+        for name, array in batch.items()
+    }
+
+
+def bucket_boundaries(lengths: Ids, num_buckets: int) -> tuple[int, ...]:
+    """The at most `num_buckets` padded lengths that waste the least padding.
+
+    Ascending, the last the longest length; found exactly by dynamic programming, in
+    time `num_buckets` times the square of the number of distinct lengths. An empty
+    sequence counts as one step, so that no batch is without any.
+
+    Raises:
+        TypeError: a number is not an integer.
+        ValueError: there are no lengths, one is negative, or `num_buckets` is below 1.
+
+    >>> bucket_boundaries([1, 2, 2, 9, 10], num_buckets=2)
+    (2, 10)
+    """
+    num_buckets = _at_least(1, num_buckets=num_buckets)
+    lengths = np.maximum(_lengths(lengths, minimum=0), 1)
+    distinct, counts = np.unique(lengths, return_counts=True)
+    # shorter[j]: how many sequences are shorter than distinct[j];
+    # cost[j]: the least padded length of those, with the boundaries chosen so far.
+    shorter = np.concatenate([[0], np.cumsum(counts)])
+    cost = np.where(shorter == 0, 0.0, np.inf)
+    choices = []
+    for _ in range(min(num_buckets, distinct.size)):
+        choice = np.zeros(shorter.size, np.int64)
+        next_cost = np.zeros_like(cost)
+        for j in range(1, shorter.size):
+            # The last bucket holds distinct[i:j], all padded to distinct[j - 1].
+            padded = cost[:j] + distinct[j - 1] * (shorter[j] - shorter[:j])
+            choice[j] = padded.argmin()
+            next_cost[j] = padded[choice[j]]
+        cost = next_cost
+        choices.append(choice)
+    boundaries = []
+    j = distinct.size
+    while j:
+        boundaries.insert(0, int(distinct[j - 1]))
+        j = choices.pop()[j]
+    return tuple(boundaries)
+
+
+def bucketed(
+    lengths: Ids,
+    boundaries: Sequence[int],
+    batch_size: int,
+    *,
+    rng: np.random.Generator | None = None,
+) -> list[tuple[np.ndarray, int]]:
+    """An epoch's batches: which examples, and the length to pad them to.
+
+    An example belongs to the first boundary that is long enough; those that fill no
+    batch move up to the next one, so only one batch of an epoch can have fewer than
+    `batch_size` examples. The shapes depend on the lengths alone: a second epoch has
+    the same. `rng` shuffles examples and batches; None keeps the order of the examples
+    in batches of ascending length.
+
+    Raises:
+        TypeError: a number is not an integer.
+        ValueError: there are no lengths, a length is negative or beyond the last
+            boundary, the boundaries do not ascend from 1, or `batch_size` is below 1.
+
+    >>> for indices, boundary in bucketed([2, 9, 1, 8, 2], (2, 9), batch_size=2):
+    ...     print(indices, boundary)
+    [0 2] 2
+    [4 1] 9
+    [3] 9
+    """
+    lengths = _lengths(lengths, minimum=0)
+    edges = _lengths(boundaries, minimum=1, name="boundaries")
+    batch_size = _at_least(1, batch_size=batch_size)
+    if (np.diff(edges) <= 0).any():
+        raise ValueError(f"boundaries must ascend, got {tuple(boundaries)}")
+    if lengths.max() > edges[-1]:
+        raise ValueError(
+            f"length {lengths.max()} of example {lengths.argmax()} is beyond the last "
+            f"boundary {edges[-1]}: truncate it or add a boundary"
+        )
+    order = np.arange(lengths.size) if rng is None else rng.permutation(lengths.size)
+    bucket = np.searchsorted(edges, lengths[order])
+    batches = []
+    rest = order[:0]
+    for k, edge in enumerate(edges.tolist()):
+        rest = np.concatenate([rest, order[bucket == k]])
+        while rest.size >= batch_size:
+            batches.append((rest[:batch_size], edge))
+            rest = rest[batch_size:]
+    if rest.size:
+        longest = np.searchsorted(edges, lengths[rest].max())
+        batches.append((rest, int(edges[longest])))
+    if rng is not None:
+        batches = [batches[i] for i in rng.permutation(len(batches))]
+    return batches
+
+
+def pack(lengths: Ids, row_length: int) -> list[np.ndarray]:
+    """Which examples share a row of `row_length` steps: indices, one array per row.
+
+    First-fit decreasing: the longest first, each into the first row with room for it.
+    At most 11/9 of the fewest rows possible, plus 6/9 (Dósa 2007).
+
+    Raises:
+        TypeError: a number is not an integer.
+        ValueError: there are no lengths, one is below 1 (an empty sequence would have
+            no step to carry its segment id) or above `row_length`.
+
+    >>> [row.tolist() for row in pack([3, 1, 2, 4], row_length=5)]
+    [[3, 1], [0, 2]]
+    """
+    lengths = _lengths(lengths, minimum=1)
+    row_length = _at_least(1, row_length=row_length)
+    if lengths.max() > row_length:
+        raise ValueError(
+            f"length {lengths.max()} of example {lengths.argmax()} is more than "
+            f"row_length = {row_length}: truncate it or raise row_length"
+        )
+    rows: list[list[int]] = []
+    room = np.full(lengths.size, row_length)
+    for index in np.argsort(-lengths, kind="stable").tolist():
+        # One row more than those in use: the empty one always has room.
+        row = int((room[: len(rows) + 1] >= lengths[index]).argmax())
+        if row == len(rows):
+            rows.append([])
+        rows[row].append(index)
+        room[row] -= lengths[index]
+    return [np.array(row) for row in rows]
+
+
+def packed(
+    sequences: Sequence[Ids], rows: Sequence[Ids], row_length: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Several sequences end to end in each row: ids [b, t] and segment_ids [b, t].
+
+    Both are int32, zeros behind. `rows` names the sequences as `pack` does (for a batch
+    take some of its rows); segments are numbered 1, 2, … in that order.
+
+    Raises:
+        TypeError: the ids are not integers.
+        ValueError: there are no rows, a row is empty or longer than `row_length`, or a
+            sequence is empty.
+
+    >>> ids, segment_ids = packed([[5, 5], [6]], [[0, 1]], row_length=4)
+    >>> ids.tolist(), segment_ids.tolist()
+    ([[5, 5, 6, 0]], [[1, 1, 2, 0]])
+    """
+    joined, segments = [], []
+    for row in rows:
+        parts = [_integers("sequence", sequences[i]) for i in row]
+        lengths = _lengths([part.size for part in parts], minimum=1)
+        joined.append(np.concatenate(parts))
+        segments.append(np.repeat(np.arange(1, lengths.size + 1), lengths))
+    return pad(joined, row_length)[0], pad(segments, row_length)[0]
+
+
+def streams(
+    ids: Ids, batch_size: int, time: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Inputs and targets of one long text for truncated backpropagation in time.
+
+    Both are [batch_size, time] and views of `ids`; a target is the id after its input.
+    Row r of a batch goes on where row r of the batch before it ended, so the state is
+    carried from batch to batch. The last batch has fewer steps when `time` does not
+    divide the rows; only the last (len(ids) - 1) % batch_size targets are left out.
+
+    Raises:
+        TypeError: a number is not an integer.
+        ValueError: a size is below 1, or the text too short for one step in each row.
+
+    >>> for inputs, targets in streams(np.arange(9), batch_size=2, time=3):
+    ...     print(inputs.tolist(), targets.tolist())
+    [[0, 1, 2], [4, 5, 6]] [[1, 2, 3], [5, 6, 7]]
+    [[3], [7]] [[4], [8]]
+    """
+    ids = _integers("ids", ids)
+    batch_size = _at_least(1, batch_size=batch_size)
+    time = _at_least(1, time=time)
+    steps = (ids.size - 1) // batch_size
+    if steps < 1:
+        raise ValueError(
+            f"{ids.size} ids are too few for batch_size = {batch_size}: one step in "
+            f"each row takes {batch_size + 1}"
+        )
+    inputs = ids[: batch_size * steps].reshape(batch_size, steps)
+    targets = ids[1 : batch_size * steps + 1].reshape(batch_size, steps)
+    return (
+        (inputs[:, start : start + time], targets[:, start : start + time])
+        for start in range(0, steps, time)
+    )
+
+
+def _at_least(minimum: int, **named: int) -> int:
+    ((name, value),) = named.items()
+    if not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {value}")
+    return int(value)
+
+
+def _lengths(lengths: Ids, minimum: int, name: str = "lengths") -> np.ndarray:
+    array = _integers(name, lengths)
+    if not array.size:
+        raise ValueError(f"there are no {name}")
+    if array.min() < minimum:
+        raise ValueError(
+            f"{name} must be at least {minimum}, got {array.min()} at index "
+            f"{array.argmin()}"
+        )
+    return array.astype(np.int64)
+
+
+def _integers(name: str, values: Ids) -> np.ndarray:
+    array = np.asarray(values)
+    if array.ndim != 1:
+        raise ValueError(f"{name} must have one axis, got shape {array.shape}")
+    if array.size and array.dtype.kind not in "iu":
+        raise TypeError(f"{name} must be integers, got {array.dtype}")
+    return array

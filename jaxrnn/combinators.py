@@ -1,0 +1,140 @@
+"""Layers made of layers: in both directions, and on top of each other.
+
+They take anything with the three methods of a layer (`layers` lists them) and have the
+same three methods themselves, so that they nest.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxrnn.types import State
+
+Merge = Literal["concat", "sum", "mean", "mul", "stack"]
+
+
+class Bidirectional(nn.Module):
+    """Two layers over the same inputs, the second one reading them backwards.
+
+    Their outputs are joined at each step: side by side (`concat`), by `sum`, `mean` or
+    `mul`tiplication, or kept apart on an axis of their own (`stack`, `[*b, t, 2, h]`).
+    Over `Stack`s, or layers with `num_layers`, the directions only meet at the top
+    (Peters et al., 2018, ELMo); a `Stack` of `Bidirectional`s lets them meet after
+    every layer, as PyTorch does and the argument `bidirectional` of `LSTM`.
+
+    >>> import jax
+    >>> from jaxrnn import GRU
+    >>> layer = Bidirectional(GRU(features=8), GRU(features=8), merge="sum")
+    >>> x = jnp.ones((2, 5, 3))
+    >>> (y, (forward, backward)), variables = layer.init_with_output(
+    ...     jax.random.key(0), x
+    ... )
+    >>> y.shape, forward.shape, backward.shape
+    ((2, 5, 8), (2, 8), (2, 8))
+    """
+
+    forward: nn.Module
+    backward: nn.Module
+    merge: Merge = "concat"
+
+    def __post_init__(self):
+        if self.merge not in _MERGES:
+            raise ValueError(f"merge must be one of {[*_MERGES]}, got {self.merge!r}")
+        super().__post_init__()
+
+    def __call__(self, x, state=None, *, reverse: bool = False, **options):
+        """As `Recurrent.__call__`. With `reverse` the two layers swap directions."""
+        forward, backward = _split(state, (self.forward, self.backward))
+        ahead, forward = self.forward(x, forward, reverse=reverse, **options)
+        behind, backward = self.backward(x, backward, reverse=not reverse, **options)
+        return _MERGES[self.merge](ahead, behind), forward + backward
+
+    def step(self, x, state):
+        """Raises a `ValueError`: the backward layer starts from the last step."""
+        raise ValueError(
+            "a bidirectional layer needs the whole sequence, it has no single step"
+        )
+
+    def zero_state(self, batch_shape: tuple[int, ...]) -> State:
+        """The forward layer's state, then the backward layer's."""
+        return self.forward.zero_state(batch_shape) + self.backward.zero_state(
+            batch_shape
+        )
+
+
+_MERGES = {
+    "concat": lambda ahead, behind: jnp.concatenate([ahead, behind], axis=-1),
+    "sum": lambda ahead, behind: ahead + behind,
+    "mean": lambda ahead, behind: (ahead + behind) / 2,
+    "mul": lambda ahead, behind: ahead * behind,
+    "stack": lambda ahead, behind: jnp.stack([ahead, behind], axis=-2),
+}
+
+
+class Stack(nn.Module):
+    """Layers on top of each other: the outputs of one are the inputs of the next.
+
+    In training, `dropout` is the probability with which a feature is dropped between
+    two layers, never after the last, at each step anew (rng stream `"dropout"`).
+
+    >>> import jax
+    >>> from jaxrnn import GRU, LSTM
+    >>> layer = Stack([LSTM(features=8), GRU(features=4)])
+    >>> x = jnp.ones((2, 5, 3))
+    >>> (y, state), variables = layer.init_with_output(jax.random.key(0), x)
+    >>> y.shape, state[0].c.shape, state[1].shape
+    ((2, 5, 4), (2, 8), (2, 4))
+    """
+
+    layers: Sequence[nn.Module]
+    dropout: float = 0.0
+
+    def __post_init__(self):
+        if not 0 <= self.dropout <= 1:
+            raise ValueError(f"dropout must be from 0 to 1, got {self.dropout}")
+        super().__post_init__()
+
+    def setup(self):
+        self.drop = nn.Dropout(self.dropout)
+
+    def __call__(self, x, state=None, *, train: bool = False, **options):
+        """As `Recurrent.__call__`."""
+        after: State = ()
+        for k, (layer, before) in enumerate(
+            zip(self.layers, _split(state, self.layers), strict=True)
+        ):
+            if k > 0:
+                x = self.drop(x, deterministic=not train)
+            x, layer_state = layer(x, before, train=train, **options)
+            after += layer_state
+        return x, after
+
+    def step(self, x, state):
+        """As `Recurrent.step`."""
+        after: State = ()
+        for layer, before in zip(self.layers, _split(state, self.layers), strict=True):
+            x, layer_state = layer.step(x, before)
+            after += layer_state
+        return x, after
+
+    def zero_state(self, batch_shape: tuple[int, ...]) -> State:
+        """The states of the layers, one after the other."""
+        return sum((layer.zero_state(batch_shape) for layer in self.layers), ())
+
+
+def _split(state: State | None, layers: Sequence[Any]) -> list[State | None]:
+    """The part of `state` that belongs to each layer; None is the zero state of all."""
+    if state is None:
+        return [None] * len(layers)
+    counts = [len(layer.zero_state(())) for layer in layers]
+    if len(state) != sum(counts):
+        raise ValueError(
+            f"the state has {len(state)} entries, but the layer {sum(counts)} cells"
+        )
+    parts, rest = [], tuple(state)
+    for count in counts:
+        parts.append(rest[:count])
+        rest = rest[count:]
+    return parts

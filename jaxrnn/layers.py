@@ -1,0 +1,172 @@
+"""The recurrent layers `RNN`, `LSTM` and `GRU`, with the arguments of PyTorch's.
+
+Every layer of the library has the same three methods, so that each can stand where
+another does:
+
+    outputs, state = layer(x, state, lengths=..., segment_ids=..., train=...)
+    output, state = layer.step(x, state)          the same, one time step at a time
+    state = layer.zero_state(batch_shape)
+
+`x` is `[*b, t, d]` with any number of batch axes, none included, and may be padded; the
+state is a flat tuple with one entry per cell, in PyTorch's order. The files `scan` and
+`segments` define what happens at padding and where sequences share a row.
+"""
+
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.typing import Initializer
+from jax.typing import ArrayLike
+
+from jaxrnn import cells
+from jaxrnn.combinators import Bidirectional, Stack
+from jaxrnn.equations import Activation
+from jaxrnn.recurrent import Backend, Recurrent
+from jaxrnn.types import Array, Dtype, Float, Int, State
+
+
+class StackedLayer(nn.Module):
+    """`num_layers` layers of one kind of cell, in one or both directions: what `RNN`,
+    `LSTM` and `GRU` share.
+
+    The parameters have PyTorch's suffixes: `l0`, `l0_reverse`, `l1`, and so on.
+    """
+
+    features: int
+    num_layers: int = 1
+    bidirectional: bool = False
+    dropout: float = 0.0
+    use_bias: bool = True
+    kernel_init: Initializer = nn.initializers.lecun_normal()
+    recurrent_init: Initializer = nn.initializers.orthogonal()
+    bias_init: Initializer = nn.initializers.zeros_init()
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
+    backend: Backend = "auto"
+
+    cell_type: ClassVar[type[cells.Cell]]
+
+    def __post_init__(self):
+        for name in ("features", "num_layers"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name} must be at least 1, got {getattr(self, name)}"
+                )
+        super().__post_init__()
+
+    def setup(self):
+        self.stack = Stack(
+            [self._layer(f"l{k}") for k in range(self.num_layers)], self.dropout
+        )
+
+    def __call__(
+        self,
+        x: Float[Array, "*b t d"],
+        state: State | None = None,
+        *,
+        lengths: Int[ArrayLike, "*b"] | None = None,
+        segment_ids: Int[ArrayLike, "*b t"] | None = None,
+        reverse: bool = False,
+        train: bool = False,
+    ) -> tuple[Float[Array, "*b t h"], State]:
+        """As `Recurrent.__call__`; with `bidirectional`, the outputs of both directions
+        stand side by side. `train` turns dropout on (rng stream `"dropout"`)."""
+        return self.stack(
+            x,
+            state,
+            lengths=lengths,
+            segment_ids=segment_ids,
+            reverse=reverse,
+            train=train,
+        )
+
+    def step(
+        self, x: Float[Array, "*b d"], state: State
+    ) -> tuple[Float[Array, "*b h"], State]:
+        """As `Recurrent.step`: without dropout, and not with `bidirectional`."""
+        return self.stack.step(x, state)
+
+    def zero_state(self, batch_shape: tuple[int, ...]) -> State:
+        """The state before anything was read."""
+        cell = self._cell(parent=None)
+        directions = 2 if self.bidirectional else 1
+        return (cell.zero_state(tuple(batch_shape)),) * self.num_layers * directions
+
+    def _layer(self, name: str) -> nn.Module:
+        forward = Recurrent(self._cell(name=name), self.backend)
+        if not self.bidirectional:
+            return forward
+        backward = Recurrent(self._cell(name=f"{name}_reverse"), self.backend)
+        return Bidirectional(forward, backward)
+
+    def _cell(self, **place: Any) -> cells.Cell:
+        return self.cell_type(
+            features=self.features,
+            use_bias=self.use_bias,
+            kernel_init=self.kernel_init,
+            recurrent_init=self.recurrent_init,
+            bias_init=self.bias_init,
+            dtype=self.dtype,
+            param_dtype=self.param_dtype,
+            **self._cell_options(),
+            **place,
+        )
+
+    def _cell_options(self) -> dict[str, Any]:
+        return {}
+
+
+class RNN(StackedLayer):
+    """`torch.nn.RNN`: the simple recurrent network (Elman, 1990).
+
+    >>> import jax
+    >>> layer = RNN(features=8, num_layers=2, activation="relu")
+    >>> x = jnp.ones((2, 5, 3))
+    >>> (y, state), variables = layer.init_with_output(jax.random.key(0), x)
+    >>> y.shape, len(state), sorted(variables["params"])
+    ((2, 5, 8), 2, ['l0', 'l1'])
+    """
+
+    activation: Activation = "tanh"
+    cell_type: ClassVar[type[cells.Cell]] = cells.RNNCell
+
+    def _cell_options(self):
+        return {"activation": self.activation}
+
+
+class LSTM(StackedLayer):
+    """`torch.nn.LSTM`: long short-term memory (Hochreiter and Schmidhuber, 1997), with
+    `proj_size` outputs if that is not 0.
+
+    >>> import jax
+    >>> layer = LSTM(features=8, bidirectional=True)
+    >>> x = jnp.ones((2, 5, 3))
+    >>> (y, (forward, backward)), variables = layer.init_with_output(
+    ...     jax.random.key(0), x, lengths=jnp.array([5, 0])
+    ... )
+    >>> y.shape, backward.c.shape, sorted(variables["params"])
+    ((2, 5, 16), (2, 8), ['l0', 'l0_reverse'])
+    """
+
+    proj_size: int = 0
+    forget_bias: float = 1.0
+    cell_type: ClassVar[type[cells.Cell]] = cells.LSTMCell
+
+    def _cell_options(self):
+        return {"proj_size": self.proj_size, "forget_bias": self.forget_bias}
+
+
+class GRU(StackedLayer):
+    """`torch.nn.GRU`: the gated recurrent unit (Cho et al., 2014), reset gate after the
+    product.
+
+    >>> import jax
+    >>> layer = GRU(features=8)
+    >>> x = jnp.ones((5, 3))
+    >>> (y, state), variables = layer.init_with_output(jax.random.key(0), x)
+    >>> y.shape, state[0].shape
+    ((5, 8), (8,))
+    """
+
+    cell_type: ClassVar[type[cells.Cell]] = cells.GRUCell

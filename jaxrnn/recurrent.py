@@ -1,0 +1,178 @@
+"""One cell run over time: where a padded batch meets the recurrence.
+
+`Recurrent` is the only place that knows the outer layout (any number of batch axes,
+batch before time) and the inner one (one batch axis, time first), and the only one that
+turns lengths or segment ids into what a recurrence needs.
+"""
+
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax.typing import ArrayLike
+
+from jaxrnn import cells, segments
+from jaxrnn.scan import scan
+from jaxrnn.types import Array, CellState, Float, Int, State
+
+Backend = Literal["auto", "scan"]
+BACKENDS = ("auto", "scan")
+
+
+class Recurrent(nn.Module):
+    """One cell run over time: a cell of this library, or anyone's
+    `flax.linen.RNNCellBase`.
+
+    The cells of this library have their inputs projected for all steps at once. Others
+    are called as they are, `cell(carry, x) -> (carry, output)`; every leaf of their
+    carry must lead with the batch, and a sequence starts from `initialize_carry`.
+
+    `backend="scan"` always runs `flax.linen.scan`; `"auto"` the fastest recurrence
+    there is for the cell.
+
+    >>> layer = Recurrent(nn.OptimizedLSTMCell(features=8))
+    >>> x = jnp.ones((2, 5, 3))
+    >>> (y, (carry,)), variables = layer.init_with_output(
+    ...     jax.random.key(0), x, lengths=jnp.array([5, 2])
+    ... )
+    >>> y.shape, bool((y[1, 2:] == 0).all())
+    ((2, 5, 8), True)
+    """
+
+    cell: nn.RNNCellBase
+    backend: Backend = "auto"
+
+    def __post_init__(self):
+        if self.backend not in BACKENDS:
+            raise ValueError(
+                f"backend must be one of {[*BACKENDS]}, got {self.backend!r}"
+            )
+        super().__post_init__()
+
+    def __call__(
+        self,
+        x: Float[Array, "*b t d"],
+        state: State | None = None,
+        *,
+        lengths: Int[ArrayLike, "*b"] | None = None,
+        segment_ids: Int[ArrayLike, "*b t"] | None = None,
+        reverse: bool = False,
+        train: bool = False,
+    ) -> tuple[Float[Array, "*b t h"], State]:
+        """Outputs for every step, zero at padding, and the state after the last step
+        read, which padding leaves alone.
+
+        Args:
+            x: the inputs; what padding holds is not read.
+            state: the state that the first sequence of each row starts with, in either
+                direction; other sequences start from zeros, and this one if None.
+            lengths: steps of each row that hold data, padding behind them.
+            segment_ids: 0 at padding, 1, 2, ... for the sequences sharing a row.
+            reverse: read every sequence from its last step to its first.
+            train: has no meaning here; other layers drop units out.
+
+        Raises:
+            ValueError: if a shape, dtype or value does not fit, with the numbers.
+        """
+        del train
+        x = jnp.asarray(x)
+        feature_axes = self.cell.num_feature_axes
+        if x.ndim <= feature_axes:
+            raise ValueError(
+                f"inputs need a time axis and {feature_axes} feature axes, "
+                f"got shape {x.shape}"
+            )
+        *batch, time = x.shape[:-feature_axes]
+        fresh_state = self._fresh_state(tuple(batch), x.shape[-feature_axes:])
+        cell_state = _only_cell_state(state, fresh_state)
+        ids = segments.resolve((*batch, time), lengths, segment_ids)
+
+        x, cell_state, fresh_state, ids = jax.tree.map(
+            lambda leaf: leaf.reshape(math.prod(batch), *leaf.shape[len(batch) :]),
+            (x, cell_state, fresh_state, ids),
+        )
+        x = x.swapaxes(0, 1)
+        valid = starts = first = None
+        if ids is not None:
+            valid = (ids > 0).T
+            # Not only for the outputs' sake: 0 * NaN would reach the gradients.
+            x = jnp.where(jnp.expand_dims(valid, range(2, x.ndim)), x, 0)
+            if segment_ids is not None:
+                starts = segments.starts(ids, reverse=reverse).T
+                first = segments.first(ids).T
+        if isinstance(self.cell, cells.Cell):
+            step, inputs = type(self.cell).recur, self.cell.project(x)
+        else:
+            step, inputs = type(self.cell).__call__, x
+        outputs, cell_state = scan(
+            step,
+            self.cell,
+            cell_state,
+            inputs,
+            valid=valid,
+            starts=starts,
+            first=first,
+            fresh_state=fresh_state,
+            reverse=reverse,
+        )
+        outputs, cell_state = jax.tree.map(
+            lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]),
+            (outputs.swapaxes(0, 1), cell_state),
+        )
+        return outputs, (cell_state,)
+
+    def step(
+        self, x: Float[Array, "*b d"], state: State
+    ) -> tuple[Float[Array, "*b h"], State]:
+        """The output for one time step, and the state after it.
+
+        >>> layer = Recurrent(cells.GRUCell(features=8))
+        >>> x = jnp.ones((2, 5, 3))
+        >>> variables = layer.init(jax.random.key(0), x)
+        >>> y, state = layer.apply(
+        ...     variables, x[:, 0], layer.zero_state((2,)), method="step"
+        ... )
+        >>> y.shape
+        (2, 8)
+        """
+        x = jnp.asarray(x)
+        feature_axes = self.cell.num_feature_axes
+        batch, features = x.shape[:-feature_axes], x.shape[-feature_axes:]
+        cell_state = _only_cell_state(state, self._fresh_state(batch, features))
+        cell_state, output = self.cell(cell_state, x)
+        return output, (cell_state,)
+
+    def zero_state(self, batch_shape: tuple[int, ...]) -> State:
+        """The state before anything was read. A foreign cell whose carry depends on the
+        size of its inputs has to be given its state by the caller.
+
+        >>> Recurrent(cells.GRUCell(features=3)).zero_state((1,))[0].tolist()
+        [[0.0, 0.0, 0.0]]
+        """
+        unknown_features = (1,) * self.cell.num_feature_axes
+        return (self._fresh_state(tuple(batch_shape), unknown_features),)
+
+    def _fresh_state(
+        self, batch_shape: tuple[int, ...], features: tuple[int, ...]
+    ) -> CellState:
+        key = jax.random.key(0)  # The protocol wants one; a fresh state is no secret.
+        return self.cell.initialize_carry(key, (*batch_shape, *features))
+
+
+def _only_cell_state(state: State | None, expected: CellState) -> CellState:
+    """The only entry of `state`, in the dtypes of `expected`; `expected` for None."""
+    if state is None:
+        return expected
+    if len(state) != 1:
+        raise ValueError(f"the state has {len(state)} entries, but the layer one cell")
+    (cell_state,) = state
+    shapes, expected_shapes = (
+        jax.tree.map(jnp.shape, tree) for tree in (cell_state, expected)
+    )
+    if shapes != expected_shapes:
+        raise ValueError(f"the state has shapes {shapes}, expected {expected_shapes}")
+    return jax.tree.map(
+        lambda leaf, like: jnp.asarray(leaf, like.dtype), cell_state, expected
+    )

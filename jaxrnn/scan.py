@@ -1,0 +1,93 @@
+"""The reference recurrence: `flax.linen.scan` of any cell over time, with padding and
+resets.
+
+It defines what every faster path must compute. Arrays are time-major, the batch is one
+axis. Reverse is the same scan run backwards over the same steps: nothing is flipped or
+gathered, and the final state is simply the scan's carry.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from jaxrnn.types import Array, Bool, CellState
+
+# (cell, state, inputs of one step) -> (state, output)
+Step = Callable[..., tuple[CellState, Array]]
+
+
+def scan(
+    step: Step,
+    cell: nn.Module,
+    state: CellState,
+    inputs: Array,
+    *,
+    valid: Bool[Array, "t b"] | None = None,
+    starts: Bool[Array, "t b"] | None = None,
+    first: Bool[Array, "t b"] | None = None,
+    fresh_state: CellState = None,
+    reverse: bool = False,
+) -> tuple[Array, CellState]:
+    """Applies `step(cell, state, inputs[t]) -> (state, output)` to one time step after
+    the other.
+
+    Args:
+        step: one step; it may read and create parameters of `cell`.
+        cell: a bound Flax module.
+        state: the state before the first step read; every leaf leads with the batch.
+        inputs: `[t, b, ...]`.
+        valid: false at padding, where the state stays as it is and the output is zero.
+        starts: true where a sequence starts, with `fresh_state`, whatever came before.
+        first: true at the steps of the sequence that starts with `state` instead.
+        fresh_state: like `state`; needed with `starts`.
+        reverse: read the last step first. Outputs stay at the steps they belong to.
+
+    Returns:
+        The outputs, `[t, b, ...]`, and the state after the last step read.
+
+    >>> class Sum(nn.Module):
+    ...     def __call__(self, total, x):
+    ...         return total + x, total + x
+    >>> outputs, total = scan(
+    ...     Sum.__call__, Sum(parent=None).bind({}), jnp.zeros(1),
+    ...     jnp.array([[1.0], [2.0], [3.0]]), valid=jnp.array([[True], [False], [True]])
+    ... )
+    >>> outputs.ravel().tolist(), total.tolist()
+    ([1.0, 0.0, 4.0], [4.0])
+    """
+
+    initial_state = state
+
+    def body(cell, state, step_inputs):
+        x, valid, starts, first = step_inputs
+        if starts is not None:
+            anew = fresh_state
+            if first is not None:
+                anew = _select(first, initial_state, fresh_state)
+            state = _select(starts, anew, state)
+        next_state, output = step(cell, state, x)
+        if valid is not None:
+            next_state = _select(valid, next_state, state)
+            output = _select(valid, output, jnp.zeros_like(output))
+        return next_state, output
+
+    over_time = nn.scan(
+        body,
+        variable_broadcast="params",
+        split_rngs={"params": False},
+        reverse=reverse,
+    )
+    state, outputs = over_time(cell, state, (inputs, valid, starts, first))
+    return outputs, state
+
+
+def _select(choose: Bool[Array, "b"], this: CellState, other: CellState) -> CellState:
+    """`this` in the rows where `choose` is true, `other` elsewhere."""
+
+    def leaf(this, other):
+        rows = jnp.expand_dims(choose, range(1, this.ndim))
+        return jnp.where(rows, this, other)
+
+    return jax.tree.map(leaf, this, other)

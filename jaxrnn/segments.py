@@ -1,0 +1,217 @@
+"""Ragged sequences: which steps of a padded row hold data, and whose data it is.
+
+Segment ids are the one ragged concept of the library: an integer for each step, 0 at
+padding and 1, 2, ... for the sequences that share the row. Lengths and boolean masks
+are special cases and convert to them. Padding may stand anywhere: before, after or
+between sequences, or inside one (a hole: the sequence goes on behind it, as long as the
+id is the same on both sides).
+
+This file knows nothing about cells, layers or tokens.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+from jax.typing import ArrayLike
+
+from jaxrnn.types import Array, Bool, Float, Int
+
+Pooling = Literal["last", "mean", "max"]
+
+
+def from_lengths(lengths: Int[ArrayLike, "*b"], time: int) -> Int[Array, "*b t"]:
+    """Segment ids of rows that hold one sequence each, padded at the end.
+
+    Lengths outside 0 to `time` raise where their values are known; under `jax.jit`
+    they are not, and a longer one means a full row, a negative one an empty row.
+
+    Raises:
+        ValueError: if a length is not an integer, negative or above `time`.
+
+    >>> from_lengths(jnp.array([3, 0]), time=4).tolist()
+    [[1, 1, 1, 0], [0, 0, 0, 0]]
+    """
+    _check_integers("lengths", lengths)
+    values = _known_values(lengths)
+    if values is not None and values.size:
+        shortest, longest = values.min(), values.max()
+        if shortest < 0:
+            raise ValueError(f"a length is negative: {shortest}")
+        if longest > time:
+            raise ValueError(f"length {longest} is above the {time} steps of the row")
+    lengths = jnp.asarray(lengths).astype(jnp.int32)
+    steps = _count((*lengths.shape, time), axis=-1)
+    return (steps < lengths[..., None]).astype(jnp.int32)
+
+
+def from_mask(mask: Bool[ArrayLike, "*b t"]) -> Int[Array, "*b t"]:
+    """Segment ids of rows that hold one sequence each, at the steps where `mask` is
+    true.
+
+    Raises:
+        ValueError: if `mask` is not boolean.
+
+    >>> from_mask(jnp.array([False, True, False, True])).tolist()
+    [0, 1, 0, 1]
+    """
+    mask = jnp.asarray(mask)
+    if mask.dtype != jnp.bool_:
+        raise ValueError(f"mask must be boolean, got {mask.dtype}")
+    return mask.astype(jnp.int32)
+
+
+def lengths(segment_ids: Int[Array, "*b t"], num_segments: int) -> Int[Array, "*b s"]:
+    """The number of steps of the sequences 1 to `num_segments` of each row.
+
+    >>> lengths(jnp.array([1, 1, 1, 2, 0]), num_segments=3).tolist()
+    [3, 1, 0]
+    """
+    return _members(segment_ids, num_segments).sum(axis=-1, dtype=jnp.int32)
+
+
+def starts(
+    segment_ids: Int[Array, "*b t"], *, reverse: bool = False
+) -> Bool[Array, "*b t"]:
+    """The first step of every sequence, in reading order: where a recurrent state must
+    begin anew. Padding inside a sequence does not end it.
+
+    >>> starts(jnp.array([1, 1, 0, 1, 2, 2])).tolist()
+    [True, False, False, False, True, False]
+    >>> starts(jnp.array([1, 1, 0, 1, 2, 2]), reverse=True).tolist()
+    [False, False, False, True, False, True]
+    """
+    if reverse:
+        return jnp.flip(starts(jnp.flip(segment_ids, axis=-1)), axis=-1)
+    # The last step before each one that holds data; -1 where there is none.
+    steps = _count(segment_ids.shape, axis=-1)
+    last_valid = jax.lax.cummax(
+        jnp.where(segment_ids > 0, steps, -1), axis=segment_ids.ndim - 1
+    )
+    before = jnp.where(steps > 0, jnp.roll(last_valid, 1, axis=-1), -1)
+    id_before = jnp.take_along_axis(segment_ids, jnp.maximum(before, 0), axis=-1)
+    return (segment_ids > 0) & ((before < 0) | (segment_ids != id_before))
+
+
+def first(segment_ids: Int[Array, "*b t"]) -> Bool[Array, "*b t"]:
+    """The steps of the first sequence of each row.
+
+    >>> first(jnp.array([0, 1, 0, 1, 2])).tolist()
+    [False, True, False, True, False]
+    """
+    valid = segment_ids > 0
+    first_step = jnp.argmax(valid, axis=-1, keepdims=True)
+    return valid & (
+        segment_ids == jnp.take_along_axis(segment_ids, first_step, axis=-1)
+    )
+
+
+def pool(
+    x: Float[Array, "*b t h"],
+    segment_ids: Int[Array, "*b t"],
+    how: Pooling = "mean",
+    num_segments: int = 1,
+) -> Float[Array, "*b s h"]:
+    """One vector for each of the sequences 1 to `num_segments` of a row: its last step,
+    or the mean or maximum over its steps. Padding is not read, whatever it holds; a
+    sequence of no steps gives zeros.
+
+    Raises:
+        ValueError: if `how` is none of the three.
+
+    >>> x = jnp.array([[1.0], [5.0], [3.0], [7.0], [jnp.nan]])
+    >>> pool(x, jnp.array([1, 1, 1, 2, 0]), "mean", num_segments=3).tolist()
+    [[3.0], [7.0], [0.0]]
+    """
+    if how not in _POOLINGS:
+        raise ValueError(f"pooling must be one of {[*_POOLINGS]}, got {how!r}")
+
+    def of_segment(member: Bool[Array, "*b t"]) -> Float[Array, "*b h"]:
+        pooled = _POOLINGS[how](x, member)
+        return jnp.where(member.any(axis=-1)[..., None], pooled, 0)
+
+    members = _members(segment_ids, num_segments)
+    return jax.vmap(of_segment, in_axes=-2, out_axes=-2)(members)
+
+
+def _last(x: Float[Array, "*b t h"], member: Bool[Array, "*b t"]):
+    time = member.shape[-1]
+    index = time - 1 - jnp.argmax(jnp.flip(member, axis=-1), axis=-1)
+    return jnp.take_along_axis(x, index[..., None, None], axis=-2).squeeze(-2)
+
+
+def _mean(x: Float[Array, "*b t h"], member: Bool[Array, "*b t"]):
+    count = jnp.maximum(member.sum(axis=-1), 1).astype(x.dtype)
+    return jnp.where(member[..., None], x, 0).sum(axis=-2) / count[..., None]
+
+
+def _max(x: Float[Array, "*b t h"], member: Bool[Array, "*b t"]):
+    return jnp.where(member[..., None], x, -jnp.inf).max(axis=-2)
+
+
+_POOLINGS: dict[str, Callable] = {"last": _last, "mean": _mean, "max": _max}
+
+
+def _members(
+    segment_ids: Int[Array, "*b t"], num_segments: int
+) -> Bool[Array, "*b s t"]:
+    *batch, _ = segment_ids.shape
+    numbers = 1 + _count((*batch, num_segments, 1), axis=-2)
+    return segment_ids[..., None, :] == numbers.astype(segment_ids.dtype)
+
+
+def resolve(
+    shape: Sequence[int],
+    lengths: Int[ArrayLike, "*b"] | None,
+    segment_ids: Int[ArrayLike, "*b t"] | None,
+) -> Int[Array, "*b t"] | None:
+    """The segment ids that a caller's `lengths` or `segment_ids` mean for rows of
+    `shape` `(*b, t)`; None, a promise that nothing is padded, if both are None.
+
+    Raises:
+        ValueError: if both are given, or one is of the wrong shape, dtype or range.
+
+    >>> resolve((2, 3), lengths=jnp.array([1, 3]), segment_ids=None).tolist()
+    [[1, 0, 0], [1, 1, 1]]
+    """
+    *batch, time = shape
+    if lengths is not None and segment_ids is not None:
+        raise ValueError("pass lengths or segment_ids, not both")
+    if lengths is not None:
+        if np.shape(lengths) != tuple(batch):
+            raise ValueError(
+                f"lengths has shape {np.shape(lengths)}, but the batch {tuple(batch)}"
+            )
+        return from_lengths(lengths, time)
+    if segment_ids is None:
+        return None
+    _check_integers("segment_ids", segment_ids)
+    if np.shape(segment_ids) != tuple(shape):
+        raise ValueError(
+            f"segment_ids has shape {np.shape(segment_ids)}, "
+            f"but batch and time are {tuple(shape)}"
+        )
+    values = _known_values(segment_ids)
+    if values is not None and values.size and values.min() < 0:
+        raise ValueError(f"a segment id is negative: {values.min()}")
+    return jnp.asarray(segment_ids).astype(jnp.int32)
+
+
+def _count(shape: Sequence[int], axis: int) -> Int[Array, "..."]:
+    """0, 1, 2, ... along one axis of an array of that shape."""
+    return jax.lax.broadcasted_iota(jnp.int32, shape, len(shape) + axis)
+
+
+def _check_integers(name: str, values: ArrayLike) -> None:
+    dtype = jnp.result_type(values)
+    if not jnp.issubdtype(dtype, jnp.integer):
+        hint = "; convert it with segments.from_mask" if dtype == jnp.bool_ else ""
+        raise ValueError(f"{name} must be integers, got {dtype}{hint}")
+
+
+def _known_values(values: ArrayLike) -> np.ndarray | None:
+    """The values as a numpy array; None inside a JAX transformation."""
+    return None if isinstance(values, Tracer) else np.asarray(values)

@@ -1,0 +1,241 @@
+"""From text to token ids and back: two tokenizers and the vocabulary.
+
+Knows nothing of batches, labels or JAX: Python strings and numpy arrays only.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+
+PAD = "<pad>"
+UNK = "<unk>"
+
+_BREAK = re.compile(r"<br\s*/?>")
+# A number with inner separators is one token because ratings ("8/10") tell so much
+# about a review; `[^\W_]` is a letter or digit of any script.
+_WORD = re.compile(r"\d+(?:[.,/]\d+)+|[^\W_]+(?:'[^\W_]+)*")
+
+
+def word_tokens(text: str) -> list[str]:
+    """The lower-cased words and numbers of a text, in order.
+
+    A word is a run of letters and digits; an apostrophe between two of them belongs
+    to it ("don't"), and a typographic one becomes a plain one. A point, comma or
+    slash between digits belongs to the number ("8/10", "1,000"). HTML line breaks
+    and everything else, hyphens and punctuation included, only separate.
+
+    Raises:
+        TypeError: the text is not a string.
+
+    >>> word_tokens("Don't miss it!<br /><br />A well-made film: 8/10.")
+    ["don't", 'miss', 'it', 'a', 'well', 'made', 'film', '8/10']
+    """
+    text = _require_text(text).lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
+    return _WORD.findall(_BREAK.sub(" ", text))
+
+
+def char_tokens(text: str) -> list[str]:
+    """Every character of a text, nothing changed or dropped.
+
+    Raises:
+        TypeError: the text is not a string.
+
+    >>> char_tokens("Hi!")
+    ['H', 'i', '!']
+    """
+    return list(_require_text(text))
+
+
+def _require_text(text: str) -> str:
+    if not isinstance(text, str):
+        raise TypeError(
+            f"text must be a str, got {type(text).__name__}: decode bytes first"
+        )
+    return text
+
+
+@dataclass(frozen=True, repr=False)
+class Vocab:
+    """The tokens a model knows; a token's id is its place in `tokens`.
+
+    With the usual specials `PAD` has id 0 and `UNK` id 1.
+
+    Raises:
+        TypeError: a token is not a string.
+        ValueError: there are no tokens, or one occurs twice.
+    """
+
+    tokens: tuple[str, ...]
+
+    def __post_init__(self):
+        object.__setattr__(self, "tokens", tuple(self.tokens))
+        _require_strings(self.tokens)
+        if not self.tokens:
+            raise ValueError("a vocabulary needs at least one token, got none")
+        if len(self._ids) < len(self.tokens):
+            token = Counter(self.tokens).most_common(1)[0][0]
+            raise ValueError(f"token {token!r} occurs twice in the vocabulary")
+
+    @classmethod
+    def build(
+        cls,
+        sequences: Iterable[Sequence[str]],
+        *,
+        max_size: int | None = None,
+        min_count: int = 1,
+        specials: Sequence[str] = (PAD, UNK),
+    ) -> "Vocab":
+        """The specials, then the most frequent tokens of a tokenized corpus.
+
+        Equal counts are in the order of the tokens themselves, so the result does
+        not depend on the order of the corpus. A special found in the corpus keeps
+        its place among the specials. `max_size` includes the specials.
+
+        Raises:
+            TypeError: a sequence is a string (not yet tokenized), or a token is not.
+            ValueError: `min_count` is below 1, `max_size` leaves room for the
+                specials only, or no token is left to take.
+
+        >>> Vocab.build([["to", "be"], ["not", "to"]]).tokens
+        ('<pad>', '<unk>', 'to', 'be', 'not')
+        """
+        if min_count < 1:
+            raise ValueError(f"min_count must be at least 1, got {min_count}")
+        if max_size is not None and max_size <= len(specials):
+            raise ValueError(
+                f"max_size {max_size} leaves no room beside the {len(specials)} "
+                f"specials: at least {len(specials) + 1} is needed"
+            )
+        counts = Counter()
+        for tokens in sequences:
+            counts.update(_require_tokenized(tokens))
+        _require_strings(counts)
+        for special in specials:
+            del counts[special]
+        if not counts:
+            raise ValueError("the corpus is empty: it holds not one token")
+        if min_count > max(counts.values()):
+            raise ValueError(
+                f"no token occurs min_count = {min_count} times, the most frequent "
+                f"one {max(counts.values())} times: lower min_count"
+            )
+        frequent = [token for token, count in counts.items() if count >= min_count]
+        frequent.sort(key=lambda token: (-counts[token], token))
+        return cls((*specials, *frequent)[:max_size])
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> "Vocab":
+        """The vocabulary that `save` wrote.
+
+        Raises:
+            ValueError: the file is empty or not UTF-8, or a line (it is named) is not
+                one JSON string or repeats another.
+        """
+        data = Path(path).read_bytes()
+        try:
+            lines = data.decode().removesuffix("\n").split("\n") if data else []
+        except UnicodeDecodeError as error:
+            number = data.count(b"\n", 0, error.start) + 1
+            raise ValueError(f"{path}, line {number}: not UTF-8") from error
+        if not lines:
+            raise ValueError(f"{path}: the vocabulary file is empty")
+        line_of: dict[str, int] = {}
+        for number, line in enumerate(lines, start=1):
+            token = _parse_string(line)
+            if token is None:
+                raise ValueError(
+                    f"{path}, line {number}: not a JSON string: {line[:80]!r}"
+                )
+            if token in line_of:
+                raise ValueError(
+                    f"{path}, line {number}: token {token!r} is already on line "
+                    f"{line_of[token]}"
+                )
+            line_of[token] = number
+        return cls(tuple(line_of))
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Writes one JSON string a line, in ASCII, so that any token survives."""
+        lines = "".join(json.dumps(token) + "\n" for token in self.tokens)
+        Path(path).write_text(lines, encoding="ascii", newline="\n")
+
+    def encode(self, tokens: Sequence[str]) -> np.ndarray:
+        """The int32 ids of tokens; an unknown token has the id of `UNK`.
+
+        Raises:
+            TypeError: `tokens` is a string (not yet tokenized).
+            ValueError: a token is unknown and the vocabulary has no `UNK`.
+
+        >>> Vocab.build([["to", "be"]]).encode(["to", "see"])
+        array([3, 1], dtype=int32)
+        """
+        id_of, unknown = self._ids.get, self._ids.get(UNK)
+        ids = [id_of(token, unknown) for token in _require_tokenized(tokens)]
+        if unknown is None and None in ids:
+            raise ValueError(
+                f"token {tokens[ids.index(None)]!r} is not among the {len(self)} of "
+                f"the vocabulary, which has no {UNK!r} to stand for it"
+            )
+        return np.array(ids, np.int32)
+
+    def decode(self, ids: Sequence[int] | np.ndarray) -> list[str]:
+        """The tokens of ids, padding and unknown ones included.
+
+        Raises:
+            TypeError: the ids are not integers.
+            ValueError: the ids are not one sequence, or one is outside the vocabulary.
+
+        >>> Vocab.build([["to", "be"]]).decode([3, 2, 1])
+        ['to', 'be', '<unk>']
+        """
+        array = np.asarray(ids)
+        if array.ndim != 1:
+            raise ValueError(f"ids must be one sequence, got shape {array.shape}")
+        if array.size and array.dtype.kind not in "iu":
+            raise TypeError(f"ids must be integers, got {array.dtype}")
+        outside = array[(array < 0) | (array >= len(self))]
+        if outside.size:
+            raise ValueError(
+                f"id {outside[0]} is outside the vocabulary of {len(self)} tokens"
+            )
+        return [self.tokens[i] for i in array.tolist()]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def __repr__(self) -> str:
+        return f"<Vocab of {len(self)} tokens>"
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {token: i for i, token in enumerate(self.tokens)}
+
+
+def _require_strings(tokens: Iterable[str]) -> None:
+    for token in tokens:
+        if not isinstance(token, str):
+            raise TypeError(f"tokens must be strings, got {token!r}")
+
+
+def _require_tokenized(tokens: Sequence[str]) -> Sequence[str]:
+    if isinstance(tokens, str):  # would silently pass for a sequence of characters
+        raise TypeError(
+            f"expected a sequence of tokens, got the string {tokens[:40]!r}: split it "
+            "with word_tokens or char_tokens first"
+        )
+    return tokens
+
+
+def _parse_string(line: str) -> str | None:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):  # RecursionError: "[[[[[[…"
+        return None
+    return value if isinstance(value, str) else None

@@ -1,0 +1,38 @@
+"""Names shared by the whole library: dimension letters, arrays, states.
+
+Shapes are written in types, with these letters (jaxtyping):
+
+    b  batch: rows of a padded array        d  features going into a layer
+    t  time: steps of a row                 h  features coming out of a layer
+    s  segments: sequences sharing a row    g  gates times hidden features
+    v  vocabulary: distinct tokens          p  features after a projection
+
+`*b` is any number of batch axes, none included.
+"""
+
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+from jax.typing import DTypeLike
+from jaxtyping import Bool, Float, Int
+
+Array: TypeAlias = jax.Array
+Dtype: TypeAlias = DTypeLike
+
+__all__ = ["Array", "Bool", "CellState", "Dtype", "Float", "Int", "LSTMState", "State"]
+
+
+class LSTMState(NamedTuple):
+    """What an LSTM cell remembers: its last output `h` and its memory cell `c`."""
+
+    h: Float[Array, "*b h"]
+    c: Float[Array, "*b h"]
+
+
+# The state of one cell: a pytree whose leaves all lead with the batch axes. An
+# `LSTMState` for the LSTM, the array `h` for the RNN and the GRU, anything for others.
+CellState: TypeAlias = Any
+
+# The state of a layer: one entry per cell, in PyTorch's order (layer 0 forward,
+# layer 0 reverse, layer 1 forward, ...).
+State: TypeAlias = tuple[CellState, ...]
