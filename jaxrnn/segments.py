@@ -20,7 +20,7 @@ from jax.typing import ArrayLike
 
 from jaxrnn.types import Array, Bool, Float, Int
 
-Pooling = Literal["last", "mean", "max"]
+Pooling = Literal["first", "last", "mean", "max"]
 
 
 def from_lengths(lengths: Int[ArrayLike, "*b"], time: int) -> Int[Array, "*b t"]:
@@ -115,12 +115,12 @@ def pool(
     how: Pooling = "mean",
     num_segments: int = 1,
 ) -> Float[Array, "*b s h"]:
-    """One vector for each of the sequences 1 to `num_segments` of a row: its last step,
-    or the mean or maximum over its steps. Padding is not read, whatever it holds; a
-    sequence of no steps gives zeros.
+    """One vector for each of the sequences 1 to `num_segments` of a row: its first or
+    last step, or the mean or maximum over its steps. Padding is not read, whatever it
+    holds; a sequence of no steps gives zeros.
 
     Raises:
-        ValueError: if `how` is none of the three.
+        ValueError: if `how` is none of the four.
 
     >>> x = jnp.array([[1.0], [5.0], [3.0], [7.0], [jnp.nan]])
     >>> pool(x, jnp.array([1, 1, 1, 2, 0]), "mean", num_segments=3).tolist()
@@ -137,10 +137,13 @@ def pool(
     return jax.vmap(of_segment, in_axes=-2, out_axes=-2)(members)
 
 
+def _first(x: Float[Array, "*b t h"], member: Bool[Array, "*b t"]):
+    step = jnp.argmax(member, axis=-1)
+    return jnp.take_along_axis(x, step[..., None, None], axis=-2).squeeze(-2)
+
+
 def _last(x: Float[Array, "*b t h"], member: Bool[Array, "*b t"]):
-    time = member.shape[-1]
-    index = time - 1 - jnp.argmax(jnp.flip(member, axis=-1), axis=-1)
-    return jnp.take_along_axis(x, index[..., None, None], axis=-2).squeeze(-2)
+    return _first(jnp.flip(x, axis=-2), jnp.flip(member, axis=-1))
 
 
 def _mean(x: Float[Array, "*b t h"], member: Bool[Array, "*b t"]):
@@ -152,7 +155,12 @@ def _max(x: Float[Array, "*b t h"], member: Bool[Array, "*b t"]):
     return jnp.where(member[..., None], x, -jnp.inf).max(axis=-2)
 
 
-_POOLINGS: dict[str, Callable] = {"last": _last, "mean": _mean, "max": _max}
+_POOLINGS: dict[str, Callable] = {
+    "first": _first,
+    "last": _last,
+    "mean": _mean,
+    "max": _max,
+}
 
 
 def _members(

@@ -47,9 +47,7 @@ def test_initial_statistics():
 
 
 def test_forget_bias_adds_to_the_initial_bias():
-    cell = jaxrnn.LSTMCell(
-        2, forget_bias=0.5, bias_init=nn.initializers.constant(0.25)
-    )
+    cell = jaxrnn.LSTMCell(2, forget_bias=0.5, bias_init=nn.initializers.constant(0.25))
     weights = cell.init(jax.random.key(0), cell.zero_state((1,)), jnp.zeros((1, 3)))
     b = weights["params"]["b"].tolist()
     assert b == [0.25, 0.25, 0.75, 0.75, 0.25, 0.25, 0.25, 0.25]

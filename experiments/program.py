@@ -1,0 +1,41 @@
+"""What every program of this folder does around its own work: arguments and endings.
+
+Wrong input ends with one line and exit code 2, Ctrl-C with 130, a closed pipe quietly.
+"""
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import tyro
+
+Options = TypeVar("Options")
+
+
+def run(
+    main: Callable[[Options], None],
+    options_type: type[Options],
+    description: str,
+    args: Sequence[str] | None = None,
+) -> int:
+    """The exit code of `main(options)`, with the options of the command line."""
+    options = tyro.cli(options_type, description=description, args=args)
+    # Orbax logs every save, and warns of choices that are not the user's.
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="orbax")
+    try:
+        main(options)
+        sys.stdout.flush()
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Python would complain again when it flushes the closed pipe at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return 0

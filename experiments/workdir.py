@@ -1,0 +1,114 @@
+"""The directory of one run: settings, metrics, results, and who may write to it.
+
+    settings.json     what the results depend on; a run with others is refused
+    metrics.jsonl     one JSON object a line
+    results.json      written last: a run that has it is finished
+    checkpoints/      see jaxrnn.checkpoints
+
+Every file appears whole or not at all. Nothing here knows what is trained.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("flax", "jax", "jaxrnn", "numpy", "optax")
+
+
+class WorkDir:
+    """An open work directory, made if there is none.
+
+    Raises:
+        ValueError: `path` cannot be written to, or belongs to a run with other
+            `settings`: every difference is named.
+
+    >>> import tempfile
+    >>> workdir = WorkDir(Path(tempfile.mkdtemp()), {"seed": 0})
+    >>> workdir.finish({"accuracy": 0.5})
+    >>> WorkDir(workdir.path, {"seed": 0}).results
+    {'accuracy': 0.5}
+    """
+
+    def __init__(self, path: Path, settings: dict[str, Any]):
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            found = self.read("settings.json")
+            if found is None:
+                self.write("settings.json", settings)
+        except OSError as error:
+            raise ValueError(
+                f"cannot write to work directory {path} ({error.strerror}): "
+                "give another --workdir"
+            ) from error
+        wanted = json.loads(json.dumps(settings))  # As JSON has it: tuples are lists.
+        if found is not None and found != wanted:
+            raise ValueError(
+                f"work directory {path} belongs to a run with other settings "
+                f"({_differences(found, wanted)}): give another --workdir, or its own "
+                "settings to continue it"
+            )
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def results(self) -> dict[str, Any] | None:
+        """What the finished run found; None if it is not finished."""
+        return self.read("results.json")
+
+    def finish(self, results: dict[str, Any]) -> None:
+        self.write("results.json", results)
+
+    def write_metrics(self, lines: Sequence[dict[str, Any]]) -> None:
+        """All metrics of the run so far, one JSON object a line."""
+        self._replace("metrics.jsonl", "".join(json.dumps(m) + "\n" for m in lines))
+
+    def read(self, name: str) -> Any:
+        """The content of a JSON file; None if there is no such file.
+
+        Raises:
+            ValueError: it is not JSON.
+        """
+        path = self.path / name
+        if not path.exists():
+            return None
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error}): remove it") from error
+
+    def write(self, name: str, content: Any) -> None:
+        self._replace(name, json.dumps(content, indent=2) + "\n")
+
+    def _replace(self, name: str, text: str) -> None:
+        partial = self.path / f"{name}.partial"
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(self.path / name)
+
+
+def environment() -> dict[str, Any]:
+    """What a result must say about where it came from: versions and machine."""
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {
+        "versions": {"python": platform.python_version(), **versions},
+        "machine": {
+            "system": platform.system(),
+            "processor": platform.machine(),
+            "cores": os.cpu_count(),
+        },
+    }
+
+
+def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    names = sorted(
+        name for name in found.keys() | wanted if found.get(name) != wanted.get(name)
+    )
+    return ", ".join(
+        f"{name} {found.get(name)!r}, not {wanted.get(name)!r}" for name in names
+    )

@@ -1,0 +1,150 @@
+"""What is measured: means kept as total and weight, cross-entropies, accuracy.
+
+Losses come unreduced, one number per prediction. `Mean` is the one reduction: it keeps
+the total and the weight apart, so that parts of a batch, batches and devices merge into
+exactly the mean of the whole. Nothing here knows of models or devices.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, ArrayLike, Float, Num
+
+
+class Mean(NamedTuple):
+    """A weighted mean that has not been divided yet.
+
+    >>> Mean.of(jnp.array([1.0, 2.0, 9.0]), weights=jnp.array([1.0, 1.0, 0.0])).value
+    Array(1.5, dtype=float32)
+    """
+
+    total: Float[Array, ""]
+    weight: Float[Array, ""]
+
+    @classmethod
+    def of(
+        cls,
+        values: Num[ArrayLike, "*shape"],
+        weights: Num[ArrayLike, "*shape"] | None = None,
+    ) -> "Mean":
+        """The mean over every entry of `values`, summed in float32 or wider.
+
+        Entries of weight zero count for nothing, whatever they hold: NaN too.
+
+        Raises:
+            ValueError: `weights` have another shape than `values`.
+        """
+        values = _at_least_float32(values)
+        if weights is None:
+            return cls(jnp.sum(values), jnp.asarray(values.size, values.dtype))
+        weights = jnp.asarray(weights)
+        if weights.shape != values.shape:
+            raise ValueError(
+                f"weights have shape {weights.shape}, values {values.shape}: "
+                "there must be one weight for each value"
+            )
+        weights = weights.astype(values.dtype)
+        values = jnp.where(weights == 0, jnp.zeros_like(values), values)
+        return cls(jnp.sum(values * weights), jnp.sum(weights))
+
+    def merge(self, other: "Mean") -> "Mean":
+        """The mean of both parts together (`+` on a tuple would concatenate)."""
+        return Mean(self.total + other.total, self.weight + other.weight)
+
+    @property
+    def value(self) -> Float[Array, ""]:
+        """Total over weight; NaN where nothing was counted."""
+        return self.total / self.weight
+
+
+def cross_entropy(
+    logits: Float[Array, "*b v"], ids: Num[ArrayLike, "*b"]
+) -> Float[Array, "*b"]:
+    """Nats for each prediction: minus the log-probability of `ids`; not reduced.
+
+    >>> cross_entropy(jnp.zeros((1, 4)), jnp.array([2]))  # log 4
+    Array([1.3862944], dtype=float32)
+
+    Raises:
+        ValueError: `ids` do not have the shape of `logits` without the last axis.
+    """
+    logits, ids = _at_least_float32(logits), jnp.asarray(ids)
+    if logits.shape[:-1] != ids.shape:
+        raise ValueError(
+            f"logits of shape {logits.shape} need ids of shape {logits.shape[:-1]}, "
+            f"not {ids.shape}"
+        )
+    return optax.softmax_cross_entropy_with_integer_labels(logits, ids)
+
+
+def binary_cross_entropy(
+    logits: Float[Array, "*b"], labels: Num[ArrayLike, "*b"]
+) -> Float[Array, "*b"]:
+    """Nats for each prediction, labels being 1 or 0 (or between); not reduced.
+
+    >>> binary_cross_entropy(jnp.array([0.0]), jnp.array([1]))  # log 2
+    Array([0.6931472], dtype=float32)
+
+    Raises:
+        ValueError: `labels` have another shape than `logits`.
+    """
+    logits, labels = _at_least_float32(logits), jnp.asarray(labels)
+    if logits.shape != labels.shape:
+        raise ValueError(
+            f"logits of shape {logits.shape} need labels of the same shape, "
+            f"not {labels.shape}"
+        )
+    return optax.sigmoid_binary_cross_entropy(logits, labels.astype(logits.dtype))
+
+
+def correct(
+    logits: Float[Array, "*b"] | Float[Array, "*b v"], labels: Num[ArrayLike, "*b"]
+) -> Float[Array, "*b"]:
+    """1 for each prediction that is right and 0 for the others; not reduced.
+
+    With the shape of `labels` the logits are binary, and above 0 predicts 1; with one
+    axis more they are classes, and the greatest is predicted.
+
+    >>> correct(jnp.array([-1.0, 2.0]), jnp.array([1, 1]))
+    Array([0., 1.], dtype=float32)
+
+    Raises:
+        ValueError: the shapes fit neither case.
+    """
+    logits, labels = _at_least_float32(logits), jnp.asarray(labels)
+    if logits.shape == labels.shape:
+        predictions = logits > 0
+    elif logits.shape[:-1] == labels.shape:
+        predictions = jnp.argmax(logits, axis=-1)
+    else:
+        raise ValueError(
+            f"logits of shape {logits.shape} need labels of shape {logits.shape} "
+            f"(binary) or {logits.shape[:-1]} (classes), not {labels.shape}"
+        )
+    return (predictions.astype(labels.dtype) == labels).astype(logits.dtype)
+
+
+def perplexity(nats: Float[ArrayLike, "*b"]) -> Float[Array, "*b"]:
+    """How many equally likely choices a cross-entropy in nats amounts to.
+
+    >>> perplexity(math.log(8))
+    Array(8., dtype=float32, weak_type=True)
+    """
+    return jnp.exp(nats)
+
+
+def bits(nats: Float[ArrayLike, "*b"]) -> Float[Array, "*b"]:
+    """The same cross-entropy in bits.
+
+    >>> bits(math.log(8))
+    Array(3., dtype=float32, weak_type=True)
+    """
+    return jnp.asarray(nats) / math.log(2)
+
+
+def _at_least_float32(values: Num[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
+    """bfloat16 has 8 bits: too few to sum or to take logarithms in."""
+    values = jnp.asarray(values)
+    return values.astype(jnp.float64 if values.dtype == jnp.float64 else jnp.float32)

@@ -1,0 +1,85 @@
+"""Whole networks on token ids, around any recurrent layer."""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.typing import Initializer
+from jax.typing import ArrayLike
+
+from jaxrnn import segments
+from jaxrnn.types import Array, Float, Int
+
+
+class SequenceClassifier(nn.Module):
+    """One logit for each sequence: embedding, recurrent encoder, pooling over time, and
+    a linear output.
+
+    Each of `pooling` gives one vector and they are put side by side: the encoder's
+    outputs after it has read everything (`"last"`: the last step, and of a backward
+    direction the first), or their `"mean"` or `"max"` over the steps.
+
+    In training `word_dropout` replaces whole tokens by zeros, and `dropout` acts on the
+    pooled vector (rng stream `"dropout"`).
+
+    >>> import jax
+    >>> from jaxrnn import LSTM
+    >>> model = SequenceClassifier(100, 16, LSTM(8, bidirectional=True))
+    >>> tokens = jnp.array([[3, 1, 4], [1, 5, 0]])
+    >>> logits, variables = model.init_with_output(
+    ...     jax.random.key(0), tokens, lengths=jnp.array([3, 2])
+    ... )
+    >>> logits.shape
+    (2, 1)
+    """
+
+    vocab_size: int
+    embed_features: int
+    encoder: nn.Module
+    pooling: Sequence[segments.Pooling] = ("max", "mean")
+    dropout: float = 0.0
+    word_dropout: float = 0.0
+    embed_init: Initializer = nn.initializers.normal(0.1)
+
+    def setup(self):
+        self.embed = nn.Embed(
+            self.vocab_size, self.embed_features, embedding_init=self.embed_init
+        )
+        self.drop_words = nn.Dropout(self.word_dropout, broadcast_dims=(-1,))
+        self.drop = nn.Dropout(self.dropout)
+        self.output = nn.Dense(1)
+
+    def __call__(
+        self,
+        tokens: Int[ArrayLike, "b t"],
+        *,
+        lengths: Int[ArrayLike, "b"] | None = None,
+        segment_ids: Int[ArrayLike, "b t"] | None = None,
+        num_segments: int = 1,
+        train: bool = False,
+    ) -> Float[Array, "b s"]:
+        """The logits of the sequences 1 to `num_segments` of each row; one without
+        steps has the logit of a vector of zeros.
+
+        Raises:
+            ValueError: as the encoder does.
+        """
+        tokens = jnp.asarray(tokens)
+        ids = segments.resolve(tokens.shape, lengths, segment_ids)
+        if ids is None:
+            ids = jnp.ones(tokens.shape, jnp.int32)
+        x = self.drop_words(self.embed(tokens), deterministic=not train)
+        outputs, _ = self.encoder(x, segment_ids=ids, train=train)
+        pooled = [self._pool(outputs, ids, how, num_segments) for how in self.pooling]
+        pooled = self.drop(jnp.concatenate(pooled, axis=-1), deterministic=not train)
+        return self.output(pooled).squeeze(-1)
+
+    def _pool(self, outputs, ids, how, num_segments):
+        if how == "last" and getattr(self.encoder, "bidirectional", False):
+            ahead, behind = jnp.split(outputs, 2, axis=-1)
+            ends = [
+                segments.pool(ahead, ids, "last", num_segments),
+                segments.pool(behind, ids, "first", num_segments),
+            ]
+            return jnp.concatenate(ends, axis=-1)
+        return segments.pool(outputs, ids, how, num_segments)

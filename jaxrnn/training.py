@@ -1,0 +1,215 @@
+"""Train and eval steps over a mesh of devices, whatever the model and the data are.
+
+One code path for any number of devices: the mesh has the one axis "data", the batch is
+split over it and the state copied to all. Each device differentiates the *total* of its
+own part of the loss; one all-reduce sums gradients and metrics, and only then is
+divided by the weight of the global batch. So padding, masked rows and uneven parts
+change nothing: the step is that of one device with the whole batch.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, ArrayLike, Int, Key, PyTree
+
+from jaxrnn.metrics import Mean
+
+Batch = dict[str, Any]
+Metrics = dict[str, Mean]
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """All that training carries from one step to the next."""
+
+    step: Int[Array, ""]
+    params: PyTree
+    opt_state: optax.OptState
+    key: Key[Array, ""]
+
+    @classmethod
+    def create(
+        cls,
+        params: PyTree,
+        optimizer: optax.GradientTransformation,
+        key: Key[Array, ""],
+    ) -> "TrainState":
+        """The state before the first step.
+
+        Everything is copied, because a train step donates its state: the caller's own
+        `params` and `key` stay valid.
+
+        >>> state = TrainState.create({}, optax.sgd(0.1), jax.random.key(0))
+        >>> state.step
+        Array(0, dtype=int32)
+        """
+        step = jnp.zeros((), jnp.int32)
+        state = cls(step, params, optimizer.init(params), key)
+        return jax.tree.map(jnp.copy, state)
+
+
+def data_mesh(num_devices: int | None = None) -> Mesh:
+    """The first `num_devices` devices, or all, along the one axis "data".
+
+    >>> data_mesh(1).size
+    1
+
+    Raises:
+        ValueError: there are fewer devices, or `num_devices` is below 1.
+    """
+    devices = jax.devices()
+    if num_devices is not None and not 1 <= num_devices <= len(devices):
+        raise ValueError(
+            f"{num_devices} devices asked for, JAX sees {len(devices)}: "
+            f"ask for 1 to {len(devices)}, or on a CPU raise jax_num_cpu_devices "
+            "before JAX is first used"
+        )
+    return Mesh(np.array(devices[:num_devices]), ("data",))
+
+
+def make_train_step(
+    loss: Callable[[PyTree, Batch, Key[Array, ""]], Metrics],
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """A compiled `step(state, batch) -> (state, metrics)`.
+
+    `loss(params, batch, key)` sees one device's rows and returns its `Mean`s; the one
+    named "loss" is minimised. Its key is `state.key` folded with the step and with the
+    device's index. Every array of the batch is split along its first axis.
+
+    The state given to a step is donated: only the returned one may be used again. The
+    metrics stay on the devices until they are read; to those of `loss` the step adds
+    "gradient_norm", of the gradient before the optimizer. A batch whose whole
+    weight is zero has no mean: its loss, and the parameters after it, are NaN.
+
+    >>> def loss(params, batch, key):
+    ...     return {"loss": Mean.of((params["w"] * batch["x"] - batch["y"]) ** 2)}
+    >>> optimizer = optax.sgd(0.1)
+    >>> step = make_train_step(loss, optimizer, data_mesh(1))
+    >>> state = TrainState.create({"w": jnp.zeros(())}, optimizer, jax.random.key(0))
+    >>> state, metrics = step(state, {"x": np.ones(2), "y": np.ones(2)})
+    >>> metrics["loss"].value, state.params["w"]
+    (Array(1., dtype=float32), Array(0.2, dtype=float32))
+
+    Raises:
+        ValueError: the first step, if `loss` returns no `Mean` named "loss"; any
+            step, as `shard_batch`.
+    """
+
+    def step_on_device(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(state.key, state.step)
+        key = jax.random.fold_in(key, jax.lax.axis_index("data"))
+
+        def loss_total(params: PyTree) -> tuple[Array, Metrics]:
+            metrics = loss(params, batch, key)
+            if "loss" not in metrics:
+                raise ValueError(
+                    'the loss function must return a Mean named "loss", '
+                    f"not only {sorted(metrics)}"
+                )
+            return metrics["loss"].total, metrics
+
+        gradients, metrics = jax.grad(loss_total, has_aux=True)(state.params)
+        gradients, metrics = jax.lax.psum((gradients, metrics), "data")
+        weight = metrics["loss"].weight
+        gradients = jax.tree.map(lambda g: g / weight.astype(g.dtype), gradients)
+        norm = optax.tree.norm(gradients)
+        # Adam in optax takes float powers of an int: strict promotion would refuse it.
+        with jax.numpy_dtype_promotion("standard"):
+            updates, opt_state = optimizer.update(
+                gradients, state.opt_state, state.params
+            )
+        state = state.replace(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            opt_state=opt_state,
+        )
+        return state, metrics | {"gradient_norm": Mean(norm, jnp.ones_like(norm))}
+
+    compiled = jax.jit(_over_devices(step_on_device, mesh), donate_argnums=0)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        return compiled(_replicate(state, mesh), shard_batch(batch, mesh))
+
+    return step
+
+
+def make_eval_step(
+    metrics: Callable[[PyTree, Batch], Metrics], mesh: Mesh
+) -> Callable[[PyTree, Batch], Metrics]:
+    """A compiled `step(params, batch) -> metrics` over the global batch.
+
+    `metrics(params, batch)` sees one device's rows and returns its `Mean`s.
+
+    >>> def metrics(params, batch):
+    ...     return {"mean": Mean.of(params["w"] * batch["x"])}
+    >>> step = make_eval_step(metrics, data_mesh(1))
+    >>> step({"w": np.ones(())}, {"x": np.array([1.0, 2.0])})["mean"].value
+    Array(1.5, dtype=float32)
+
+    Raises:
+        ValueError: the step, as `shard_batch`.
+    """
+
+    def step_on_device(params: PyTree, batch: Batch) -> Metrics:
+        return jax.lax.psum(metrics(params, batch), "data")
+
+    compiled = jax.jit(_over_devices(step_on_device, mesh))
+
+    def step(params: PyTree, batch: Batch) -> Metrics:
+        return compiled(_replicate(params, mesh), shard_batch(batch, mesh))
+
+    return step
+
+
+def shard_batch(batch: dict[str, ArrayLike], mesh: Mesh) -> dict[str, Array]:
+    """The batch split along the first axis over the devices of `mesh`.
+
+    With several processes each gives its own rows, the same number in each. The steps
+    do this to every batch they are given; a batch split beforehand passes as it is.
+
+    Raises:
+        ValueError: arrays without rows, or rows that the devices do not divide.
+    """
+    sharding = NamedSharding(mesh, P("data"))
+    devices = len(mesh.local_devices)
+    for name, array in batch.items():
+        shape = np.shape(array)
+        if not shape or shape[0] % devices:
+            rows = f"{shape[0]} rows" if shape else "no axis of rows"
+            raise ValueError(
+                f"batch[{name!r}] has {rows}, which {devices} devices do not divide: "
+                "fill it up with batching.pad_rows"
+            )
+    return {
+        name: jax.make_array_from_process_local_data(sharding, array)
+        for name, array in batch.items()
+    }
+
+
+def _replicate(tree: PyTree, mesh: Mesh) -> PyTree:
+    """`tree` on every device: after the first step it is there and nothing is done."""
+    sharding = NamedSharding(mesh, P())
+    if all(getattr(x, "sharding", None) == sharding for x in jax.tree.leaves(tree)):
+        return tree
+    return jax.device_put(tree, sharding)
+
+
+def _over_devices(function: Callable, mesh: Mesh) -> Callable:
+    """`function(replicated, batch)` on every device, with its own rows of the batch."""
+    # check_vma would sum gradients by itself, once for each parameter, and refuse any
+    # scan in a model that starts from zeros.
+    return jax.shard_map(
+        function,
+        mesh=mesh,
+        in_specs=(P(), P("data")),
+        out_specs=P(),
+        check_vma=False,
+    )

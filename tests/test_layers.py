@@ -1,0 +1,209 @@
+"""The layers' parameters, options and errors. What they compute is the business of
+`contract` and of the comparison with PyTorch."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+import jaxrnn
+
+X = np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32)
+
+
+def shapes(layer):
+    params = layer.init(jax.random.key(0), X)["params"]
+    return jax.tree.map(jnp.shape, params)
+
+
+def test_parameter_tree_spelled_out():
+    assert shapes(jaxrnn.LSTM(4, num_layers=2, bidirectional=True)) == {
+        "l0": {"w_x": (3, 16), "w_h": (4, 16), "b": (16,)},
+        "l0_reverse": {"w_x": (3, 16), "w_h": (4, 16), "b": (16,)},
+        "l1": {"w_x": (8, 16), "w_h": (4, 16), "b": (16,)},
+        "l1_reverse": {"w_x": (8, 16), "w_h": (4, 16), "b": (16,)},
+    }
+    assert shapes(jaxrnn.LSTM(4, num_layers=2, proj_size=2, use_bias=False)) == {
+        "l0": {"w_x": (3, 16), "w_h": (2, 16), "w_p": (4, 2)},
+        "l1": {"w_x": (2, 16), "w_h": (2, 16), "w_p": (4, 2)},
+    }
+    assert shapes(jaxrnn.GRU(4)) == {
+        "l0": {"w_x": (3, 12), "w_h": (4, 12), "b": (12,), "b_n": (4,)}
+    }
+    assert shapes(jaxrnn.RNN(4)) == {"l0": {"w_x": (3, 4), "w_h": (4, 4), "b": (4,)}}
+
+
+def test_options_reach_every_cell():
+    layer = jaxrnn.LSTM(
+        4,
+        num_layers=2,
+        bidirectional=True,
+        forget_bias=3.0,
+        kernel_init=nn.initializers.constant(0.5),
+        recurrent_init=nn.initializers.constant(0.25),
+        bias_init=nn.initializers.constant(1),
+    )
+    for cell in layer.init(jax.random.key(0), X)["params"].values():
+        assert (cell["w_x"] == 0.5).all()
+        assert (cell["w_h"] == 0.25).all()
+        assert cell["b"].tolist() == [1] * 4 + [4] * 4 + [1] * 8
+
+
+@pytest.mark.parametrize(
+    ("merge", "combine"),
+    [
+        ("concat", lambda a, b: np.concatenate([a, b], axis=-1)),
+        ("sum", np.add),
+        ("mean", lambda a, b: (a + b) / 2),
+        ("mul", np.multiply),
+        ("stack", lambda a, b: np.stack([a, b], axis=2)),
+    ],
+)
+def test_merge(merge, combine):
+    ahead, behind = jaxrnn.GRU(4), jaxrnn.GRU(4)
+    both = jaxrnn.Bidirectional(ahead, behind, merge=merge)
+    variables = both.init(jax.random.key(0), X)
+    outputs, _ = both.apply(variables, X)
+    alone = {
+        name: layer.apply({"params": variables["params"][name]}, X, reverse=reverse)[0]
+        for name, layer, reverse in [
+            ("forward", ahead, False),
+            ("backward", behind, True),
+        ]
+    }
+    # The same products in another program: equal to rounding.
+    np.testing.assert_allclose(
+        outputs, combine(alone["forward"], alone["backward"]), atol=1e-6
+    )
+
+
+def test_both_topologies_of_deep_bidirectional_networks():
+    torch_style = jaxrnn.LSTM(4, num_layers=2, bidirectional=True)
+    variables = torch_style.init(jax.random.key(0), X)
+    by_hand = jaxrnn.Stack(
+        [
+            jaxrnn.Bidirectional(jaxrnn.LSTM(4), jaxrnn.LSTM(4)),
+            jaxrnn.Bidirectional(jaxrnn.LSTM(4), jaxrnn.LSTM(4)),
+        ]
+    )
+    p = variables["params"]
+    renamed = {
+        f"layers_{k}": {
+            "forward": {"l0": p[f"l{k}"]},
+            "backward": {"l0": p[f"l{k}_reverse"]},
+        }
+        for k in range(2)
+    }
+    expected, expected_state = torch_style.apply(variables, X)
+    outputs, state = by_hand.apply({"params": renamed}, X)
+    np.testing.assert_allclose(outputs, expected, atol=1e-6)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), state, expected_state
+    )
+    independent = jaxrnn.Bidirectional(
+        jaxrnn.LSTM(4, num_layers=2), jaxrnn.LSTM(4, num_layers=2)
+    )
+    variables = independent.init(jax.random.key(0), X)
+    # The second layer sees one direction only.
+    assert variables["params"]["forward"]["l1"]["w_x"].shape == (4, 16)
+    changed = X.copy()
+    changed[:, -1] += 1
+    before, after = (independent.apply(variables, x)[0] for x in (X, changed))
+    np.testing.assert_array_equal(before[:, :-1, :4], after[:, :-1, :4])
+    assert (before[:, :-1, 4:] != after[:, :-1, 4:]).any(axis=-1).all()
+
+
+def test_dropout_acts_between_layers_in_training_only():
+    layer = jaxrnn.RNN(64, num_layers=2, dropout=0.25)
+    x = np.ones((8, 5, 3), np.float32)
+    variables = layer.init(jax.random.key(0), x)
+
+    def run(seed, train=True):
+        key = jax.random.key(seed)
+        return layer.apply(variables, x, train=train, rngs={"dropout": key})[0]
+
+    np.testing.assert_array_equal(run(0), run(0))
+    assert (run(0) != run(1)).mean() > 0.9
+    expected, _ = layer.apply(variables, x)
+    np.testing.assert_array_equal(run(0, train=False), expected)
+
+    # With the identity as second layer the dropped units show: of 8 * 5 * 64 = 2,560
+    # a quarter, give or take five standard errors of 0.86%.
+    outputs = jaxrnn.Stack([jaxrnn.RNN(64), Identity()], dropout=0.25).apply(
+        {"params": {"layers_0": {"l0": variables["params"]["l0"]}}},
+        x,
+        train=True,
+        rngs={"dropout": jax.random.key(2)},
+    )[0]
+    assert abs((outputs == 0).mean() - 0.25) < 0.043
+    # The last layer's outputs are not dropped.
+    assert not (run(0) == 0).any()
+
+
+class Identity(nn.Module):
+    def __call__(self, x, state=None, **options):
+        return x, ()
+
+    def zero_state(self, batch_shape):
+        return ()
+
+
+def test_bfloat16_keeps_a_float32_state():
+    layer = jaxrnn.LSTM(4, dtype=jnp.bfloat16)
+    outputs, state = layer.init_with_output(jax.random.key(0), X)[0]
+    assert outputs.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {jnp.dtype("float32")}
+    full = jaxrnn.LSTM(4)
+    variables = full.init(jax.random.key(0), X)
+    expected, expected_state = full.apply(variables, X)
+    outputs, state = layer.apply(variables, X)
+    # Factors of 8 significant bits, five steps.
+    np.testing.assert_allclose(
+        outputs.astype(jnp.float32), expected, atol=5 * 2**-8, rtol=0
+    )
+    np.testing.assert_allclose(state[0].c, expected_state[0].c, atol=5 * 2**-8, rtol=0)
+    assert (state[0].c != expected_state[0].c).any()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: jaxrnn.LSTM(0), "features must be at least 1, got 0"),
+        (lambda: jaxrnn.LSTM(4, num_layers=0), "num_layers must be at least 1, got 0"),
+        (lambda: jaxrnn.LSTM(4, dropout=1.5), "dropout must be from 0 to 1, got 1.5"),
+        (lambda: jaxrnn.LSTM(4, backend="cuda"), "got 'cuda'"),
+        (lambda: jaxrnn.LSTM(4, proj_size=4), "below features"),
+        (lambda: jaxrnn.RNN(4, activation="gelu"), "got 'gelu'"),
+        (
+            lambda: jaxrnn.Bidirectional(jaxrnn.GRU(4), jaxrnn.GRU(4), merge="ave"),
+            "got 'ave'",
+        ),
+    ],
+)
+def test_bad_arguments(make, message):
+    with pytest.raises(ValueError, match=message):
+        make().init(jax.random.key(0), X)
+
+
+STATE = jaxrnn.LSTM(4).zero_state((2,))
+
+
+@pytest.mark.parametrize(
+    ("x", "options", "message"),
+    [
+        (X[..., :2], {}, "2 features, but the weights were made for 3"),
+        (X[0, 0], {}, "need a time axis"),
+        (np.zeros((2, 5, 3), np.int32), {}, "floating point, got int32"),
+        (X, {"state": jaxrnn.LSTM(4).zero_state((3,))}, r"\(3, 4\).*\(2, 4\)"),
+        (X, {"state": jaxrnn.GRU(4).zero_state((2,))}, "expected"),
+        (X, {"state": STATE + STATE}, "2 entries, but the layer 1"),
+        (X, {"lengths": np.array([6, 1])}, "length 6 is above the 5 steps"),
+        (X, {"lengths": np.array([1, 1]), "segment_ids": X[..., 0]}, "not both"),
+    ],
+)
+def test_bad_calls(x, options, message):
+    layer = jaxrnn.LSTM(4)
+    variables = layer.init(jax.random.key(0), X)
+    with pytest.raises(ValueError, match=message):
+        layer.apply(variables, x, **options)

@@ -1,0 +1,141 @@
+"""Segment ids against loops over steps, and what wrong input says."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jaxrnn import segments
+
+# A row of every kind: packed, holes, left padding, full, empty.
+ROWS = np.array(
+    [
+        [1, 1, 2, 2, 2, 3],
+        [1, 0, 1, 0, 2, 2],
+        [0, 0, 1, 2, 0, 0],
+        [1, 1, 1, 1, 1, 1],
+        [0, 0, 0, 0, 0, 0],
+    ]
+)
+
+
+def starts_by_loop(row):
+    starts, current = [], None
+    for segment in row:
+        starts.append(bool(segment) and segment != current)
+        current = segment or current
+    return starts
+
+
+@given(st.lists(st.lists(st.integers(0, 3), min_size=5, max_size=5), min_size=1))
+@settings(max_examples=100, deadline=None)
+def test_starts_and_first(rows):
+    rows = np.array(rows)
+    expected = np.array([starts_by_loop(row) for row in rows])
+    backwards = np.array([starts_by_loop(row[::-1])[::-1] for row in rows])
+    np.testing.assert_array_equal(segments.starts(rows), expected)
+    np.testing.assert_array_equal(segments.starts(rows, reverse=True), backwards)
+    firsts = np.array([[i == next(filter(None, r), -1) for i in r] for r in rows])
+    np.testing.assert_array_equal(segments.first(jnp.asarray(rows)), firsts)
+
+
+def test_conversions():
+    ids = segments.from_lengths(np.array([0, 1, 4]), time=4)
+    assert ids.tolist() == [[0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1]]
+    assert segments.lengths(ids, num_segments=1).tolist() == [[0], [1], [4]]
+    mask = np.array([[True, False, True]])
+    assert segments.from_mask(mask).tolist() == [[1, 0, 1]]
+    assert segments.lengths(jnp.asarray(ROWS), 3).tolist() == [
+        [2, 3, 1],
+        [2, 2, 0],
+        [1, 1, 0],
+        [6, 0, 0],
+        [0, 0, 0],
+    ]
+    nested = segments.from_lengths(np.array([[1, 2]]), time=2)
+    assert nested.tolist() == [[[1, 0], [1, 1]]]
+
+
+@pytest.mark.parametrize("how", ["first", "last", "mean", "max"])
+def test_pool(how, rng):
+    x = rng.normal(size=(*ROWS.shape, 2)).astype(np.float32)
+    x[ROWS == 0] = np.nan  # Padding is not read.
+    pooled = segments.pool(jnp.asarray(x), jnp.asarray(ROWS), how, num_segments=3)
+    assert pooled.shape == (5, 3, 2)
+    reduce = {
+        "first": lambda v: v[0],
+        "last": lambda v: v[-1],
+        "mean": np.mean,
+        "max": np.max,
+    }[how]
+    for r, row in enumerate(ROWS):
+        for k in range(3):
+            steps = x[r, row == k + 1]
+            for feature in range(2):
+                values = steps[:, feature]
+                expected = reduce(values) if len(values) else 0
+                # A mean of at most six float32 numbers.
+                np.testing.assert_allclose(pooled[r, k, feature], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("how", ["first", "last", "mean", "max"])
+def test_gradient_of_pool_reaches_the_steps_read_and_no_padding(how, rng):
+    x = rng.normal(size=(*ROWS.shape, 2)).astype(np.float32)
+    x[ROWS == 0] = np.nan
+
+    def total(x):
+        return segments.pool(x, jnp.asarray(ROWS), how, num_segments=3).sum()
+
+    gradient = np.asarray(jax.grad(total)(x))
+    assert not gradient[ROWS == 0].any()
+    for r, row in enumerate(ROWS):
+        for k in range(3):
+            steps = gradient[r, row == k + 1]
+            if len(steps):
+                # Each pooled number has one gradient of 1 to give away.
+                np.testing.assert_allclose(steps.sum(axis=0), [1, 1], rtol=1e-6)
+    share = {"first": [1, 0, 0], "last": [0, 0, 1], "mean": [1 / 3] * 3}.get(how)
+    if share:
+        np.testing.assert_allclose(gradient[0, 2:5, 0], share, rtol=1e-6)
+    else:
+        np.testing.assert_array_equal(
+            gradient[0, 2:5, 0], x[0, 2:5, 0] == x[0, 2:5, 0].max()
+        )
+
+
+def test_lengths_that_jit_cannot_check_are_clipped():
+    ids = jax.jit(segments.from_lengths, static_argnames="time")(
+        np.array([-1, 9]), time=2
+    )
+    assert ids.tolist() == [[0, 0], [1, 1]]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "segment_ids", "message"),
+    [
+        (np.array([1, 4]), None, "length 4 is above the 3 steps"),
+        (np.array([1, -2]), None, "negative: -2"),
+        (np.array([1.0, 2.0]), None, "must be integers, got float"),
+        (np.array([1]), None, r"shape \(1,\), but the batch \(2,\)"),
+        (
+            None,
+            np.ones((2, 4), int),
+            r"\(2, 4\), but batch and time are \(2, 3\)",
+        ),
+        (None, np.full((2, 3), -1), "segment id is negative: -1"),
+        (None, np.ones((2, 3), bool), "bool; convert it with segments.from_mask"),
+        (np.array([1, 1]), np.ones((2, 3), int), "lengths or segment_ids, not both"),
+    ],
+)
+def test_bad_lengths_and_ids(lengths, segment_ids, message):
+    with pytest.raises(ValueError, match=message):
+        segments.resolve((2, 3), lengths, segment_ids)
+
+
+def test_bad_mask_and_pooling():
+    with pytest.raises(ValueError, match="boolean, got int32"):
+        segments.from_mask(np.ones((2, 3), np.int32))
+    with pytest.raises(ValueError, match="got 'sum'"):
+        segments.pool(jnp.ones((2, 1)), jnp.ones(2, jnp.int32), "sum")  # type: ignore
