@@ -1,0 +1,300 @@
+"""Checkpoints: exact, the last and the best kept, nothing damaged goes unnoticed."""
+
+import os
+import resource
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from jaxrnn.checkpoints import CheckpointError, Checkpoints
+from jaxrnn.metrics import Mean
+from jaxrnn.training import TrainState, data_mesh, make_train_step
+
+
+def random_state(seed, impl="threefry2x32", width=3):
+    key = jax.random.key(seed, impl=impl)
+    params = {
+        "l0": {"w_x": jax.random.normal(key, (2, width)), "b": jnp.arange(width)},
+        "narrow": jax.random.normal(key, (4,), jnp.bfloat16),
+    }
+    return TrainState.create(params, optax.adam(0.1), key)
+
+
+def assert_identical(left, right):
+    assert jax.tree.structure(left) == jax.tree.structure(right)
+    for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True):
+        assert a.dtype == b.dtype
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        np.testing.assert_array_equal(a, b)
+
+
+def files_below(path):
+    return sorted(file for file in path.rglob("*") if file.is_file())
+
+
+@pytest.mark.parametrize("impl", ["threefry2x32", "rbg"])
+def test_round_trip_is_exact(tmp_path, impl):
+    state = random_state(1, impl)
+    info = {"epoch": 3, "best": 0.1, "order": [1, 2], "note": "naïve\n", "none": None}
+    Checkpoints(tmp_path / "deep" / "run").save(7, state, info=info, metric=0.5)
+    again = Checkpoints(tmp_path / "deep" / "run")
+    assert again.steps() == (7,)
+    restored, restored_info = again.restore(random_state(2, impl))
+    assert_identical(restored, state)
+    assert restored_info == info
+
+
+def test_template_may_be_shapes_alone(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, random_state(1), info={}, metric=0.0)
+    template = jax.eval_shape(lambda: random_state(2))
+    restored, _ = checkpoints.restore(template)
+    assert_identical(restored, random_state(1))
+
+
+@pytest.mark.parametrize(
+    ("mode", "kept"),
+    [
+        ("min", [{1}, {1, 2}, {3}, {3, 4}, {3, 5}, {6}]),
+        ("max", [{1}, {2}, {2, 3}, {2, 4}, {5}, {5, 6}]),
+    ],
+)
+def test_last_and_best_are_kept(tmp_path, mode, kept):
+    metrics = [0.5, 0.8, 0.2, 0.7, 0.8, 0.2]  # of equal ones the latest is best
+    for step, (metric, expected) in enumerate(zip(metrics, kept, strict=True), 1):
+        # A new object each time: what is kept depends on the directory alone.
+        checkpoints = Checkpoints(tmp_path, mode)
+        checkpoints.save(step, random_state(step), info={"at": step}, metric=metric)
+        assert set(checkpoints.steps()) == expected
+        assert {path.name for path in tmp_path.iterdir()} == {
+            f"step_{step}" for step in expected
+        }
+        best = step if len(expected) == 1 else min(expected)
+        restored = [
+            (checkpoints.restore(random_state(0), "last"), step),
+            (checkpoints.restore(random_state(0), "best"), best),
+            (checkpoints.restore(random_state(0), best), best),
+        ]
+        for (state, info), held in restored:
+            assert_identical(state, random_state(held))
+            assert info == {"at": held}
+
+
+def test_resumed_training_is_bit_identical_on_any_devices(tmp_path):
+    def loss(params, batch, key):
+        noise = jax.random.normal(key, batch["x"].shape)
+        return {"loss": Mean.of((batch["x"] @ params["w"] + noise[:, 0]) ** 2)}
+
+    optimizer = optax.adamw(0.1)
+    batch = {"x": np.eye(4, dtype=np.float32)}
+    step = make_train_step(loss, optimizer, data_mesh(2))
+
+    def start():
+        return TrainState.create({"w": jnp.ones(4)}, optimizer, jax.random.key(1))
+
+    straight = start()
+    checkpoints = Checkpoints(tmp_path)
+    for index in range(4):
+        if index == 2:
+            checkpoints.save(2, straight, info={}, metric=0.0)
+        straight, _ = step(straight, batch)
+    resumed, _ = checkpoints.restore(start())
+    for _ in range(2):
+        resumed, _ = step(resumed, batch)
+    assert_identical(resumed, straight)
+
+
+def test_restores_into_the_shardings_of_the_template(tmp_path):
+    mesh = data_mesh(2)
+    rows, copies = NamedSharding(mesh, P("data")), NamedSharding(mesh, P())
+    values = {
+        "rows": np.arange(6.0, dtype=np.float32),
+        "copies": np.ones(2, np.float32),
+    }
+    checkpoints = Checkpoints(tmp_path)
+    saved = jax.device_put(values, {"rows": rows, "copies": copies})
+    checkpoints.save(1, saved, info={}, metric=0.0)
+    other = {
+        "rows": copies,
+        "copies": jax.sharding.SingleDeviceSharding(jax.devices()[1]),
+    }
+    for shardings in ({"rows": rows, "copies": copies}, other):
+        template = jax.device_put(jax.tree.map(jnp.zeros_like, values), shardings)
+        restored, _ = checkpoints.restore(template)
+        for name, value in values.items():
+            np.testing.assert_array_equal(restored[name], value)
+            assert restored[name].sharding == shardings[name]
+
+
+def test_every_truncated_file_is_noticed(tmp_path):
+    good = tmp_path / "good"
+    Checkpoints(good).save(5, random_state(1), info={"epoch": 1}, metric=0.5)
+    state_files = files_below(good / "step_5" / "state")
+    assert len(state_files) > 5
+    for file in [*state_files, good / "step_5" / "record.json"]:
+        content = file.read_bytes()
+        for damaged in (b"", content[: len(content) // 2], content[:-1], flip(content)):
+            file.write_bytes(damaged)
+            check_identical_or_error(good)
+        file.write_bytes(content)
+    assert check_identical_or_error(good) == "identical"
+
+
+def test_every_missing_file_of_the_state_is_noticed(tmp_path):
+    Checkpoints(tmp_path).save(5, random_state(1), info={"epoch": 1}, metric=0.5)
+    for file in files_below(tmp_path / "step_5" / "state"):
+        content = file.read_bytes()
+        file.unlink()
+        assert file.name in check_identical_or_error(tmp_path)
+        file.write_bytes(content)
+    shutil.rmtree(tmp_path / "step_5" / "state")
+    assert "_METADATA" in check_identical_or_error(tmp_path)
+
+
+def flip(content):
+    middle = len(content) // 2
+    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+
+
+def check_identical_or_error(directory):
+    """The error's text, one line that names step and directory; or "identical"."""
+    checkpoints = Checkpoints(directory)
+    assert checkpoints.steps() == (5,)
+    try:
+        state, info = checkpoints.restore(random_state(2))
+    except CheckpointError as error:
+        message = str(error)
+        assert message.startswith(f"the checkpoint of step 5 in {directory} is damaged")
+        assert "\n" not in message
+        return message
+    assert_identical(state, random_state(1))
+    assert info == {"epoch": 1}
+    return "identical"
+
+
+def test_damaged_record_neither_hides_nor_costs_the_others(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, random_state(1), info={}, metric=0.1)
+    checkpoints.save(2, random_state(2), info={}, metric=0.2)
+    record = tmp_path / "step_1" / "record.json"
+    record.write_text(record.read_text().replace("0.1", "0.9"))
+    with pytest.raises(CheckpointError, match=r"step 1 .*changed: record\.json"):
+        checkpoints.restore(random_state(0), "best")
+    state, _ = checkpoints.restore(random_state(0), "last")
+    assert_identical(state, random_state(2))
+    checkpoints.save(3, random_state(3), info={}, metric=0.3)
+    assert checkpoints.steps() == (1, 2, 3)
+
+
+def test_a_damaged_checkpoint_is_replaced_and_a_good_one_is_not(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, random_state(1), info={}, metric=0.1)
+    with pytest.raises(ValueError, match="has a checkpoint of step 1"):
+        checkpoints.save(1, random_state(2), info={}, metric=0.1)
+    assert_identical(checkpoints.restore(random_state(0))[0], random_state(1))
+    (tmp_path / "step_1" / "state" / "_METADATA").unlink()
+    checkpoints.save(1, random_state(2), info={}, metric=0.1)
+    assert_identical(checkpoints.restore(random_state(0))[0], random_state(2))
+
+
+def test_what_a_killed_run_leaves_is_not_a_checkpoint(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, random_state(1), info={}, metric=0.1)
+    (tmp_path / "notes").mkdir()
+    shutil.copytree(tmp_path / "step_1", tmp_path / "step_2")
+    (tmp_path / "step_2" / "record.json").rename(
+        tmp_path / "step_2" / "record.json.partial"
+    )
+    (tmp_path / "step_3" / "state.orbax-checkpoint-tmp").mkdir(parents=True)
+    assert Checkpoints(tmp_path).steps() == (1,)
+    assert_identical(checkpoints.restore(random_state(0))[0], random_state(1))
+    assert (tmp_path / "step_2").exists()  # reading removes nothing
+    checkpoints.save(2, random_state(2), info={}, metric=0.2)
+    assert {path.name for path in tmp_path.iterdir()} == {"notes", "step_1", "step_2"}
+    assert_identical(checkpoints.restore(random_state(0))[0], random_state(2))
+
+
+def test_failed_write_loses_nothing(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    large = {"w": jax.random.normal(jax.random.key(0), (300, 300))}
+    small = {"w": jnp.ones(2)}
+    checkpoints.save(1, small, info={}, metric=0.1)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # a disk that is full
+    try:
+        with pytest.raises(CheckpointError, match="cannot save step 2") as error:
+            checkpoints.save(2, large, info={}, metric=0.0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(error.value)
+    assert checkpoints.steps() == (1,)
+    assert_identical(checkpoints.restore(small, "best")[0], small)
+    checkpoints.save(2, large, info={}, metric=0.0)
+    assert checkpoints.steps() == (2,)
+    assert_identical(checkpoints.restore(large)[0], large)
+
+
+def test_place_that_is_no_directory(tmp_path):
+    (tmp_path / "file").write_text("")
+    checkpoints = Checkpoints(tmp_path / "file")
+    with pytest.raises(CheckpointError, match=f"cannot save step 1 in {tmp_path}/file"):
+        checkpoints.save(1, {"w": jnp.ones(2)}, info={}, metric=0.0)
+    assert checkpoints.steps() == ()
+
+
+def test_other_states_are_listed_with_both_shapes(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, random_state(1), info={}, metric=0.0)
+    with pytest.raises(ValueError, match=r"step 1 .* holds another state") as error:
+        checkpoints.restore(random_state(1, width=5))
+    assert not isinstance(error.value, CheckpointError)
+    for part in ("params", "opt_state/0/mu", "opt_state/0/nu"):
+        assert f"{part}/l0/w_x is float32[2, 3], not float32[2, 5]" in str(error.value)
+    assert "narrow" not in str(error.value)
+
+    template = random_state(1)
+    params = {"l0": template.params["l0"], "l1": {"b": jnp.zeros(2)}}
+    with pytest.raises(ValueError, match="another state") as error:
+        checkpoints.restore(template.replace(params=params))
+    assert "params/l1/b is missing, not float32[2]" in str(error.value)
+    assert "params/narrow is bfloat16[4], not expected" in str(error.value)
+
+
+def test_another_kind_of_random_key_is_refused(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, random_state(1, "rbg"), info={}, metric=0.0)
+    # The two implementations have keys of the same shape and draw other numbers.
+    with pytest.raises(ValueError, match=r"key is key<rbg>\[\], not key<urbg>\[\]"):
+        checkpoints.restore(random_state(1, "unsafe_rbg"))
+
+
+def test_nothing_there(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "run")
+    assert checkpoints.steps() == ()
+    for which in ("last", "best", 3):
+        with pytest.raises(ValueError, match=f"no checkpoint in {tmp_path}/run"):
+            checkpoints.restore({"w": jnp.ones(2)}, which)
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_arguments(tmp_path):
+    checkpoints, state = Checkpoints(tmp_path), {"w": jnp.ones(2)}
+    checkpoints.save(1, state, info={}, metric=float("inf"))
+    with pytest.raises(ValueError, match="metric of step 2 is NaN"):
+        checkpoints.save(2, state, info={}, metric=float("nan"))
+    with pytest.raises(TypeError, match="JSON serializable"):
+        checkpoints.save(2, state, info={"state": state}, metric=0.0)
+    assert os.listdir(tmp_path) == ["step_1"]
+    with pytest.raises(ValueError, match=r"checkpoint 2 in .*steps \(1,\)"):
+        checkpoints.restore(state, 2)
+    with pytest.raises(ValueError, match="checkpoint 'newest' in"):
+        checkpoints.restore(state, "newest")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match='"min" or "max", not \'least\''):
+        Checkpoints(tmp_path, "least")  # pyright: ignore[reportArgumentType]
