@@ -7,7 +7,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeVar
 
 import tyro
@@ -18,11 +18,13 @@ Options = TypeVar("Options")
 def run(
     main: Callable[[Options], None],
     options_type: type[Options],
-    description: str,
-    args: Sequence[str] | None = None,
+    name: str,
+    description: str | None,
 ) -> int:
     """The exit code of `main(options)`, with the options of the command line."""
-    options = tyro.cli(options_type, description=description, args=args)
+    options = tyro.cli(
+        options_type, prog=f"python -m experiments.{name}", description=description
+    )
     # Orbax logs every save, and warns of choices that are not the user's.
     logging.getLogger("absl").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module="orbax")
@@ -32,7 +34,8 @@ def run(
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
+        print(interrupt, file=sys.stderr)
         return 130
     except BrokenPipeError:
         # Python would complain again when it flushes the closed pipe at exit.

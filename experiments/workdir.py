@@ -16,42 +16,54 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("flax", "jax", "jaxrnn", "numpy", "optax")
+import jaxrnn
+
+PACKAGES = ("flax", "jax", "numpy", "optax")
 
 
 class WorkDir:
-    """An open work directory, made if there is none.
-
-    Raises:
-        ValueError: `path` cannot be written to, or belongs to a run with other
-            `settings`: every difference is named.
+    """The work directory at `path`.
 
     >>> import tempfile
-    >>> workdir = WorkDir(Path(tempfile.mkdtemp()), {"seed": 0})
+    >>> workdir = WorkDir(Path(tempfile.mkdtemp()))
+    >>> workdir.claim({"seed": 0})
     >>> workdir.finish({"accuracy": 0.5})
-    >>> WorkDir(workdir.path, {"seed": 0}).results
+    >>> WorkDir(workdir.path).results
     {'accuracy': 0.5}
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any]):
+    def __init__(self, path: Path):
         self.path = path
+
+    def claim(self, settings: dict[str, Any]) -> None:
+        """Makes the directory that of a run with `settings`, if it is not already.
+
+        Raises:
+            ValueError: it cannot be written to, or belongs to a run with other
+                settings: every difference is named.
+        """
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            found = self.read("settings.json")
+            self.path.mkdir(parents=True, exist_ok=True)
+            found = self.settings
             if found is None:
-                self.write("settings.json", settings)
+                return self._write("settings.json", settings)
         except OSError as error:
             raise ValueError(
-                f"cannot write to work directory {path} ({error.strerror}): "
+                f"cannot write to work directory {self.path} ({error.strerror}): "
                 "give another --workdir"
             ) from error
         wanted = json.loads(json.dumps(settings))  # As JSON has it: tuples are lists.
-        if found is not None and found != wanted:
+        if found != wanted:
             raise ValueError(
-                f"work directory {path} belongs to a run with other settings "
+                f"work directory {self.path} belongs to a run with other settings "
                 f"({_differences(found, wanted)}): give another --workdir, or its own "
                 "settings to continue it"
             )
+
+    @property
+    def settings(self) -> dict[str, Any] | None:
+        """The settings of the run; None if there is no run."""
+        return self._read("settings.json")
 
     @property
     def checkpoints(self) -> Path:
@@ -60,21 +72,17 @@ class WorkDir:
     @property
     def results(self) -> dict[str, Any] | None:
         """What the finished run found; None if it is not finished."""
-        return self.read("results.json")
+        return self._read("results.json")
 
     def finish(self, results: dict[str, Any]) -> None:
-        self.write("results.json", results)
+        self._write("results.json", results)
 
     def write_metrics(self, lines: Sequence[dict[str, Any]]) -> None:
         """All metrics of the run so far, one JSON object a line."""
         self._replace("metrics.jsonl", "".join(json.dumps(m) + "\n" for m in lines))
 
-    def read(self, name: str) -> Any:
-        """The content of a JSON file; None if there is no such file.
-
-        Raises:
-            ValueError: it is not JSON.
-        """
+    def _read(self, name: str) -> Any:
+        """The content of a JSON file; None if there is no such file."""
         path = self.path / name
         if not path.exists():
             return None
@@ -83,7 +91,7 @@ class WorkDir:
         except ValueError as error:
             raise ValueError(f"{path} is damaged ({error}): remove it") from error
 
-    def write(self, name: str, content: Any) -> None:
+    def _write(self, name: str, content: Any) -> None:
         self._replace(name, json.dumps(content, indent=2) + "\n")
 
     def _replace(self, name: str, text: str) -> None:
@@ -96,7 +104,11 @@ def environment() -> dict[str, Any]:
     """What a result must say about where it came from: versions and machine."""
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return {
-        "versions": {"python": platform.python_version(), **versions},
+        "versions": {
+            "jaxrnn": jaxrnn.__version__,
+            "python": platform.python_version(),
+            **versions,
+        },
         "machine": {
             "system": platform.system(),
             "processor": platform.machine(),

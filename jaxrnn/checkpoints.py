@@ -64,6 +64,11 @@ class Checkpoints:
         self._directory = pathlib.Path(directory).absolute()
         self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
 
+    @property
+    def worst(self) -> float:
+        """The metric of a checkpoint that is never the best, one in mid-epoch."""
+        return -self._sign * math.inf
+
     def steps(self) -> tuple[int, ...]:
         """The steps that have a complete checkpoint, ascending."""
         records = self._directory.glob(f"step_[0-9]*/{_RECORD}")

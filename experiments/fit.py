@@ -1,0 +1,174 @@
+"""The training loop that the programs share: epochs, progress, checkpoints, stopping.
+
+A run that is stopped anywhere and started again ends as if it had never been stopped:
+all that it goes on with is in the checkpoint, and the batches of an epoch are a
+function of the epoch alone. What states, batches and metrics are, the callers know.
+"""
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import jax
+from jaxtyping import PyTree
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from experiments.interrupt import Interrupt
+from experiments.workdir import WorkDir
+from jaxrnn.checkpoints import Checkpoints
+from jaxrnn.training import Batch, Metrics
+
+Line = dict[str, float]
+
+
+@dataclass
+class Done:
+    """What was done so far; JSON keeps it beside each checkpoint."""
+
+    spent: float = 0.0  # seconds, by the processes before this one
+    epochs: int = 0
+    steps: int = 0  # of the running epoch, as all below but the history
+    seconds: float = 0.0
+    totals: dict[str, list[float]] = field(default_factory=dict)
+    history: list[Line] = field(default_factory=list)
+
+    def count(self, metrics: Metrics, seconds: float) -> None:
+        """Adds a step to the running epoch."""
+        for name, mean in metrics.items():
+            total = self.totals.setdefault(name, [0.0, 0.0])
+            total[0] += float(mean.total)
+            total[1] += float(mean.weight)
+        self.steps += 1
+        self.seconds += seconds
+
+    def end_epoch(self, found: Line, units: str, units_per_epoch: int) -> None:
+        """Closes the running epoch with a line of its means and what `found` adds."""
+        means = {
+            f"train_{name}": total / weight
+            for name, (total, weight) in self.totals.items()
+        }
+        line = {"epoch": self.epochs + 1, **means, **found, "seconds": self.seconds}
+        line[f"{units}_per_second"] = units_per_epoch / self.seconds
+        self.history.append(line)
+        self.epochs += 1
+        self.steps, self.seconds, self.totals = 0, 0.0, {}
+
+
+def fit(
+    state: PyTree,
+    *,
+    epochs: int,
+    batches: Callable[[int], Sequence[Callable[[], Batch]]],
+    train_step: Callable[[PyTree, Batch], tuple[PyTree, Metrics]],
+    evaluate: Callable[[PyTree], Line],
+    best: str,
+    units: str,
+    units_per_epoch: int,
+    workdir: WorkDir,
+    checkpoints: Checkpoints,
+    began: float,
+) -> tuple[PyTree, Done]:
+    """The state after the last epoch, and what was done, with a line for each epoch.
+
+    It goes on from the last of `checkpoints`, if there is one.
+
+    Args:
+        state: has a `step`; a checkpoint is restored into its structure.
+        batches: the batches of an epoch, each made when it is called.
+        train_step: as `jaxrnn.training.make_train_step` returns it.
+        evaluate: what to report of a state at the end of an epoch.
+        best: the entry of `evaluate` that tells which checkpoint is the best.
+        units: what an epoch has `units_per_epoch` of, for the speed: "words".
+        began: when this process began with the run, by `time.perf_counter`.
+
+    Raises:
+        ValueError: the loss is not finite. The checkpoints are as they were.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, when all is saved.
+    """
+    done = Done()
+    if checkpoints.steps():
+        state, info = checkpoints.restore(state, "last")
+        done = Done(**info)
+        print(f"continuing in {workdir.path} after step {int(state.step):,}")
+
+    def save(metric: float) -> None:
+        info = dataclasses.asdict(done)
+        info["spent"] += time.perf_counter() - began
+        checkpoints.save(int(state.step), state, info=info, metric=metric)
+
+    bar = progress_bar("training", epochs * len(batches(0)))
+    with Interrupt() as interrupt, bar as advance:
+        for epoch in range(done.epochs, epochs):
+            advance(int(state.step), f"epoch {epoch + 1}/{epochs}")
+            for make_batch in batches(epoch)[done.steps :]:
+                step_began = time.perf_counter()
+                state, metrics = train_step(state, make_batch())
+                metrics = jax.device_get(metrics)
+                _require_finite(metrics, int(state.step), workdir)
+                done.count(metrics, time.perf_counter() - step_began)
+                advance(int(state.step), f"epoch {epoch + 1}/{epochs}")
+                if interrupt.requested:
+                    save(metric=checkpoints.worst)
+                    raise KeyboardInterrupt(
+                        f"stopped after step {int(state.step):,}, all is saved in "
+                        f"{workdir.path}: the same command continues"
+                    )
+            found = evaluate(state)
+            done.end_epoch(found, units, units_per_epoch)
+            workdir.write_metrics(done.history)
+            save(metric=found[best])
+            print(_spell(done.history[-1]), flush=True)
+    return state, done
+
+
+@contextlib.contextmanager
+def progress_bar(
+    description: str, total: int
+) -> Iterator[Callable[[int, str | None], None]]:
+    """A bar with the time left; on standard error, and on a terminal only. Gives a
+    function to call with what is completed and, if it changed, the description."""
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed:,}/{task.total:,}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(description, total=total)
+
+        def advance(completed: int, description: str | None = None) -> None:
+            bar.update(task, completed=completed, description=description)
+
+        yield advance
+
+
+def _require_finite(metrics: Metrics, step: int, workdir: WorkDir) -> None:
+    loss = float(metrics["loss"].value)
+    if not math.isfinite(loss):
+        raise ValueError(
+            f"the loss of step {step:,} is {loss}: lower the learning rate and start "
+            f"again in another --workdir; the checkpoints in {workdir.path} are from "
+            "before it"
+        )
+
+
+def _spell(line: Line) -> str:
+    """A line of the history for people."""
+    parts = []
+    for name, value in line.items():
+        if name == "epoch":
+            parts.append(f"epoch {value}")
+        elif name.endswith("accuracy"):
+            parts.append(f"{name.replace('_', ' ')} {value:.2%}")
+        elif name.endswith("per_second"):
+            parts.append(f"{value:,.0f} {name.replace('_per_', '/')}")
+        elif name.endswith(("loss", "nats")):
+            parts.append(f"{name.replace('_', ' ')} {value:.4f}")
+        elif name == "seconds":
+            parts.append(f"{value:.0f} s")
+    return "  ".join(parts)

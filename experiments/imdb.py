@@ -1,0 +1,221 @@
+"""Sentiment of IMDB reviews with a bidirectional LSTM.
+
+    python -m experiments.imdb
+
+RECORD
+"""
+
+import dataclasses
+import hashlib
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import jax
+import numpy as np
+import tyro
+
+from experiments import program, reviews, runtime, sentiment
+from experiments.fit import fit, progress_bar
+from experiments.plots import plot_confusion, plot_curves
+from experiments.sentiment import Batches, Examples, Settings
+from experiments.workdir import WorkDir, environment
+from jaxrnn import training
+from jaxrnn.batching import epoch_rng
+from jaxrnn.checkpoints import Checkpoints
+from jaxrnn.text import Vocab, word_tokens
+
+WORKDIR = Path("runs/imdb")
+LABELS = ("negative", "positive")
+LONGEST_REVIEW = 100_000  # words; IMDB's longest has 2,470
+SMOKE = Settings(embed=8, hidden=8, vocab=100, buckets=2, epochs=4, batch=16)
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything the command line says."""
+
+    settings: Annotated[Settings, tyro.conf.arg(name="")] = field(
+        default_factory=Settings
+    )
+    workdir: Path = WORKDIR
+    """Directory of the run: the same command started again goes on there."""
+    csv: Path | None = None
+    """Your own reviews: a UTF-8 file with the columns text and label."""
+    data_dir: Path = Path("~/tensorflow_datasets")
+    """Where tensorflow-datasets keeps the prepared reviews."""
+    download_dir: Path | None = None
+    """Where the archive of the reviews is, or is downloaded to."""
+    devices: int | None = None
+    """Devices to use, default all; a CPU counts as one device per core."""
+    predict: tuple[str, ...] = ()
+    """Classify these texts with the trained model; - reads one per line from stdin."""
+    smoke: bool = False
+    """Try everything in seconds, on generated reviews with a tiny model."""
+
+
+def main(options: Options) -> None:
+    runtime.configure(options.devices)
+    if options.predict:
+        predict(options.predict, options.workdir, options.devices)
+    elif options.smoke and options.workdir == WORKDIR:
+        with tempfile.TemporaryDirectory() as scratch:
+            train(options, SMOKE, Path(scratch))
+    else:
+        settings = SMOKE if options.smoke else options.settings
+        train(options, settings, options.workdir)
+
+
+def train(options: Options, settings: Settings, path: Path) -> None:
+    """Trains from the last checkpoint in `path` to the end, then tests the best."""
+    data = load(options, settings)
+    began = time.perf_counter()
+    tokenized = [word_tokens(text) for text in data.train.texts]
+    vocab = Vocab.build(tokenized, max_size=settings.vocab)
+    identity = {"dataset": data.name, "vocabulary": fingerprint(vocab)}
+    workdir = WorkDir(path)
+    workdir.claim(identity | dataclasses.asdict(settings))
+    if workdir.results:
+        print(f"{path} holds a finished run")
+        return report(workdir.results)
+    vocab.save(path / "vocab.txt")
+
+    mesh = training.data_mesh(options.devices)
+
+    def batches(split: reviews.Split, max_words: int = LONGEST_REVIEW) -> Batches:
+        examples = Examples.encode(split.texts, split.labels, vocab).cut(max_words)
+        return Batches(examples, settings.batch, settings.buckets, mesh.size)
+
+    train_batches = batches(data.train, settings.max_words)
+    validation_batches = batches(data.validation)
+    model = sentiment.make_model(settings, len(vocab))
+    steps = settings.epochs * len(train_batches.epoch())
+    optimizer = sentiment.make_optimizer(settings, steps)
+    state = sentiment.make_state(model, optimizer, settings.seed)
+    eval_step = training.make_eval_step(sentiment.make_metrics(model), mesh)
+
+    def evaluate(state: training.TrainState) -> dict[str, float]:
+        found = sentiment.evaluate(eval_step, state.params, validation_batches)
+        return {f"validation_{name}": found[name] for name in ("loss", "accuracy")}
+
+    train_step = training.make_train_step(sentiment.make_loss(model), optimizer, mesh)
+    checkpoints = Checkpoints(workdir.checkpoints, mode="max")
+    state, done = fit(
+        state,
+        epochs=settings.epochs,
+        batches=lambda epoch: train_batches.epoch(epoch_rng(settings.seed, epoch)),
+        train_step=training.make_train_step(
+            sentiment.make_loss(model), optimizer, mesh
+        ),
+        evaluate=evaluate,
+        best="validation_accuracy",
+        units="words",
+        units_per_epoch=train_batches.words,
+        workdir=workdir,
+        checkpoints=checkpoints,
+        began=began,
+    )
+
+    test_batches = batches(data.test)
+    (best, _), last = checkpoints.restore(state, "best"), done.history[-1]
+    with progress_bar("testing", len(test_batches.epoch())) as advance:
+        found = sentiment.evaluate(eval_step, best.params, test_batches, advance)
+    chosen = done.history[int(best.step) // len(train_batches.epoch()) - 1]
+    counts = len(data.test.labels) * np.array(
+        [[found[f"confusion_{t}{p}"] for p in (0, 1)] for t in (0, 1)]
+    )
+    results = {
+        "dataset": data.name,
+        "test_accuracy": found["accuracy"],
+        "test_loss": found["loss"],
+        "confusion": counts.round().astype(int).tolist(),
+        "validation_accuracy": chosen["validation_accuracy"],
+        "best_epoch": chosen["epoch"],
+        "seconds": done.spent + time.perf_counter() - began,
+        "words_per_second": last["words_per_second"],
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(best.params)),
+        "devices": mesh.size,
+        **dataclasses.asdict(settings),
+        **environment(),
+    }
+    plot_run(workdir.path, data.name, done.history, counts)
+    workdir.finish(results)
+    report(results)
+
+
+def load(options: Options, settings: Settings) -> reviews.Reviews:
+    """The reviews that the options ask for."""
+    if options.smoke:
+        return reviews.generate(seed=settings.seed)
+    if options.csv:
+        return reviews.read_csv(options.csv, seed=settings.seed)
+    return reviews.load_imdb(options.data_dir, options.download_dir)
+
+
+def fingerprint(vocab: Vocab) -> str:
+    """What tells one vocabulary from another in a line."""
+    digest = hashlib.sha256("\n".join(vocab.tokens).encode()).hexdigest()
+    return f"{len(vocab)} words, {digest[:12]}"
+
+
+def plot_run(
+    path: Path, title: str, history: list[dict[str, float]], counts: np.ndarray
+) -> None:
+    """Writes curves.png and confusion.png."""
+    panels = {
+        quantity: {
+            part: [(line["epoch"], line[f"{part}_{quantity}"]) for line in history]
+            for part in ("train", "validation")
+        }
+        for quantity in ("loss", "accuracy")
+    }
+    plot_curves(path / "curves.png", title, "epoch", panels)
+    plot_confusion(path / "confusion.png", f"{title}: test", counts, LABELS)
+
+
+def report(results: dict[str, Any]) -> None:
+    """Prints what a finished run found."""
+    print(
+        f"{results['dataset']}: test accuracy {results['test_accuracy']:.2%} "
+        f"(validation {results['validation_accuracy']:.2%}, epoch "
+        f"{results['best_epoch']}), {results['seconds']:.0f} s"
+    )
+
+
+def predict(texts: Iterable[str], path: Path, devices: int | None) -> None:
+    """Prints label, probability of the label and text of each review, with tabs."""
+    known = WorkDir(path).settings
+    if known is None:
+        raise ValueError(
+            f"there is no trained model in {path}: train one with "
+            f"`python -m experiments.imdb --workdir {path}`"
+        )
+    settings = Settings(**{f.name: known[f.name] for f in fields(Settings)})
+    vocab = Vocab.load(path / "vocab.txt")
+    lines = [line for text in texts for line in (sys.stdin if text == "-" else [text])]
+    examples = Examples.encode(lines, np.zeros(len(lines), np.float32), vocab)
+    for number, ids in enumerate(examples.ids, start=1):
+        if not 1 <= ids.size <= LONGEST_REVIEW:
+            raise ValueError(
+                f"review {number} has {ids.size:,} words, not 1 to "
+                f"{LONGEST_REVIEW:,}: {lines[number - 1].strip()[:40]!r}"
+            )
+
+    mesh = training.data_mesh(devices)
+    model = sentiment.make_model(settings, len(vocab))
+    optimizer = sentiment.make_optimizer(settings, steps=1)
+    template = jax.eval_shape(lambda: sentiment.make_state(model, optimizer, seed=0))
+    state, _ = Checkpoints(path / "checkpoints", mode="max").restore(template, "best")
+    batches = Batches(examples, settings.batch, settings.buckets, mesh.size)
+    for line, p in zip(
+        lines, sentiment.probabilities(model, state.params, batches, mesh), strict=True
+    ):
+        print(f"{LABELS[p > 0.5]}\t{max(p, 1 - p):.4f}\t{line.strip()}")
+
+
+if __name__ == "__main__":
+    sys.exit(program.run(main, Options, "imdb", __doc__))

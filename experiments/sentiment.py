@@ -1,0 +1,245 @@
+"""The sentiment model of `experiments.imdb`: batches of reviews, network, steps.
+
+Nothing here prints, or knows of files and command lines.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+import jaxrnn
+from jaxrnn import metrics, training
+from jaxrnn.batching import bucket_boundaries, bucketed, pad, pad_rows
+from jaxrnn.metrics import Mean
+from jaxrnn.models import SequenceClassifier
+from jaxrnn.segments import Pooling
+from jaxrnn.text import Vocab, word_tokens
+
+LAYERS = {"rnn": jaxrnn.RNN, "lstm": jaxrnn.LSTM, "gru": jaxrnn.GRU}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a result depends on, the reviews aside."""
+
+    cell: Literal["lstm", "gru", "rnn"] = "lstm"
+    """Recurrent cell."""
+    embed: int = 32
+    """Features of the vector that a word becomes."""
+    hidden: int = 32
+    """Features of each direction of each recurrent layer."""
+    layers: int = 1
+    """Recurrent layers on top of each other."""
+    bidirectional: bool = True
+    """Read the reviews in both directions."""
+    pooling: tuple[Pooling, ...] = ("max", "mean")
+    """How the outputs over time become one vector; several stand side by side."""
+    dropout: float = 0.5
+    """Probability of dropping a pooled feature, and one between layers."""
+    word_dropout: float = 0.3
+    """Probability of dropping a word."""
+    vocab: int = 8_000
+    """Words the model knows, the most frequent ones."""
+    max_words: int = 400
+    """Longer reviews lose their middle in training; none does when evaluated."""
+    buckets: int = 8
+    """Lengths that batches are padded to; each is compiled once."""
+    epochs: int = 2
+    """Passes over the training reviews."""
+    batch: int = 64
+    """Reviews in a step."""
+    learning_rate: float = 6e-3
+    """Greatest learning rate of Adam, after a tenth of the steps; it ends at zero."""
+    clip: float = 1.0
+    """Greatest norm of a gradient; longer ones are scaled down."""
+    seed: int = 0
+    """Of the weights, of the order of the reviews and of dropout."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Reviews as word ids, with float32 labels [n]: 0 is negative, 1 is positive."""
+
+    ids: list[np.ndarray]
+    labels: np.ndarray
+
+    @classmethod
+    def encode(
+        cls, texts: Sequence[str], labels: np.ndarray, vocab: Vocab
+    ) -> "Examples":
+        return cls([vocab.encode(word_tokens(text)) for text in texts], labels)
+
+    def cut(self, max_words: int) -> "Examples":
+        """Longer reviews without their middle: opinions stand at both ends."""
+        head = (max_words + 1) // 2
+        tail = max_words - head
+        return Examples(
+            [
+                np.concatenate([ids[:head], ids[ids.size - tail :]])
+                if ids.size > max_words
+                else ids
+                for ids in self.ids
+            ],
+            self.labels,
+        )
+
+
+class Batches:
+    """Batches of few shapes out of examples: padded to one of `buckets` lengths, every
+    one with the same number of rows, a multiple of `devices`; rows added to get there
+    have weight 0."""
+
+    def __init__(self, examples: Examples, batch: int, buckets: int, devices: int):
+        self._examples = examples
+        self._lengths = np.array([ids.size for ids in examples.ids])
+        self._batch = batch
+        self._rows = math.ceil(batch / devices) * devices
+        self._boundaries = bucket_boundaries(self._lengths, buckets)
+
+    @property
+    def words(self) -> int:
+        """How many an epoch has, padding aside."""
+        return int(self._lengths.sum())
+
+    def order(
+        self, rng: np.random.Generator | None = None
+    ) -> list[tuple[np.ndarray, int]]:
+        """The examples of each batch of an epoch, and the length to pad them to."""
+        return bucketed(self._lengths, self._boundaries, self._batch, rng=rng)
+
+    def epoch(
+        self, rng: np.random.Generator | None = None
+    ) -> list[Callable[[], training.Batch]]:
+        """The batches of an epoch, each made when it is called."""
+        return [functools.partial(self.make, *batch) for batch in self.order(rng)]
+
+    def make(self, indices: np.ndarray, length: int) -> training.Batch:
+        """The batch of these examples, padded to `length` words."""
+        tokens, lengths = pad([self._examples.ids[i] for i in indices], length)
+        batch = {
+            "tokens": tokens,
+            "lengths": lengths,
+            "labels": self._examples.labels[indices, None],
+            "weights": np.ones((indices.size, 1), np.float32),
+        }
+        return pad_rows(batch, self._rows)
+
+
+def make_model(settings: Settings, vocab_size: int) -> SequenceClassifier:
+    """The network: embedding, recurrent layers, pooling, one logit."""
+    encoder = LAYERS[settings.cell](
+        settings.hidden,
+        num_layers=settings.layers,
+        bidirectional=settings.bidirectional,
+        dropout=settings.dropout,
+    )
+    return SequenceClassifier(
+        vocab_size,
+        settings.embed,
+        encoder,
+        pooling=settings.pooling,
+        dropout=settings.dropout,
+        word_dropout=settings.word_dropout,
+    )
+
+
+def make_optimizer(settings: Settings, steps: int) -> optax.GradientTransformation:
+    """Adam with clipping; the rate rises for a tenth of the steps and falls to zero."""
+    warmup = math.ceil(steps / 10)
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0, settings.learning_rate, warmup, max(steps, warmup + 1)
+    )
+    return optax.chain(optax.clip_by_global_norm(settings.clip), optax.adam(schedule))
+
+
+def make_state(
+    model: SequenceClassifier, optimizer: optax.GradientTransformation, seed: int
+) -> training.TrainState:
+    """The state before the first step."""
+    weights_key, key = jax.random.split(jax.random.key(seed))
+    params = jax.jit(model.init)(weights_key, jnp.zeros((1, 1), jnp.int32))
+    return training.TrainState.create(params, optimizer, key)
+
+
+def make_loss(model: SequenceClassifier) -> Callable[..., training.Metrics]:
+    """The loss that `training.make_train_step` wants."""
+
+    def loss(params: Any, batch: training.Batch, key: jax.Array) -> training.Metrics:
+        logits: Any = model.apply(
+            params,
+            batch["tokens"],
+            lengths=batch["lengths"],
+            train=True,
+            rngs={"dropout": key},
+        )
+        return _measure(logits, batch)
+
+    return loss
+
+
+def make_metrics(model: SequenceClassifier) -> Callable[..., training.Metrics]:
+    """The metrics that `training.make_eval_step` wants: loss, accuracy, and the share
+    of each cell of the confusion matrix, `truth` then `prediction`."""
+
+    def evaluate(params: Any, batch: training.Batch) -> training.Metrics:
+        logits: Any = model.apply(params, batch["tokens"], lengths=batch["lengths"])
+        measured = _measure(logits, batch)
+        for truth in (0, 1):
+            for prediction in (0, 1):
+                cell = (batch["labels"] == truth) & ((logits > 0) == prediction)
+                measured[f"confusion_{truth}{prediction}"] = Mean.of(
+                    cell.astype(jnp.float32), batch["weights"]
+                )
+        return measured
+
+    return evaluate
+
+
+def _measure(logits: jax.Array, batch: training.Batch) -> training.Metrics:
+    nats = metrics.binary_cross_entropy(logits, batch["labels"])
+    correct = metrics.correct(logits, batch["labels"])
+    return {
+        "loss": Mean.of(nats, batch["weights"]),
+        "accuracy": Mean.of(correct, batch["weights"]),
+    }
+
+
+def evaluate(
+    eval_step: Callable[[Any, training.Batch], training.Metrics],
+    params: Any,
+    batches: Batches,
+    advance: Callable[..., None] = lambda done: None,
+) -> dict[str, float]:
+    """The metrics over all examples; `advance` is told how many batches are done."""
+    merged: training.Metrics = {}
+    for done, make_batch in enumerate(batches.epoch(), start=1):
+        for name, mean in jax.device_get(eval_step(params, make_batch())).items():
+            merged[name] = merged[name].merge(mean) if name in merged else mean
+        advance(done)
+    return {name: float(mean.value) for name, mean in merged.items()}
+
+
+def probabilities(
+    model: SequenceClassifier, params: Any, batches: Batches, mesh: Mesh
+) -> np.ndarray:
+    """The probability that each example, in its order, is positive."""
+
+    @jax.jit
+    def positive(params: Any, batch: training.Batch) -> jax.Array:
+        logits: Any = model.apply(params, batch["tokens"], lengths=batch["lengths"])
+        return jax.nn.sigmoid(logits.squeeze(-1))
+
+    order = batches.order()
+    found = np.zeros(sum(indices.size for indices, _ in order))
+    for indices, length in order:
+        batch = training.shard_batch(batches.make(indices, length), mesh)
+        found[indices] = positive(params, batch)[: indices.size]
+    return found
