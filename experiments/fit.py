@@ -86,7 +86,7 @@ def fit(
         began: when this process began with the run, by `time.perf_counter`.
 
     Raises:
-        ValueError: the loss is not finite. The checkpoints are as they were.
+        ValueError: a metric is not finite. The checkpoints are as they were.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, when all is saved.
     """
     done = Done()
@@ -104,24 +104,31 @@ def fit(
     with Interrupt() as interrupt, bar as advance:
         for epoch in range(done.epochs, epochs):
             advance(int(state.step), f"epoch {epoch + 1}/{epochs}")
-            for make_batch in batches(epoch)[done.steps :]:
+            epoch_batches = batches(epoch)
+            for make_batch in epoch_batches[done.steps :]:
                 step_began = time.perf_counter()
                 state, metrics = train_step(state, make_batch())
                 metrics = jax.device_get(metrics)
-                _require_finite(metrics, int(state.step), workdir)
+                measured = {name: float(mean.value) for name, mean in metrics.items()}
+                _require_finite(measured, int(state.step), workdir)
                 done.count(metrics, time.perf_counter() - step_began)
                 advance(int(state.step), f"epoch {epoch + 1}/{epochs}")
                 if interrupt.requested:
-                    save(metric=checkpoints.worst)
-                    raise KeyboardInterrupt(
-                        f"stopped after step {int(state.step):,}, all is saved in "
-                        f"{workdir.path}: the same command continues"
-                    )
-            found = evaluate(state)
-            done.end_epoch(found, units, units_per_epoch)
-            workdir.write_metrics(done.history)
-            save(metric=found[best])
-            print(_spell(done.history[-1]), flush=True)
+                    break
+            if done.steps < len(epoch_batches):
+                save(metric=checkpoints.worst)
+            else:
+                found = evaluate(state)
+                _require_finite(found, int(state.step), workdir)
+                done.end_epoch(found, units, units_per_epoch)
+                workdir.write_metrics(done.history)
+                save(metric=found[best])
+                print(_spell(done.history[-1]), flush=True)
+            if interrupt.requested:
+                raise KeyboardInterrupt(
+                    f"stopped after step {int(state.step):,}, all is saved in "
+                    f"{workdir.path}: the same command continues"
+                )
     return state, done
 
 
@@ -147,14 +154,16 @@ def progress_bar(
         yield advance
 
 
-def _require_finite(metrics: Metrics, step: int, workdir: WorkDir) -> None:
-    loss = float(metrics["loss"].value)
-    if not math.isfinite(loss):
-        raise ValueError(
-            f"the loss of step {step:,} is {loss}: lower the learning rate and start "
-            f"again in another --workdir; the checkpoints in {workdir.path} are from "
-            "before it"
-        )
+def _require_finite(measured: Line, step: int, workdir: WorkDir) -> None:
+    """All of it, gradient and evaluation too: they show first what the next loss will,
+    and until then the damaged state could be saved."""
+    for name, value in measured.items():
+        if not math.isfinite(value):
+            raise ValueError(
+                f"{name} at step {step:,} is {value}: lower the learning rate and "
+                f"start again in another --workdir; the checkpoints in {workdir.path} "
+                "are from before it"
+            )
 
 
 def _spell(line: Line) -> str:

@@ -21,6 +21,7 @@ import tyro
 
 from experiments import program, reviews, runtime, sentiment
 from experiments.fit import fit, progress_bar
+from experiments.imdb_reviews import load_imdb
 from experiments.plots import plot_confusion, plot_curves
 from experiments.sentiment import Batches, Examples, Settings
 from experiments.workdir import WorkDir, environment
@@ -102,15 +103,14 @@ def train(options: Options, settings: Settings, path: Path) -> None:
         found = sentiment.evaluate(eval_step, state.params, validation_batches)
         return {f"validation_{name}": found[name] for name in ("loss", "accuracy")}
 
-    train_step = training.make_train_step(sentiment.make_loss(model), optimizer, mesh)
+    loss = sentiment.make_loss(model)
+    train_step = training.make_train_step(loss, optimizer, mesh)
     checkpoints = Checkpoints(workdir.checkpoints, mode="max")
     state, done = fit(
         state,
         epochs=settings.epochs,
         batches=lambda epoch: train_batches.epoch(epoch_rng(settings.seed, epoch)),
-        train_step=training.make_train_step(
-            sentiment.make_loss(model), optimizer, mesh
-        ),
+        train_step=train_step,
         evaluate=evaluate,
         best="validation_accuracy",
         units="words",
@@ -153,7 +153,7 @@ def load(options: Options, settings: Settings) -> reviews.Reviews:
         return reviews.generate(seed=settings.seed)
     if options.csv:
         return reviews.read_csv(options.csv, seed=settings.seed)
-    return reviews.load_imdb(options.data_dir, options.download_dir)
+    return load_imdb(options.data_dir, options.download_dir)
 
 
 def fingerprint(vocab: Vocab) -> str:

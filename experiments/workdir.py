@@ -81,15 +81,18 @@ class WorkDir:
         """All metrics of the run so far, one JSON object a line."""
         self._replace("metrics.jsonl", "".join(json.dumps(m) + "\n" for m in lines))
 
-    def _read(self, name: str) -> Any:
-        """The content of a JSON file; None if there is no such file."""
+    def _read(self, name: str) -> dict[str, Any] | None:
+        """The object in a JSON file; None if there is no such file."""
         path = self.path / name
         if not path.exists():
             return None
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(content, dict):
+                raise ValueError("not a JSON object")
         except ValueError as error:
             raise ValueError(f"{path} is damaged ({error}): remove it") from error
+        return content
 
     def _write(self, name: str, content: Any) -> None:
         self._replace(name, json.dumps(content, indent=2) + "\n")

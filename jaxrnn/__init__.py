@@ -1,7 +1,22 @@
-"""Recurrent networks for JAX: right, fast and pleasant."""
+"""Recurrent networks for JAX: right, fast and pleasant.
+
+Layers, cells and what combines them are here; everything else is in the modules, each
+about one thing: `batching`, `checkpoints`, `metrics`, `models`, `segments`, `text`,
+`torch_weights`, `training`.
+"""
 
 __version__ = "0.1.0"
 
+from jaxrnn import (
+    batching,
+    checkpoints,
+    metrics,
+    models,
+    segments,
+    text,
+    torch_weights,
+    training,
+)
 from jaxrnn.cells import GRUCell, LSTMCell, ResetBeforeGRUCell, RNNCell
 from jaxrnn.combinators import Bidirectional, Stack
 from jaxrnn.layers import GRU, LSTM, RNN
@@ -20,4 +35,12 @@ __all__ = [
     "Recurrent",
     "ResetBeforeGRUCell",
     "Stack",
+    "batching",
+    "checkpoints",
+    "metrics",
+    "models",
+    "segments",
+    "text",
+    "torch_weights",
+    "training",
 ]

@@ -51,12 +51,18 @@ class Case(NamedTuple):
 
 
 KINDS = ["rnn-tanh", "rnn-relu", "lstm", "lstm-proj", "gru"]
+# Every pair of depth, direction and bias, with every kind.
 CASES = [
     Case(kind, num_layers, bidirectional, use_bias)
     for kind in KINDS
-    for num_layers in (1, 2, 3)
-    for bidirectional in (False, True)
-    for use_bias in (True, False)
+    for num_layers, bidirectional, use_bias in [
+        (1, False, True),
+        (1, True, False),
+        (2, True, True),
+        (2, False, False),
+        (3, False, True),
+        (3, True, False),
+    ]
 ]
 GOLDEN_CASES = [
     case

@@ -1,0 +1,178 @@
+"""The classifier against a numpy oracle: embed, encode alone, pool by loop, project."""
+
+import re
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+import jaxrnn
+from jaxrnn.batching import packed, pad
+from jaxrnn.models import SequenceClassifier
+
+SEQUENCES = [[3, 1, 4, 1], [5, 9, 2], [6], [5, 3, 5, 8, 9]]
+PACKED = [[0, 1], [3, 2], [2]]  # which sequences share a row
+VOCAB, EMBED, HIDDEN = 10, 4, 3
+
+
+class Echo(nn.Module):
+    """An encoder whose outputs are its inputs, three times as large in training."""
+
+    @nn.compact
+    def __call__(self, x, *, segment_ids, train):
+        del segment_ids
+        return x * (3.0 if train else 1.0), ()
+
+
+def make(pooling, *, bidirectional=True, **options):
+    encoder = jaxrnn.RNN(HIDDEN, bidirectional=bidirectional)
+    model = SequenceClassifier(VOCAB, EMBED, encoder, pooling, **options)
+    tokens = jnp.zeros((1, 1), jnp.int32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), tokens)
+    # Not the initial values: small weights and biases of zero would hide too much.
+    rng = np.random.default_rng(1)
+    return model, jax.tree.map(
+        lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes
+    )
+
+
+@partial(jax.jit, static_argnums=0)
+def encode(layer, params, x):
+    return layer.apply({"params": params}, x)[0]
+
+
+def oracle(model, variables, sequences):
+    """The logit of each sequence by itself, from the model's own parameters."""
+    params, logits = variables["params"], []
+    for tokens in sequences:
+        x = np.stack([params["embed"]["embedding"][token] for token in tokens])
+        outputs = encode(model.encoder, params["encoder"], x)
+        pooled = []
+        for how in model.pooling:
+            for unit, values in enumerate(np.asarray(outputs).T.tolist()):
+                if how == "last":  # the units of the backward direction come second
+                    pooled.append(values[-1] if unit < HIDDEN else values[0])
+                elif how == "first":
+                    pooled.append(values[0])
+                elif how == "max":
+                    pooled.append(max(values))
+                else:
+                    pooled.append(sum(values) / len(values))
+        logits.append(pooled @ params["output"]["kernel"] + params["output"]["bias"])
+    return np.concatenate(logits)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+@pytest.mark.parametrize(
+    "pooling", [("last",), ("mean",), ("max",), ("first", "max", "last", "mean")]
+)
+def test_packed_rows_give_the_logits_of_the_sequences_alone(pooling, bidirectional):
+    model, variables = make(pooling, bidirectional=bidirectional)
+    tokens, segment_ids = packed(SEQUENCES, PACKED, row_length=8)
+    logits = jax.jit(partial(model.apply, num_segments=2))(
+        variables, tokens, segment_ids=segment_ids
+    )
+    alone = oracle(model, variables, SEQUENCES)
+    bias = variables["params"]["output"]["bias"][0]
+    expected = [[alone[0], alone[1]], [alone[3], alone[2]], [alone[2], bias]]
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_padded_rows_give_the_logits_of_the_sequences_alone():
+    model, variables = make(("last", "max", "mean"))
+    lengths = np.array([len(row) for row in SEQUENCES] + [0])
+    tokens, _ = pad([*SEQUENCES, [7]], 6)  # the 7 is beyond length 0
+    logits = jax.jit(model.apply)(variables, tokens, lengths=lengths)
+    bias = variables["params"]["output"]["bias"]
+    expected = np.append(oracle(model, variables, SEQUENCES), bias)
+    np.testing.assert_allclose(logits, expected[:, None], rtol=1e-5, atol=1e-5)
+
+
+def test_rows_without_padding_need_no_lengths():
+    model, variables = make(("last", "max"))
+    rows = [[3, 1, 4], [1, 5, 9]]
+    logits = jax.jit(model.apply)(variables, np.array(rows))
+    expected = oracle(model, variables, rows)[:, None]
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_outside_training_no_dropout_acts():
+    plain, variables = make(("max", "mean"))
+    dropping, _ = make(("max", "mean"), dropout=0.5, word_dropout=0.5)
+    tokens, lengths = np.array([[1, 2, 3], [4, 5, 6]]), np.array([3, 2])
+    expected = jax.jit(plain.apply)(variables, tokens, lengths=lengths)
+    logits = jax.jit(dropping.apply)(variables, tokens, lengths=lengths)
+    np.testing.assert_array_equal(logits, expected)
+
+
+def visible(**options):
+    """A model whose logit is five plus the sum of what the head is given."""
+    model = SequenceClassifier(VOCAB, 16, Echo(), ("mean",), **options)
+    params = {
+        "embed": {"embedding": jnp.ones((VOCAB, 16))},
+        "output": {"kernel": jnp.ones((16, 1)), "bias": jnp.full(1, 5.0)},
+    }
+
+    @partial(jax.jit, static_argnames="train")
+    def logits(tokens, train=False):
+        rngs = {"dropout": jax.random.key(3)}
+        found = model.apply({"params": params}, tokens, train=train, rngs=rngs)
+        return jnp.asarray(found)[:, 0] - 5
+
+    return logits
+
+
+def test_the_encoder_knows_of_training():
+    logits = visible()
+    tokens = np.ones((1, 2), np.int32)
+    assert logits(tokens) == [16.0]
+    assert logits(tokens, train=True) == [48.0]
+
+
+def test_word_dropout_drops_whole_words():
+    sums = visible(word_dropout=0.25)(np.ones((4000, 1), np.int32), train=True)
+    kept = sums > 0
+    np.testing.assert_allclose(sums[kept], 48 / 0.75, rtol=1e-6)
+    np.testing.assert_array_equal(sums[~kept], 0)
+    assert kept.mean() == pytest.approx(0.75, abs=0.03)  # 4 standard deviations
+
+
+def test_word_dropout_draws_for_each_word():
+    """Of 4,000 words in one row as many are dropped as of 4,000 in rows of their own;
+    the same draw for all of them would give nothing or everything."""
+    sums = visible(word_dropout=0.25)(np.ones((1, 4000), np.int32), train=True)
+    assert sums[0] / 48 == pytest.approx(1.0, abs=0.04)
+    assert sums[0] / 48 != 1.0
+
+
+def test_dropout_drops_single_features():
+    sums = visible(dropout=0.25)(np.ones((4000, 1), np.int32), train=True)
+    kept = sums * 0.75 / 3  # of 16 features: binomial
+    np.testing.assert_allclose(kept, kept.round(), atol=1e-4)
+    assert kept.mean() == pytest.approx(12, abs=0.11)
+    assert kept.var() == pytest.approx(3, abs=0.3)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"lengths": [4]}, "length 4 is above the 3 steps"),
+        ({"lengths": [-1]}, "a length is negative: -1"),
+        ({"lengths": [1.5]}, "lengths must be integers, got float"),
+        ({"lengths": [1, 2]}, r"lengths has shape (2,), but the batch (1,)"),
+        ({"lengths": [1], "segment_ids": [[1, 0, 0]]}, "segment_ids, not both"),
+    ],
+)
+def test_bad_lengths_are_refused(options, message):
+    model, variables = make(("mean",))
+    options = {name: np.array(value) for name, value in options.items()}
+    with pytest.raises(ValueError, match=re.escape(message)):
+        model.apply(variables, np.array([[1, 2, 3]]), **options)
+
+
+def test_an_unknown_pooling_is_refused():
+    with pytest.raises(ValueError, match=r"pooling must be one of .*'middle'"):
+        make(("middle",))

@@ -1,0 +1,116 @@
+"""How a program ends: exit codes, one line for wrong input, quiet closed pipes."""
+
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import pytest
+
+from experiments import program
+
+
+@dataclass(frozen=True)
+class Options:
+    """Nothing but a name."""
+
+    name: str = "nobody"
+    """Whom to greet."""
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """The exit code of a program with these arguments, and what it printed."""
+
+    def run(main, *arguments):
+        monkeypatch.setattr(sys, "argv", ["program", *arguments])
+        code = program.run(main, Options, "greet", "Greets.")
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def failing(error):
+    def main(options):
+        raise error
+
+    return main
+
+
+def test_success_is_zero(run):
+    def main(options):
+        print(f"hello {options.name}")
+
+    assert run(main, "--name", "Ada") == (0, "hello Ada\n", "")
+    assert run(main) == (0, "hello nobody\n", "")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (ValueError("the csv is empty"), 2, "error: the csv is empty\n"),
+        (
+            IsADirectoryError(21, "Is a directory", "vocab.txt"),
+            2,
+            "error: [Errno 21] Is a directory: 'vocab.txt'\n",
+        ),
+        (KeyboardInterrupt("all is saved"), 130, "all is saved\n"),
+    ],
+)
+def test_known_endings_are_one_line_and_a_code(run, error, code, message):
+    assert run(failing(error)) == (code, "", message)
+
+
+def test_a_bug_keeps_its_traceback(run):
+    with pytest.raises(KeyError, match="bug"):
+        run(failing(KeyError("bug")))
+
+
+@pytest.mark.parametrize("arguments", [["--nome", "Ada"], ["--name"]])
+def test_wrong_arguments_exit_with_2(run, capsys, arguments):
+    with pytest.raises(SystemExit) as exit_:
+        run(failing(AssertionError), *arguments)
+    assert exit_.value.code == 2
+    assert arguments[0] in capsys.readouterr().err
+
+
+def test_help_has_name_description_and_defaults(run, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        run(failing(AssertionError), "--help")
+    assert exit_.value.code == 0
+    out = capsys.readouterr().out
+    for part in ("python -m experiments.greet", "Greets.", "Whom to greet", "nobody"):
+        assert part in out
+
+
+CHATTY = """
+import sys
+from dataclasses import dataclass
+from experiments import program
+
+@dataclass
+class Options:
+    lines: int = 100_000
+
+def main(options):
+    for number in range(options.lines):
+        print("line", number)
+
+sys.exit(program.run(main, Options, "chatty", None))
+"""
+
+
+@pytest.mark.parametrize("lines", [100_000, 2])
+def test_a_closed_pipe_ends_quietly(lines):
+    """As `| head -1` does, in the middle of the output and before its first flush."""
+    with subprocess.Popen(
+        [sys.executable, "-c", CHATTY, f"--lines={lines}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        if lines > 2:
+            assert process.stdout.readline() == b"line 0\n"
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141

@@ -1,0 +1,98 @@
+"""The shape of the project: who imports whom, what is public, how long files are."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import jaxrnn
+
+ROOT = Path(__file__).parent.parent
+LIBRARY = sorted((ROOT / "jaxrnn").glob("*.py"))
+PYTHON = sorted(
+    path
+    for folder in ("jaxrnn", "experiments", "tests")
+    for path in (ROOT / folder).rglob("*.py")
+)
+
+# A file may import those to the left of it.
+ORDER = [
+    ["types"],
+    ["segments", "equations"],
+    ["cells"],
+    ["scan"],
+    ["recurrent"],
+    ["combinators"],
+    ["layers"],
+    ["models"],
+]
+NO_JAX = {"text", "batching", "torch_weights"}
+HEAVY = {"torch", "tensorflow", "tensorflow_datasets"}
+
+
+def imports(path):
+    """The modules that a file imports when it is imported, not for types alone."""
+    found = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def modules_of_the_library(path):
+    """The files of the library that a file imports."""
+    names = {path.stem for path in LIBRARY}
+    parts = [name.split(".") for name in imports(path)]
+    return {part[1] for part in parts if part[0] == "jaxrnn" and part[1] in names}
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda path: path.stem)
+def test_imports_go_one_way(path):
+    top_level = {name.split(".")[0] for name in imports(path)}
+    assert not top_level & (HEAVY | {"experiments", "tests"})
+    if path.stem in NO_JAX:
+        assert not top_level & {"jax", "jaxlib", "flax", "optax", "orbax"}
+        assert modules_of_the_library(path) <= NO_JAX
+    rank = {name: k for k, names in enumerate(ORDER) for name in names}
+    if path.stem in rank:
+        for other in modules_of_the_library(path):
+            assert rank[other] < rank[path.stem], f"{path.stem} imports {other}"
+
+
+def test_import_is_light():
+    script = "import sys, jaxrnn; print(*{m.split('.')[0] for m in sys.modules})"
+    output = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout
+    loaded = set(output.split())
+    assert "jax" in loaded
+    assert not loaded & (HEAVY | {"matplotlib", "rich", "tyro"})
+
+
+@pytest.mark.parametrize(
+    "path", PYTHON, ids=lambda path: f"{path.parent.name}/{path.stem}"
+)
+def test_no_file_is_long(path):
+    assert len(path.read_text().splitlines()) <= 300
+
+
+def test_public_names_exist_and_are_documented():
+    assert sorted(jaxrnn.__all__) == sorted(set(jaxrnn.__all__))
+    for name in jaxrnn.__all__:
+        assert getattr(jaxrnn, name).__doc__, name
+
+
+def test_nothing_is_unpickled():
+    for path in PYTHON:
+        for name in imports(path):
+            assert name.split(".")[0] not in {"pickle", "dill", "cloudpickle", "shelve"}
+        calls = [
+            n
+            for n in ast.walk(ast.parse(path.read_text()))
+            if isinstance(n, ast.keyword)
+        ]
+        assert not any(k.arg == "allow_pickle" for k in calls)

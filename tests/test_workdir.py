@@ -1,0 +1,161 @@
+"""The directory of a run: claimed once, refused to others, never half written."""
+
+import json
+import os
+import platform
+
+import jax
+import numpy as np
+import pytest
+
+import jaxrnn
+from experiments.workdir import WorkDir, environment
+
+SETTINGS = {"cell": "lstm", "pooling": ("max", "mean"), "seed": 0, "rate": 0.1}
+
+
+def test_claiming_writes_the_settings_and_leaves_nothing_else(tmp_path):
+    workdir = WorkDir(tmp_path / "deep" / "run")
+    assert workdir.settings is None
+    assert workdir.results is None
+    assert not workdir.path.exists()
+    workdir.claim(SETTINGS)
+    assert [file.name for file in workdir.path.iterdir()] == ["settings.json"]
+    assert workdir.settings == SETTINGS | {"pooling": ["max", "mean"]}
+    assert json.loads((workdir.path / "settings.json").read_text()) == workdir.settings
+
+
+def test_the_same_settings_may_claim_again(tmp_path):
+    WorkDir(tmp_path).claim(SETTINGS)
+    before = (tmp_path / "settings.json").read_bytes()
+    WorkDir(tmp_path).claim(dict(reversed(SETTINGS.items())))
+    assert (tmp_path / "settings.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "differences"),
+    [
+        ({"seed": 1}, "(seed 0, not 1)"),
+        (
+            {"seed": 1, "pooling": ("max",)},
+            "(pooling ['max', 'mean'], not ['max'], seed 0, not 1)",
+        ),
+        ({"layers": 2}, "(layers None, not 2)"),
+    ],
+)
+def test_other_settings_are_refused_with_every_difference(
+    tmp_path, changed, differences
+):
+    WorkDir(tmp_path).claim(SETTINGS)
+    with pytest.raises(ValueError, match="belongs to a run with other") as error:
+        WorkDir(tmp_path).claim(SETTINGS | changed)
+    assert f"{tmp_path} belongs" in str(error.value)
+    assert differences in str(error.value)
+    assert "\n" not in str(error.value)
+    assert WorkDir(tmp_path).settings == SETTINGS | {"pooling": ["max", "mean"]}
+
+
+def test_a_setting_that_is_no_longer_there_is_a_difference(tmp_path):
+    WorkDir(tmp_path).claim(SETTINGS)
+    fewer = {name: value for name, value in SETTINGS.items() if name != "rate"}
+    with pytest.raises(ValueError, match=r"\(rate 0.1, not None\)"):
+        WorkDir(tmp_path).claim(fewer)
+
+
+@pytest.mark.parametrize(
+    ("below", "reason"), [("", "File exists"), ("run/1", "Not a directory")]
+)
+def test_a_directory_that_cannot_be_made_is_one_clear_line(tmp_path, below, reason):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    path = file / below
+    with pytest.raises(ValueError, match=f"cannot write to .*{reason}.*--workdir") as e:
+        WorkDir(path).claim(SETTINGS)
+    assert str(path) in str(e.value)
+    assert "\n" not in str(e.value)
+    assert file.read_text() == "mine"
+
+
+def test_a_directory_that_cannot_be_written_is_one_clear_line(tmp_path):
+    (tmp_path / "settings.json.partial").mkdir()  # chmod would not stop root
+    with pytest.raises(ValueError, match="cannot write to .*Is a directory"):
+        WorkDir(tmp_path).claim(SETTINGS)
+    assert WorkDir(tmp_path).settings is None
+
+
+@pytest.mark.parametrize("name", ["settings", "results"])
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "Expecting value"),
+        (b'{"seed": 0', "Expecting ',' delimiter"),
+        (b'{"seed": "\xff"}', "utf-8"),
+        (b"[]", "not a JSON object"),
+        (b"null", "not a JSON object"),
+    ],
+)
+def test_damaged_files_are_named_and_kept(tmp_path, name, content, reason):
+    workdir = WorkDir(tmp_path)
+    path = tmp_path / f"{name}.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name}.json is damaged .*{reason}") as e:
+        getattr(workdir, name)
+    assert "\n" not in str(e.value)
+    if name == "settings":
+        with pytest.raises(ValueError, match="damaged"):
+            workdir.claim(SETTINGS)
+    assert path.read_bytes() == content
+
+
+def test_finished_is_who_has_results(tmp_path):
+    workdir = WorkDir(tmp_path)
+    workdir.claim(SETTINGS)
+    assert workdir.results is None
+    workdir.finish({"accuracy": 0.5, "confusion": [[1, 2], [3, 4]]})
+    again = WorkDir(tmp_path)
+    assert again.results == {"accuracy": 0.5, "confusion": [[1, 2], [3, 4]]}
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "results.json",
+        "settings.json",
+    ]
+
+
+def test_metrics_are_one_json_object_a_line_and_replaced_whole(tmp_path):
+    workdir = WorkDir(tmp_path)
+    lines = [{"epoch": 1, "loss": 0.1}, {"epoch": 2, "loss": 1e-9}]
+    workdir.write_metrics(lines[:1])
+    workdir.write_metrics(lines)
+    text = (tmp_path / "metrics.jsonl").read_text()
+    assert [json.loads(line) for line in text.splitlines()] == lines
+    assert text.endswith("}\n")
+
+
+def test_a_write_that_fails_keeps_what_was_there(tmp_path, monkeypatch):
+    workdir = WorkDir(tmp_path)
+    workdir.finish({"accuracy": 0.5})
+
+    def full(self, text, **_):
+        with open(self, "w") as file:
+            file.write(text[: len(text) // 2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(tmp_path), "write_text", full)
+    with pytest.raises(OSError, match="No space left"):
+        workdir.finish({"accuracy": 0.9})
+    assert workdir.results == {"accuracy": 0.5}
+
+
+def test_checkpoints_are_inside(tmp_path):
+    assert WorkDir(tmp_path).checkpoints == tmp_path / "checkpoints"
+
+
+def test_the_environment_names_versions_and_machine():
+    found = environment()
+    assert found["versions"]["jaxrnn"] == jaxrnn.__version__
+    assert found["versions"]["jax"] == jax.__version__
+    assert found["versions"]["numpy"] == np.__version__
+    assert found["versions"]["python"] == platform.python_version()
+    assert {"flax", "optax"} <= found["versions"].keys()
+    assert found["machine"]["cores"] == os.cpu_count()
+    assert found["machine"]["system"] == platform.system()
+    assert json.loads(json.dumps(found)) == found
