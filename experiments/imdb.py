@@ -18,12 +18,14 @@ from typing import Annotated, Any
 import jax
 import numpy as np
 import tyro
+from rich.console import Console
 
 from experiments import program, reviews, runtime, sentiment
 from experiments.fit import fit, progress_bar
 from experiments.imdb_reviews import load_imdb
 from experiments.plots import plot_confusion, plot_curves
 from experiments.sentiment import Batches, Examples, Settings
+from experiments.word_vectors import word_vectors
 from experiments.workdir import WorkDir, environment
 from jaxrnn import training
 from jaxrnn.batching import epoch_rng
@@ -75,8 +77,10 @@ def train(options: Options, settings: Settings, path: Path) -> None:
     """Trains from the last checkpoint in `path` to the end, then tests the best."""
     data = load(options, settings)
     began = time.perf_counter()
-    tokenized = [word_tokens(text) for text in data.train.texts]
-    vocab = Vocab.build(tokenized, max_size=settings.vocab)
+    console = Console(stderr=True)
+    with console.status("learning the words"):
+        tokenized = [word_tokens(text) for text in data.train.texts]
+        vocab = Vocab.build(tokenized, max_size=settings.vocab)
     identity = {"dataset": data.name, "vocabulary": fingerprint(vocab)}
     workdir = WorkDir(path)
     workdir.claim(identity | dataclasses.asdict(settings))
@@ -96,7 +100,14 @@ def train(options: Options, settings: Settings, path: Path) -> None:
     model = sentiment.make_model(settings, len(vocab))
     steps = settings.epochs * len(train_batches.epoch())
     optimizer = sentiment.make_optimizer(settings, steps)
-    state = sentiment.make_state(model, optimizer, settings.seed)
+    checkpoints = Checkpoints(workdir.checkpoints, mode="max")
+    vectors = None
+    if settings.pretrain and not checkpoints.steps():
+        with console.status("learning word vectors from all reviews (half a minute)"):
+            unlabelled = map(vocab.encode, map(word_tokens, data.unlabelled))
+            ids = [*map(vocab.encode, tokenized), *unlabelled]
+            vectors = word_vectors(ids, len(vocab), settings.embed)
+    state = sentiment.make_state(model, optimizer, settings.seed, vectors)
     eval_step = training.make_eval_step(sentiment.make_metrics(model), mesh)
 
     def evaluate(state: training.TrainState) -> dict[str, float]:
@@ -105,7 +116,6 @@ def train(options: Options, settings: Settings, path: Path) -> None:
 
     loss = sentiment.make_loss(model)
     train_step = training.make_train_step(loss, optimizer, mesh)
-    checkpoints = Checkpoints(workdir.checkpoints, mode="max")
     state, done = fit(
         state,
         epochs=settings.epochs,
@@ -214,7 +224,7 @@ def predict(texts: Iterable[str], path: Path, devices: int | None) -> None:
     for line, p in zip(
         lines, sentiment.probabilities(model, state.params, batches, mesh), strict=True
     ):
-        print(f"{LABELS[p > 0.5]}\t{max(p, 1 - p):.4f}\t{line.strip()}")
+        print(f"{LABELS[int(p > 0.5)]}\t{max(p, 1 - p):.4f}\t{line.strip()}")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ def word_vectors(
     window: int = 4,
     scale: float = 0.5,
 ) -> np.ndarray:
-    """A float32 vector for each id [v, d], with standard deviation `scale` over all.
+    """A float32 vector for each id [v, d], with root mean square `scale` over words.
 
     Words that occur near the same words are near each other. Padding, unknown words
     and words that never occur have vectors of zeros.
@@ -47,7 +47,7 @@ def word_vectors(
     start = np.random.default_rng(0).normal(size=words).astype(np.float32)
     left, singular, _ = svds(pmi, k=features, v0=start)
     vectors = left * np.sqrt(singular)
-    vectors *= scale / vectors.std()
+    vectors *= scale / np.sqrt(np.mean(vectors**2))
     return np.concatenate([np.zeros((SPECIALS, features)), vectors]).astype(np.float32)
 
 

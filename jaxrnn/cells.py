@@ -29,8 +29,9 @@ class Cell(nn.RNNCellBase):
     what this library's layers do. Or `cell(state, x)`, one step from raw inputs: the
     protocol of `flax.linen.RNN`, where it works as well.
 
-    Products are computed in `dtype` (default: `param_dtype`); states are kept in it
-    too, but never in less than float32.
+    `kernel_init` and `recurrent_init` make one matrix for each gate. Products are
+    computed in `dtype` (default: `param_dtype`); states are kept in it too, but never
+    in less than float32.
     """
 
     features: int
@@ -43,6 +44,11 @@ class Cell(nn.RNNCellBase):
 
     gates: ClassVar[int]
 
+    def __post_init__(self):
+        if self.features < 1:
+            raise ValueError(f"features must be at least 1, got {self.features}")
+        super().__post_init__()
+
     def setup(self):
         self.w_h = self.param(
             "w_h",
@@ -51,12 +57,8 @@ class Cell(nn.RNNCellBase):
             self.param_dtype,
         )
         if self.use_bias:
-            self.b = self.param(
-                "b",
-                self._input_bias_init,
-                (self.gates * self.features,),
-                self.param_dtype,
-            )
+            shape = (self.gates * self.features,)
+            self.b = self.param("b", self._bias_init, shape, self.param_dtype)
 
     @nn.compact  # The inputs alone decide the shape of w_x.
     def project(self, x: Float[Array, "*b d"]) -> Float[Array, "*b g"]:
@@ -80,16 +82,15 @@ class Cell(nn.RNNCellBase):
         )
         if not self.use_bias:
             return x_gates
-        b = self.b.astype(self.state_dtype)
-        return x_gates + jnp.expand_dims(b, range(x_gates.ndim - 1))
+        return x_gates + self._broadcast(self.b, x_gates.ndim)
 
     def recur(
         self, state: CellState, x_gates: Float[Array, "*b g"]
     ) -> tuple[CellState, Float[Array, "*b h"]]:
         """One step from projected inputs: the next state, and the output."""
-        state = self._step(state, x_gates)
-        h = state.h if isinstance(state, LSTMState) else state
-        return state, h.astype(self.compute_dtype)
+        w_h = self.w_h.astype(self.compute_dtype)
+        state, output = self._step(state, x_gates, w_h)
+        return state, output.astype(self.compute_dtype)
 
     def __call__(
         self, state: CellState, x: Float[Array, "*b d"]
@@ -122,21 +123,34 @@ class Cell(nn.RNNCellBase):
         narrow = jnp.finfo(self.compute_dtype).bits < 32
         return jnp.float32 if narrow else self.compute_dtype
 
-    def _step(self, state: Any, x_gates: Float[Array, "*b g"]) -> Any:
+    def _step(
+        self, state: Any, x_gates: Float[Array, "*b g"], w_h: Float[Array, "h g"]
+    ) -> tuple[Any, Float[Array, "*b h"]]:
+        """The next state, and the output in its dtype."""
         raise TypeError(f"{type(self).__name__} does not define a step")
 
-    def _input_bias_init(self, key, shape, dtype):
+    def _bias_init(self, key, shape, dtype):
         return self.bias_init(key, shape, dtype)
 
     def _each_gate(self, init: Initializer) -> Initializer:
         """`init` for each gate on its own: the fused array is no matrix of its own."""
 
         def each_gate(key, shape, dtype):
-            keys = jax.random.split(key, self.gates)
             shape = (shape[0], self.features)
-            return jnp.concatenate([init(k, shape, dtype) for k in keys], axis=-1)
+            # Not all initializers know the half-precision types.
+            wide = dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
+            gates = [init(k, shape, wide) for k in jax.random.split(key, self.gates)]
+            if {gate.shape for gate in gates} != {shape}:
+                raise ValueError(
+                    f"an initializer must return one gate's matrix, {shape}, "
+                    f"got {gates[0].shape}"
+                )
+            return jnp.concatenate(gates, axis=-1).astype(dtype)
 
         return each_gate
+
+    def _broadcast(self, bias: Float[Array, "g"], ndim: int) -> Array:
+        return jnp.expand_dims(bias.astype(self.state_dtype), range(ndim - 1))
 
     def _check_inputs(self, x: Array) -> None:
         if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -180,10 +194,9 @@ class RNNCell(Cell):
             )
         super().__post_init__()
 
-    def _step(self, state, x_gates):
-        return rnn_step(
-            state, x_gates, self.w_h.astype(self.compute_dtype), self.activation
-        )
+    def _step(self, state, x_gates, w_h):
+        h = rnn_step(state, x_gates, w_h, self.activation)
+        return h, h
 
 
 class LSTMCell(Cell):
@@ -209,22 +222,18 @@ class LSTMCell(Cell):
     gates: ClassVar[int] = 4
 
     def __post_init__(self):
-        if not 0 <= self.proj_size < self.features:
+        if self.proj_size and not 0 < self.proj_size < self.features:
             raise ValueError(
-                f"proj_size must be from 0 (none) to below features "
-                f"({self.features}), got {self.proj_size}"
+                f"proj_size must be below features ({self.features}) or 0 for none, "
+                f"got {self.proj_size}"
             )
         super().__post_init__()
 
     def setup(self):
         super().setup()
         if self.proj_size:
-            self.w_p = self.param(
-                "w_p",
-                self.kernel_init,
-                (self.features, self.proj_size),
-                self.param_dtype,
-            )
+            shape = (self.features, self.proj_size)
+            self.w_p = self.param("w_p", self.kernel_init, shape, self.param_dtype)
 
     def zero_state(self, batch_shape):
         return LSTMState(
@@ -236,12 +245,13 @@ class LSTMCell(Cell):
     def output_features(self) -> int:
         return self.proj_size or self.features
 
-    def _step(self, state, x_gates):
+    def _step(self, state, x_gates, w_h):
         w_p = self.w_p.astype(self.compute_dtype) if self.proj_size else None
-        return lstm_step(state, x_gates, self.w_h.astype(self.compute_dtype), w_p)
+        state = lstm_step(state, x_gates, w_h, w_p)
+        return state, state.h
 
-    def _input_bias_init(self, key, shape, dtype):
-        b = self.bias_init(key, shape, dtype)
+    def _bias_init(self, key, shape, dtype):
+        b = jnp.asarray(self.bias_init(key, shape, dtype))
         forget = slice(self.features, 2 * self.features)
         return b.at[forget].add(jnp.asarray(self.forget_bias, dtype))
 
@@ -266,13 +276,10 @@ class GRUCell(Cell):
                 "b_n", self.bias_init, (self.features,), self.param_dtype
             )
 
-    def _step(self, state, x_gates):
-        b_n = None
-        if self.use_bias:
-            b_n = jnp.expand_dims(
-                self.b_n.astype(self.state_dtype), range(x_gates.ndim - 1)
-            )
-        return gru_step(state, x_gates, self.w_h.astype(self.compute_dtype), b_n)
+    def _step(self, state, x_gates, w_h):
+        b_n = self._broadcast(self.b_n, x_gates.ndim) if self.use_bias else None
+        h = gru_step(state, x_gates, w_h, b_n)
+        return h, h
 
 
 class ResetBeforeGRUCell(Cell):
@@ -288,7 +295,6 @@ class ResetBeforeGRUCell(Cell):
 
     gates: ClassVar[int] = 3
 
-    def _step(self, state, x_gates):
-        return reset_before_gru_step(
-            state, x_gates, self.w_h.astype(self.compute_dtype)
-        )
+    def _step(self, state, x_gates, w_h):
+        h = reset_before_gru_step(state, x_gates, w_h)
+        return h, h

@@ -49,6 +49,11 @@ class Bidirectional(nn.Module):
         forward, backward = _split(state, (self.forward, self.backward))
         ahead, forward = self.forward(x, forward, reverse=reverse, **options)
         behind, backward = self.backward(x, backward, reverse=not reverse, **options)
+        if self.merge != "concat" and ahead.shape != behind.shape:
+            raise ValueError(
+                f"merge={self.merge!r} needs outputs of one shape, the directions "
+                f"give {ahead.shape} and {behind.shape}"
+            )
         return _MERGES[self.merge](ahead, behind), forward + backward
 
     def step(self, x, state):
@@ -94,6 +99,9 @@ class Stack(nn.Module):
     def __post_init__(self):
         if not 0 <= self.dropout <= 1:
             raise ValueError(f"dropout must be from 0 to 1, got {self.dropout}")
+        if not self.layers:
+            raise ValueError("a stack needs at least one layer, got none")
+        object.__setattr__(self, "layers", tuple(self.layers))  # A module is hashable.
         super().__post_init__()
 
     def setup(self):
@@ -129,9 +137,14 @@ def _split(state: State | None, layers: Sequence[Any]) -> list[State | None]:
     if state is None:
         return [None] * len(layers)
     counts = [len(layer.zero_state(())) for layer in layers]
+    if not isinstance(state, tuple) or hasattr(state, "_fields"):
+        raise ValueError(
+            f"the state must be a tuple with an entry for each of {sum(counts)} cells, "
+            f"got {type(state).__name__}"
+        )
     if len(state) != sum(counts):
         raise ValueError(
-            f"the state has {len(state)} entries, but the layer {sum(counts)} cells"
+            f"the state has {len(state)} entries, but the layer has {sum(counts)} cells"
         )
     parts, rest = [], tuple(state)
     for count in counts:

@@ -30,7 +30,25 @@ class StackedLayer(nn.Module):
     """`num_layers` layers of one kind of cell, in one or both directions: what `RNN`,
     `LSTM` and `GRU` share.
 
-    The parameters have PyTorch's suffixes: `l0`, `l0_reverse`, `l1`, and so on.
+    The parameters have PyTorch's suffixes: `l0`, `l0_reverse`, `l1`, and so on, and so
+    has the order of the state's entries.
+
+    Attributes:
+        features: outputs of each direction of each layer.
+        num_layers: how many are on top of each other.
+        bidirectional: read in both directions; their outputs stand side by side.
+        dropout: probability of dropping a feature between two layers, in training.
+        use_bias: add biases.
+        kernel_init: makes the weights of the inputs, one matrix `[d, h]` for each gate.
+        recurrent_init: makes those of the state, one matrix `[h, h]` for each gate.
+        bias_init: makes the biases.
+        dtype: of products and outputs; `param_dtype` if None. The state is kept in it
+            too, but never in less than float32.
+        param_dtype: of the parameters.
+        backend: `"scan"`, or `"auto"` for the fastest recurrence there is.
+
+    Raises:
+        ValueError: if a number is out of range.
     """
 
     features: int
@@ -137,7 +155,8 @@ class RNN(StackedLayer):
 
 class LSTM(StackedLayer):
     """`torch.nn.LSTM`: long short-term memory (Hochreiter and Schmidhuber, 1997), with
-    `proj_size` outputs if that is not 0.
+    `proj_size` outputs if that is not 0. `forget_bias` is added to the forget gate's
+    initial bias; PyTorch has none, here it is 1 as Jozefowicz et al. (2015) advise.
 
     >>> import jax
     >>> layer = LSTM(features=8, bidirectional=True)

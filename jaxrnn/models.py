@@ -16,8 +16,9 @@ class SequenceClassifier(nn.Module):
     a linear output.
 
     Each of `pooling` gives one vector and they are put side by side: the encoder's
-    outputs after it has read everything (`"last"`: the last step, and of a backward
-    direction the first), or their `"mean"` or `"max"` over the steps.
+    outputs at the `"first"` or `"last"` step, or their `"mean"` or `"max"` over all. A
+    backward direction has read everything at the first step, a forward one at the last:
+    with both directions, take both.
 
     In training `word_dropout` replaces whole tokens by zeros, and `dropout` acts on the
     pooled vector (rng stream `"dropout"`).
@@ -70,16 +71,8 @@ class SequenceClassifier(nn.Module):
             ids = jnp.ones(tokens.shape, jnp.int32)
         x = self.drop_words(self.embed(tokens), deterministic=not train)
         outputs, _ = self.encoder(x, segment_ids=ids, train=train)
-        pooled = [self._pool(outputs, ids, how, num_segments) for how in self.pooling]
+        pooled = [
+            segments.pool(outputs, ids, how, num_segments) for how in self.pooling
+        ]
         pooled = self.drop(jnp.concatenate(pooled, axis=-1), deterministic=not train)
         return self.output(pooled).squeeze(-1)
-
-    def _pool(self, outputs, ids, how, num_segments):
-        if how == "last" and getattr(self.encoder, "bidirectional", False):
-            ahead, behind = jnp.split(outputs, 2, axis=-1)
-            ends = [
-                segments.pool(ahead, ids, "last", num_segments),
-                segments.pool(behind, ids, "first", num_segments),
-            ]
-            return jnp.concatenate(ends, axis=-1)
-        return segments.pool(outputs, ids, how, num_segments)

@@ -27,7 +27,8 @@ class Recurrent(nn.Module):
 
     The cells of this library have their inputs projected for all steps at once. Others
     are called as they are, `cell(carry, x) -> (carry, output)`; every leaf of their
-    carry must lead with the batch, and a sequence starts from `initialize_carry`.
+    carry must lead with the batch, and a sequence starts from `initialize_carry`. So
+    are ours where a subclass or `nn.remat` changed how they are called.
 
     `backend="scan"` always runs `flax.linen.scan`; `"auto"` the fastest recurrence
     there is for the cell.
@@ -67,11 +68,14 @@ class Recurrent(nn.Module):
         Args:
             x: the inputs; what padding holds is not read.
             state: the state that the first sequence of each row starts with, in either
-                direction; other sequences start from zeros, and this one if None.
+                direction; other sequences start from zeros, and this one if None. To
+                go on with a state, the first sequence must be the one it was left at:
+                zero the rows in which a new one begins.
             lengths: steps of each row that hold data, padding behind them.
-            segment_ids: 0 at padding, 1, 2, ... for the sequences sharing a row.
+            segment_ids: 0 at padding, 1, 2, ... for the sequences sharing a row, in
+                this order. Padding may stand inside a sequence, which goes on after it.
             reverse: read every sequence from its last step to its first.
-            train: has no meaning here; other layers drop units out.
+            train: has no meaning here, where nothing is dropped out.
 
         Raises:
             ValueError: if a shape, dtype or value does not fit, with the numbers.
@@ -101,9 +105,9 @@ class Recurrent(nn.Module):
             x = jnp.where(jnp.expand_dims(valid, range(2, x.ndim)), x, 0)
             if segment_ids is not None:
                 starts = segments.starts(ids, reverse=reverse).T
-                first = segments.first(ids).T
-        if isinstance(self.cell, cells.Cell):
-            step, inputs = type(self.cell).recur, self.cell.project(x)
+                first = None if state is None else segments.first(ids).T
+        if self._projects_ahead:
+            step, inputs = cells.Cell.recur, self.cell.project(x)
         else:
             step, inputs = type(self.cell).__call__, x
         outputs, cell_state = scan(
@@ -139,20 +143,42 @@ class Recurrent(nn.Module):
         """
         x = jnp.asarray(x)
         feature_axes = self.cell.num_feature_axes
+        if x.ndim < feature_axes:
+            raise ValueError(
+                f"inputs need {feature_axes} feature axes, got shape {x.shape}"
+            )
         batch, features = x.shape[:-feature_axes], x.shape[-feature_axes:]
         cell_state = _only_cell_state(state, self._fresh_state(batch, features))
-        cell_state, output = self.cell(cell_state, x)
+        if self._projects_ahead:
+            cell_state, output = self.cell.recur(cell_state, self.cell.project(x))
+        else:
+            cell_state, output = self.cell(cell_state, x)
         return output, (cell_state,)
 
     def zero_state(self, batch_shape: tuple[int, ...]) -> State:
-        """The state before anything was read. A foreign cell whose carry depends on the
-        size of its inputs has to be given its state by the caller.
+        """The state before anything was read.
+
+        Raises:
+            ValueError: if the cell needs to know more of its inputs than their number
+                of features; its state has to come from the caller.
 
         >>> Recurrent(cells.GRUCell(features=3)).zero_state((1,))[0].tolist()
         [[0.0, 0.0, 0.0]]
         """
-        unknown_features = (1,) * self.cell.num_feature_axes
-        return (self._fresh_state(tuple(batch_shape), unknown_features),)
+        if self.cell.num_feature_axes != 1:
+            raise ValueError(
+                f"the state of {type(self.cell).__name__} depends on the shape of its "
+                "inputs: make it with the cell's own initialize_carry"
+            )
+        return (self._fresh_state(tuple(batch_shape), (1,)),)
+
+    @property
+    def _projects_ahead(self) -> bool:
+        """Whether the cell is ours, and nobody wrapped or overrode what it does."""
+        return (
+            isinstance(self.cell, cells.Cell)
+            and type(self.cell).__call__ is cells.Cell.__call__
+        )
 
     def _fresh_state(
         self, batch_shape: tuple[int, ...], features: tuple[int, ...]
@@ -165,14 +191,17 @@ def _only_cell_state(state: State | None, expected: CellState) -> CellState:
     """The only entry of `state`, in the dtypes of `expected`; `expected` for None."""
     if state is None:
         return expected
-    if len(state) != 1:
-        raise ValueError(f"the state has {len(state)} entries, but the layer one cell")
+    if not isinstance(state, tuple) or len(state) != 1 or hasattr(state, "_fields"):
+        raise ValueError(
+            "the state must be a tuple with one entry for each cell, here one, "
+            f"got {jax.tree.map(jnp.shape, state)}"
+        )
     (cell_state,) = state
-    shapes, expected_shapes = (
-        jax.tree.map(jnp.shape, tree) for tree in (cell_state, expected)
-    )
-    if shapes != expected_shapes:
-        raise ValueError(f"the state has shapes {shapes}, expected {expected_shapes}")
+    spelled, wanted = (jax.tree.map(jnp.shape, s) for s in (cell_state, expected))
+    if jax.tree.structure(cell_state) != jax.tree.structure(expected) or (
+        spelled != wanted
+    ):
+        raise ValueError(f"the state of the cell is {spelled}, expected {wanted}")
     return jax.tree.map(
-        lambda leaf, like: jnp.asarray(leaf, like.dtype), cell_state, expected
+        lambda leaf, like: jnp.asarray(leaf).astype(like.dtype), cell_state, expected
     )

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.core.scope import DenyList
 
 from jaxrnn.types import Array, Bool, CellState
 
@@ -34,7 +35,8 @@ def scan(
     the other.
 
     Args:
-        step: one step; it may read and create parameters of `cell`.
+        step: one step; it may create and read variables of `cell`, draw random numbers
+            (others at each step) and sow intermediates, but not update variables.
         cell: a bound Flax module.
         state: the state before the first step read; every leaf leads with the batch.
         inputs: `[t, b, ...]`.
@@ -75,8 +77,10 @@ def scan(
 
     over_time = nn.scan(
         body,
-        variable_broadcast="params",
-        split_rngs={"params": False},
+        # What a cell only reads is the same at all steps; what it sows has a time axis.
+        variable_broadcast=DenyList("intermediates"),
+        variable_axes={"intermediates": 0},
+        split_rngs={"params": False, DenyList("params"): True},
         reverse=reverse,
     )
     state, outputs = over_time(cell, state, (inputs, valid, starts, first))

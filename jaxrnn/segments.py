@@ -1,10 +1,10 @@
 """Ragged sequences: which steps of a padded row hold data, and whose data it is.
 
 Segment ids are the one ragged concept of the library: an integer for each step, 0 at
-padding and 1, 2, ... for the sequences that share the row. Lengths and boolean masks
-are special cases and convert to them. Padding may stand anywhere: before, after or
-between sequences, or inside one (a hole: the sequence goes on behind it, as long as the
-id is the same on both sides).
+padding and 1, 2, ... for the sequences that share the row, in this order. Lengths and
+boolean masks are special cases and convert to them. Padding may stand anywhere: before,
+after or between sequences, or inside one (a hole: the sequence goes on behind it, as
+long as the id is the same on both sides).
 
 This file knows nothing about cells, layers or tokens.
 """
@@ -85,15 +85,13 @@ def starts(
     [False, False, False, True, False, True]
     """
     if reverse:
-        return jnp.flip(starts(jnp.flip(segment_ids, axis=-1)), axis=-1)
-    # The last step before each one that holds data; -1 where there is none.
-    steps = _count(segment_ids.shape, axis=-1)
-    last_valid = jax.lax.cummax(
-        jnp.where(segment_ids > 0, steps, -1), axis=segment_ids.ndim - 1
-    )
-    before = jnp.where(steps > 0, jnp.roll(last_valid, 1, axis=-1), -1)
-    id_before = jnp.take_along_axis(segment_ids, jnp.maximum(before, 0), axis=-1)
-    return (segment_ids > 0) & ((before < 0) | (segment_ids != id_before))
+        # From behind ids fall; counted down from the greatest number they rise.
+        greatest = jnp.iinfo(segment_ids.dtype).max
+        risen = jnp.where(segment_ids > 0, greatest - segment_ids, 0)
+        return jnp.flip(starts(jnp.flip(risen, axis=-1)), axis=-1)
+    seen = jax.lax.cummax(segment_ids, axis=segment_ids.ndim - 1)
+    none = jnp.zeros_like(segment_ids[..., :1])
+    return segment_ids > jnp.concatenate([none, seen[..., :-1]], axis=-1)
 
 
 def first(segment_ids: Int[Array, "*b t"]) -> Bool[Array, "*b t"]:
@@ -103,10 +101,11 @@ def first(segment_ids: Int[Array, "*b t"]) -> Bool[Array, "*b t"]:
     [False, True, False, True, False]
     """
     valid = segment_ids > 0
-    first_step = jnp.argmax(valid, axis=-1, keepdims=True)
-    return valid & (
-        segment_ids == jnp.take_along_axis(segment_ids, first_step, axis=-1)
+    greatest = jnp.iinfo(segment_ids.dtype).max
+    lowest = jnp.where(valid, segment_ids, greatest).min(
+        axis=-1, keepdims=True, initial=greatest
     )
+    return valid & (segment_ids == lowest)
 
 
 def pool(
@@ -120,7 +119,8 @@ def pool(
     holds; a sequence of no steps gives zeros.
 
     Raises:
-        ValueError: if `how` is none of the four.
+        ValueError: if `how` is none of the four, or an id is above `num_segments`
+            (where ids are known: not under `jax.jit`).
 
     >>> x = jnp.array([[1.0], [5.0], [3.0], [7.0], [jnp.nan]])
     >>> pool(x, jnp.array([1, 1, 1, 2, 0]), "mean", num_segments=3).tolist()
@@ -128,6 +128,13 @@ def pool(
     """
     if how not in _POOLINGS:
         raise ValueError(f"pooling must be one of {[*_POOLINGS]}, got {how!r}")
+    values = _known_values(segment_ids)
+    if values is not None and values.size and values.max() > num_segments:
+        raise ValueError(
+            f"segment id {values.max()} is above num_segments = {num_segments}"
+        )
+    if x.shape[-2] == 0:
+        return jnp.zeros((*x.shape[:-2], num_segments, x.shape[-1]), x.dtype)
 
     def of_segment(member: Bool[Array, "*b t"]) -> Float[Array, "*b h"]:
         pooled = _POOLINGS[how](x, member)
@@ -147,8 +154,11 @@ def _last(x: Float[Array, "*b t h"], member: Bool[Array, "*b t"]):
 
 
 def _mean(x: Float[Array, "*b t h"], member: Bool[Array, "*b t"]):
-    count = jnp.maximum(member.sum(axis=-1), 1).astype(x.dtype)
-    return jnp.where(member[..., None], x, 0).sum(axis=-2) / count[..., None]
+    # Half precision can neither count nor add up a long sequence.
+    wide = x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
+    count = jnp.maximum(member.sum(axis=-1), 1).astype(wide.dtype)
+    total = jnp.where(member[..., None], wide, 0).sum(axis=-2)
+    return (total / count[..., None]).astype(x.dtype)
 
 
 def _max(x: Float[Array, "*b t h"], member: Bool[Array, "*b t"]):
@@ -166,9 +176,9 @@ _POOLINGS: dict[str, Callable] = {
 def _members(
     segment_ids: Int[Array, "*b t"], num_segments: int
 ) -> Bool[Array, "*b s t"]:
+    segment_ids = jnp.asarray(segment_ids).astype(jnp.int32)
     *batch, _ = segment_ids.shape
-    numbers = 1 + _count((*batch, num_segments, 1), axis=-2)
-    return segment_ids[..., None, :] == numbers.astype(segment_ids.dtype)
+    return segment_ids[..., None, :] == 1 + _count((*batch, num_segments, 1), axis=-2)
 
 
 def resolve(
@@ -203,8 +213,15 @@ def resolve(
             f"but batch and time are {tuple(shape)}"
         )
     values = _known_values(segment_ids)
-    if values is not None and values.size and values.min() < 0:
-        raise ValueError(f"a segment id is negative: {values.min()}")
+    if values is not None and values.size:
+        if values.min() < 0:
+            raise ValueError(f"a segment id is negative: {values.min()}")
+        falls = (values > 0) & (values < np.maximum.accumulate(values, axis=-1))
+        if falls.any():
+            raise ValueError(
+                f"segment ids must rise along a row, but {values[falls][0]} stands "
+                "behind a greater one"
+            )
     return jnp.asarray(segment_ids).astype(jnp.int32)
 
 
@@ -214,7 +231,7 @@ def _count(shape: Sequence[int], axis: int) -> Int[Array, "..."]:
 
 
 def _check_integers(name: str, values: ArrayLike) -> None:
-    dtype = jnp.result_type(values)
+    dtype = getattr(values, "dtype", None) or np.asarray(values).dtype
     if not jnp.issubdtype(dtype, jnp.integer):
         hint = "; convert it with segments.from_mask" if dtype == jnp.bool_ else ""
         raise ValueError(f"{name} must be integers, got {dtype}{hint}")

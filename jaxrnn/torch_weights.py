@@ -10,7 +10,7 @@
 
 Of PyTorch's two biases only the sum can be seen from outside; it goes back as
 `bias_ih`, with zeros as `bias_hh`. Numpy in, numpy out: neither torch nor JAX is
-imported, and a file is read without executing any of it.
+needed, and a file is read without executing any of it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -49,11 +49,17 @@ def from_torch(
     >>> variables["params"]["l0"]["b"]
     array([2., 2.], dtype=float32)
     """
+    dtype = np.dtype(layer.param_dtype)
     theirs = {
-        name.removeprefix(prefix): _to_numpy(value)
+        name.removeprefix(prefix): _to_numpy(value).astype(dtype)
         for name, value in state_dict.items()
         if name.startswith(prefix)
     }
+    if not theirs:
+        raise ValueError(
+            f"state_dict has no entry that begins with {prefix!r}, only "
+            f"{[*state_dict][:8]}"
+        )
     w_x = theirs.get("weight_ih_l0")
     inputs = w_x.shape[-1] if w_x is not None and w_x.ndim else 0
     expected = {
@@ -72,12 +78,13 @@ def from_torch(
             b_x, b_h = theirs[f"bias_ih_{suffix}"], theirs[f"bias_hh_{suffix}"]
             if _is_gru(layer):
                 cell["b_n"] = b_h[2 * layer.features :]
-                b_h = np.concatenate([b_h[: 2 * layer.features], 0 * cell["b_n"]])
+                b_h = np.concatenate(
+                    [b_h[: 2 * layer.features], np.zeros_like(cell["b_n"])]
+                )
             cell["b"] = b_x + b_h
         if _proj_size(layer):
             cell["w_p"] = theirs[f"weight_hr_{suffix}"].T
-        dtype = np.dtype(layer.param_dtype)
-        params[suffix] = {k: np.array(v, dtype, order="C") for k, v in cell.items()}
+        params[suffix] = {k: np.array(v, order="C") for k, v in cell.items()}
     return {"params": params}
 
 
@@ -96,10 +103,9 @@ def to_torch(
     >>> [name for name in to_torch(variables, layer) if "bias" not in name]
     ['weight_ih_l0', 'weight_hh_l0', 'weight_ih_l0_reverse', 'weight_hh_l0_reverse']
     """
-    params = variables["params"]
     ours = {
         f"{suffix}/{name}": np.asarray(value)
-        for suffix, cell in params.items()
+        for suffix, cell in variables.get("params", {}).items()
         for name, value in cell.items()
     }
     w_x = ours.get("l0/w_x")
@@ -208,5 +214,7 @@ def _check(what: str, found: Arrays, expected: dict[str, tuple[int, ...]]) -> No
 
 def _to_numpy(value: Any) -> np.ndarray:
     if hasattr(value, "detach"):  # A torch tensor, perhaps with gradients, on a GPU.
-        value = value.detach().cpu().numpy()
+        value = value.detach().cpu()
+        value = value.float() if value.element_size() < 4 else value  # bfloat16
+        value = value.numpy()
     return np.asarray(value)

@@ -13,6 +13,14 @@ import pytest
 B, T, D = 4, 6, 3
 LENGTHS = np.array([T, 0, 1, T - 1])
 
+# Sequences sharing a row, with padding before, between, behind and inside them.
+PACKED = [
+    [1, 1, 1, 2, 2, 3],
+    [1, 1, 0, 0, 2, 2],
+    [0, 1, 2, 0, 2, 0],
+    [0, 0, 0, 0, 0, 0],
+]
+
 # Both sides add the same float32 numbers, in another order at most.
 TOLERANCE = {"rtol": 0, "atol": 2e-6}
 
@@ -39,6 +47,22 @@ class Subject:
     def state(self, *batch):
         zeros = self.layer.zero_state(batch)
         return jax.tree.map(lambda leaf: leaf + self.normal(*leaf.shape), zeros)
+
+    def gradients(self, **options):
+        """A function of x and state: a loss on all outputs, and all its gradients."""
+        results = jax.eval_shape(
+            lambda x, state: self.layer.apply(self.variables, x, state, **options),
+            self.x,
+            self.state(B),
+        )
+        cotangents = [self.normal(*leaf.shape) for leaf in jax.tree.leaves(results)]
+
+        def loss(variables, x, state):
+            leaves = jax.tree.leaves(self.layer.apply(variables, x, state, **options))
+            return sum(map(jnp.vdot, leaves, cotangents))
+
+        run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))
+        return lambda x, state: jax.device_get(run(self.variables, x, state))
 
     def __call__(self, x, state=None, **options):
         return self.run(self.variables, x, state, **options)
@@ -71,36 +95,24 @@ def padded_equals_cut(subject):
 
 def padding_is_not_read(subject):
     """NaN in padding, whole rows of it included, reaches no output and no gradient."""
-    padded = np.arange(T) >= LENGTHS[:, None]
-    cotangent = None
-
-    def outputs_and_gradients(x):
-        def loss(variables, x, state):
-            outputs, final = subject.layer.apply(variables, x, state, lengths=LENGTHS)
-            return sum(
-                jnp.vdot(leaf, c)
-                for leaf, c in zip(
-                    jax.tree.leaves((outputs, final)), cotangent, strict=True
-                )
-            )
-
-        value, gradients = jax.value_and_grad(loss, argnums=(0, 1, 2))(
-            subject.variables, x, state
-        )
-        return value, gradients
-
-    state = subject.state(B)
-    results = subject(subject.x, state, lengths=LENGTHS)
-    cotangent = [subject.normal(*leaf.shape) for leaf in jax.tree.leaves(results)]
-    clean = outputs_and_gradients(np.where(padded[..., None], 0, subject.x))
-    nan = outputs_and_gradients(
-        np.where(padded[..., None], np.float32(np.nan), subject.x)
-    )
-    assert_close(nan, clean, rtol=0, atol=0)
-    value, (_, x_gradient, _) = nan
-    assert np.isfinite(value)
-    assert not np.any(np.asarray(x_gradient)[padded])
-    assert np.all(np.any(np.asarray(x_gradient) != 0, axis=-1)[~padded])
+    segment_ids = np.array(PACKED)
+    ends = np.arange(T) < LENGTHS[:, None]
+    for valid, reverse, options in [
+        (ends, False, {"lengths": LENGTHS}),
+        (segment_ids > 0, True, {"segment_ids": segment_ids}),
+    ]:
+        state = subject.state(B)
+        gradients = subject.gradients(reverse=reverse, **options)
+        zeros = np.where(valid[..., None], subject.x, 0)
+        nans = np.where(valid[..., None], subject.x, np.float32(np.nan))
+        clean, found = gradients(zeros, state), gradients(nans, state)
+        assert_close(found, clean, rtol=0, atol=0)
+        loss, (_, x_gradient, _) = found
+        assert np.isfinite(loss)
+        assert not np.any(x_gradient[~valid])
+        # Not at each step: a rectifier may be shut.
+        used = np.any(x_gradient != 0, axis=(1, 2))
+        assert np.array_equal(used, np.any(valid, axis=1))
 
 
 def reverse_is_flipped(subject):
@@ -116,14 +128,7 @@ def reverse_is_flipped(subject):
 def packed_equals_alone(subject):
     """Sequences sharing a row, padding before, between and behind them, in both
     directions; the caller's state belongs to the first one of the row."""
-    segment_ids = np.array(
-        [
-            [1, 1, 1, 2, 2, 3],
-            [1, 1, 0, 0, 2, 2],
-            [0, 1, 2, 2, 2, 0],
-            [0, 0, 0, 0, 0, 0],
-        ]
-    )
+    segment_ids = np.array(PACKED)
     for reverse in (False, True):
         initial = subject.state(B)
         outputs, final = subject(
@@ -146,6 +151,35 @@ def packed_equals_alone(subject):
                 last_read = 1 if (direction == "b") != reverse else max(finals)
                 expected_final[entry] = finals[last_read][entry]
             assert_close(row(final, r), tuple(expected_final))
+
+
+def packed_gradients_equal_alone(subject):
+    """Of one row with two sequences, in both directions: of weights, x and states."""
+    first, second = slice(0, 2), slice(3, 6)
+    segment_ids = np.array([1, 1, 0, 2, 2, 2])
+    x, state = subject.x[0], subject.state()
+    zero = subject.layer.zero_state(())
+    for reverse in (False, True):
+
+        def packed(variables, x, state, reverse=reverse):
+            outputs, _ = subject.layer.apply(
+                variables, x, state, segment_ids=segment_ids, reverse=reverse
+            )
+            return jnp.sum(outputs**2)
+
+        def alone(variables, x, state, reverse=reverse):
+            parts = [
+                subject.layer.apply(variables, x[steps], before, reverse=reverse)[0]
+                for steps, before in [(first, state), (second, zero)]
+            ]
+            return sum(jnp.sum(part**2) for part in parts)
+
+        found, expected = (
+            jax.jit(jax.grad(function, argnums=(0, 1, 2)))(subject.variables, x, state)
+            for function in (packed, alone)
+        )
+        assert_close(found, expected, rtol=1e-5, atol=1e-5)
+        assert any(np.any(leaf) for leaf in jax.tree.leaves(found[2]))
 
 
 def holes_are_skipped(subject):
@@ -200,13 +234,18 @@ def outputs_depend_on_the_past_alone(subject):
 
 
 def any_batch_axes(subject):
-    outputs, final = subject(subject.x, lengths=LENGTHS)
+    initial = subject.state(B)
+    outputs, final = subject(subject.x, initial, segment_ids=np.array(PACKED))
     folded = subject.x.reshape(2, 2, T, D)
-    folded_outputs, folded_final = subject(folded, lengths=LENGTHS.reshape(2, 2))
+    folded_outputs, folded_final = subject(
+        folded,
+        jax.tree.map(lambda leaf: leaf.reshape(2, 2, *leaf.shape[1:]), initial),
+        segment_ids=np.array(PACKED).reshape(2, 2, T),
+    )
     assert_close(folded_outputs.reshape(outputs.shape), outputs)
     unfold = jax.tree.map(lambda leaf: leaf.reshape(B, *leaf.shape[2:]), folded_final)
     assert_close(unfold, final)
-    alone, _ = subject(subject.x[0])
+    alone, _ = subject(subject.x[0], row(initial, 0), segment_ids=np.array(PACKED[0]))
     assert_close(alone, outputs[0])
 
 
@@ -249,6 +288,7 @@ CHECKS = [
     padding_is_not_read,
     reverse_is_flipped,
     packed_equals_alone,
+    packed_gradients_equal_alone,
     holes_are_skipped,
     steps_equal_the_whole,
     chunks_equal_one_pass,

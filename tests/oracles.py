@@ -76,26 +76,3 @@ def reset_before_gru(x, h, w):
         h = z * h + (1 - z) * n
         outputs.append(h)
     return np.array(outputs), h
-
-
-def ragged(cell, x, lengths, states, *, reverse=False):
-    """`cell(x, state) -> (outputs, state)` applied to each row of `x [b, t, d]` cut to
-    its length, reversed if asked; outputs padded with zeros and back in place."""
-    outputs, finals = [], []
-    for row, length, state in zip(x, lengths, states, strict=True):
-        row = row[:length]
-        if length == 0:
-            y, final = None, state
-        elif reverse:
-            y, final = cell(row[::-1], state)
-            y = y[::-1]
-        else:
-            y, final = cell(row, state)
-        outputs.append(y)
-        finals.append(final)
-    features = next(y.shape[1] for y in outputs if y is not None)
-    padded = np.zeros((len(x), x.shape[1], features))
-    for row, y in zip(padded, outputs, strict=True):
-        if y is not None:
-            row[: len(y)] = y
-    return padded, finals

@@ -149,6 +149,48 @@ class Identity(nn.Module):
         return ()
 
 
+def test_the_same_cell_draws_other_gates():
+    params = jaxrnn.LSTM(4).init(jax.random.key(0), X)["params"]["l0"]
+    for name in ("w_x", "w_h"):
+        gates = np.split(np.asarray(params[name]), 4, axis=1)
+        assert len({gate.tobytes() for gate in gates}) == 4
+
+
+def test_dropout_never_acts_on_the_inputs_and_differs_at_each_step():
+    ones = np.ones((4, 50, 20), np.float32)
+    stack = jaxrnn.Stack([Identity(), Identity()], dropout=0.5)
+    dropped, _ = stack.apply({}, ones, train=True, rngs={"dropout": jax.random.key(0)})
+    # Dropped once, not twice: half of 4,000, give or take five standard errors.
+    assert abs((dropped == 0).mean() - 0.5) < 0.04
+    assert (dropped[:, 0] != dropped[:, 1]).mean() > 0.4
+    nested = jaxrnn.Stack([stack, Identity()])
+    trained, _ = nested.apply({}, ones, train=True, rngs={"dropout": jax.random.key(0)})
+    assert (trained == 0).any()
+    assert (nested.apply({}, ones)[0] == 1).all()
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_parameters_in_half_precision(dtype):
+    layer = jaxrnn.LSTM(4, param_dtype=dtype)
+    outputs, state = layer.init_with_output(jax.random.key(0), X.astype(dtype))[0]
+    assert outputs.dtype == dtype
+    assert state[0].c.dtype == jnp.float32
+    params = layer.init(jax.random.key(0), X.astype(dtype))["params"]
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(dtype)}
+
+
+def test_no_rows_or_no_steps():
+    layer = jaxrnn.LSTM(4, bidirectional=True)
+    variables = layer.init(jax.random.key(0), X)
+    initial = jax.tree.map(lambda leaf: leaf + 1, layer.zero_state((2,)))
+    ids = np.zeros((2, 0), np.int32)
+    outputs, final = layer.apply(variables, X[:, :0], initial, segment_ids=ids)
+    assert outputs.shape == (2, 0, 8)
+    jax.tree.map(np.testing.assert_array_equal, final, initial)
+    outputs, _ = layer.apply(variables, X[:0], lengths=np.zeros(0, np.int32))
+    assert outputs.shape == (0, 5, 8)
+
+
 def test_bfloat16_keeps_a_float32_state():
     layer = jaxrnn.LSTM(4, dtype=jnp.bfloat16)
     outputs, state = layer.init_with_output(jax.random.key(0), X)[0]
@@ -179,6 +221,16 @@ def test_bfloat16_keeps_a_float32_state():
             lambda: jaxrnn.Bidirectional(jaxrnn.GRU(4), jaxrnn.GRU(4), merge="ave"),
             "got 'ave'",
         ),
+        (
+            lambda: jaxrnn.Bidirectional(jaxrnn.GRU(4), jaxrnn.GRU(1), merge="sum"),
+            "needs outputs of one shape",
+        ),
+        (lambda: jaxrnn.Stack([]), "at least one layer"),
+        (lambda: jaxrnn.Recurrent(jaxrnn.GRUCell(0)), "features must be at least 1"),
+        (
+            lambda: jaxrnn.GRU(4, kernel_init=lambda key, shape, dtype: jnp.ones(12)),
+            r"one gate's matrix, \(3, 4\), got \(12,\)",
+        ),
     ],
 )
 def test_bad_arguments(make, message):
@@ -197,7 +249,10 @@ STATE = jaxrnn.LSTM(4).zero_state((2,))
         (np.zeros((2, 5, 3), np.int32), {}, "floating point, got int32"),
         (X, {"state": jaxrnn.LSTM(4).zero_state((3,))}, r"\(3, 4\).*\(2, 4\)"),
         (X, {"state": jaxrnn.GRU(4).zero_state((2,))}, "expected"),
-        (X, {"state": STATE + STATE}, "2 entries, but the layer 1"),
+        (X, {"state": STATE + STATE}, "2 entries, but the layer has 1"),
+        (X, {"state": STATE[0]}, "an entry for each of 1 cells, got LSTMState"),
+        (X, {"state": (tuple(STATE[0]),)}, r"is \(\(2, 4\).*expected LSTMState"),
+        (X, {"lengths": [5.0, 1]}, "must be integers"),
         (X, {"lengths": np.array([6, 1])}, "length 6 is above the 5 steps"),
         (X, {"lengths": np.array([1, 1]), "segment_ids": X[..., 0]}, "not both"),
     ],

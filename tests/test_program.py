@@ -1,5 +1,6 @@
 """How a program ends: exit codes, one line for wrong input, quiet closed pipes."""
 
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -102,8 +103,10 @@ sys.exit(program.run(main, Options, "chatty", None))
 @pytest.mark.parametrize("lines", [100_000, 2])
 def test_a_closed_pipe_ends_quietly(lines):
     """As `| head -1` does, in the middle of the output and before its first flush."""
+    buffered = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
     with subprocess.Popen(
         [sys.executable, "-c", CHATTY, f"--lines={lines}"],
+        env=buffered,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:

@@ -1,5 +1,7 @@
 """Reviews in CSV files, generated ones, and how they are split."""
 
+import re
+
 import pytest
 
 from experiments.reviews import Reviews, generate, read_csv

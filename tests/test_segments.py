@@ -32,11 +32,14 @@ def starts_by_loop(row):
 @given(st.lists(st.lists(st.integers(0, 3), min_size=5, max_size=5), min_size=1))
 @settings(max_examples=100, deadline=None)
 def test_starts_and_first(rows):
-    rows = np.array(rows)
+    rows = np.array(rows, np.int32)
+    rows = np.where(rows > 0, np.maximum.accumulate(rows, axis=1), 0)
     expected = np.array([starts_by_loop(row) for row in rows])
     backwards = np.array([starts_by_loop(row[::-1])[::-1] for row in rows])
-    np.testing.assert_array_equal(segments.starts(rows), expected)
-    np.testing.assert_array_equal(segments.starts(rows, reverse=True), backwards)
+    np.testing.assert_array_equal(segments.starts(jnp.asarray(rows)), expected)
+    np.testing.assert_array_equal(
+        segments.starts(jnp.asarray(rows), reverse=True), backwards
+    )
     firsts = np.array([[i == next(filter(None, r), -1) for i in r] for r in rows])
     np.testing.assert_array_equal(segments.first(jnp.asarray(rows)), firsts)
 
@@ -47,7 +50,7 @@ def test_conversions():
     assert segments.lengths(ids, num_segments=1).tolist() == [[0], [1], [4]]
     mask = np.array([[True, False, True]])
     assert segments.from_mask(mask).tolist() == [[1, 0, 1]]
-    assert segments.lengths(jnp.asarray(ROWS), 3).tolist() == [
+    assert segments.lengths(ROWS, 3).tolist() == [
         [2, 3, 1],
         [2, 2, 0],
         [1, 1, 0],
@@ -125,6 +128,8 @@ def test_lengths_that_jit_cannot_check_are_clipped():
             r"\(2, 4\), but batch and time are \(2, 3\)",
         ),
         (None, np.full((2, 3), -1), "segment id is negative: -1"),
+        (None, np.array([[1, 2, 0], [2, 0, 1]]), "1 stands behind a greater one"),
+        ([1.5, 2], None, "must be integers, got float"),
         (None, np.ones((2, 3), bool), "bool; convert it with segments.from_mask"),
         (np.array([1, 1]), np.ones((2, 3), int), "lengths or segment_ids, not both"),
     ],
@@ -132,6 +137,26 @@ def test_lengths_that_jit_cannot_check_are_clipped():
 def test_bad_lengths_and_ids(lengths, segment_ids, message):
     with pytest.raises(ValueError, match=message):
         segments.resolve((2, 3), lengths, segment_ids)
+
+
+def test_no_steps_at_all():
+    none = jnp.zeros((2, 0), jnp.int32)
+    assert segments.starts(none).shape == segments.first(none).shape == (2, 0)
+    for how in ("first", "last", "mean", "max"):
+        pooled = segments.pool(jnp.ones((2, 0, 3)), none, how, num_segments=2)
+        assert pooled.tolist() == np.zeros((2, 2, 3)).tolist()
+
+
+def test_half_precision_counts_and_adds_up_long_sequences():
+    x = jnp.ones((70_000, 1), jnp.float16)
+    pooled = segments.pool(x, jnp.ones(70_000, jnp.int32), "mean")
+    assert pooled.dtype == jnp.float16
+    assert pooled.tolist() == [[1.0]]
+
+
+def test_an_id_that_would_be_left_out():
+    with pytest.raises(ValueError, match="id 3 is above num_segments = 2"):
+        segments.pool(jnp.ones((4, 1)), jnp.array([1, 2, 3, 0]), "mean", 2)
 
 
 def test_bad_mask_and_pooling():

@@ -1,10 +1,12 @@
 """The shape of the project: who imports whom, what is public, how long files are."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import pytest
 
 import jaxrnn
@@ -70,7 +72,7 @@ def test_import_is_light():
     ).stdout
     loaded = set(output.split())
     assert "jax" in loaded
-    assert not loaded & (HEAVY | {"matplotlib", "rich", "tyro"})
+    assert not loaded & (HEAVY | {"matplotlib", "tyro"})
 
 
 @pytest.mark.parametrize(
@@ -84,6 +86,18 @@ def test_public_names_exist_and_are_documented():
     assert sorted(jaxrnn.__all__) == sorted(set(jaxrnn.__all__))
     for name in jaxrnn.__all__:
         assert getattr(jaxrnn, name).__doc__, name
+
+
+def test_readme_names_what_is_public_and_its_example_runs():
+    readme = (ROOT / "README.md").read_text()
+    layout = readme.split("## Layout")[1]
+    for name in jaxrnn.__all__:
+        assert f"`{name}`" in layout or f"`jaxrnn.{name}`" in layout, name
+    examples = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
+    assert examples
+    for example in examples:
+        with jax.numpy_dtype_promotion("standard"):
+            exec(compile(example, "README.md", "exec"), {})
 
 
 def test_nothing_is_unpickled():

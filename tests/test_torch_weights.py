@@ -167,9 +167,20 @@ def test_weights_of_another_layer_do_not_export():
         torch_weights.to_torch(variables, jaxrnn.LSTM(H))
 
 
-def test_an_empty_state_dict_names_what_is_missing():
-    with pytest.raises(ValueError, match="missing weight_hh_l0"):
-        torch_weights.from_torch({}, jaxrnn.RNN(H))
+def test_other_parts_of_a_model_are_left_alone():
+    layer = jaxrnn.GRU(H)
+    weights = state_dict(layer)
+    model = {f"rnn.{k}": v for k, v in weights.items()} | {"head.weight": np.ones(3)}
+    back = torch_weights.from_torch(model, layer, prefix="rnn.")
+    expected = torch_weights.from_torch(weights, layer)
+    jax.tree.map(np.testing.assert_array_equal, back, expected)
+    with pytest.raises(ValueError, match=r"begins with 'lstm\.', only \['rnn\.weight"):
+        torch_weights.from_torch(model, layer, prefix="lstm.")
+
+
+def test_variables_without_parameters_name_what_is_missing():
+    with pytest.raises(ValueError, match="missing l0/w_h"):
+        torch_weights.to_torch({}, jaxrnn.RNN(H))
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00" * 100, b"\xff" * 8 + b"{}"])

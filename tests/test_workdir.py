@@ -78,7 +78,7 @@ def test_a_directory_that_cannot_be_made_is_one_clear_line(tmp_path, below, reas
 
 def test_a_directory_that_cannot_be_written_is_one_clear_line(tmp_path):
     (tmp_path / "settings.json.partial").mkdir()  # chmod would not stop root
-    with pytest.raises(ValueError, match="cannot write to .*Is a directory"):
+    with pytest.raises(ValueError, match=r"cannot write to .*Is a directory"):
         WorkDir(tmp_path).claim(SETTINGS)
     assert WorkDir(tmp_path).settings is None
 

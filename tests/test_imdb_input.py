@@ -1,0 +1,272 @@
+"""The sentiment program with a person's own reviews, and with what it must refuse."""
+
+import csv
+import io
+import json
+import shutil
+import sys
+
+import jax.numpy as jnp
+import pytest
+
+from experiments import imdb, program, reviews
+from experiments.imdb import Options
+from experiments.sentiment import Settings
+from jaxrnn import training
+from jaxrnn.checkpoints import Checkpoints
+from tests.test_fit import assert_identical, files_below, stopping_at
+from tests.test_imdb import assert_refused, load_best
+
+TINY = Settings(
+    cell="rnn", bidirectional=False, embed=4, hidden=4, pooling=("mean",), vocab=60,
+    buckets=1, epochs=2, batch=15, learning_rate=0.03,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment():
+    """As it was, after the program has set it up for JAX."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLA_FLAGS", "")
+        yield
+
+
+@pytest.fixture(scope="module")
+def csv_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("csv") / "mine.csv"
+    generated = reviews.generate(160, seed=9)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["label", "text"])
+        for split in (generated.train, generated.validation, generated.test):
+            writer.writerows(zip(split.labels.astype(int), split.texts, strict=True))
+    return path
+
+
+@pytest.fixture(scope="module")
+def csv_run(tmp_path_factory, csv_file):
+    """A finished run on a person's own reviews, batches of 15 on two devices."""
+    path = tmp_path_factory.mktemp("csv_run")
+    imdb.main(Options(settings=TINY, csv=csv_file, workdir=path))
+    return path
+
+
+@pytest.fixture
+def program_run(monkeypatch, capsys):
+    """Exit code, output and errors of the program with these arguments."""
+
+    def run(*arguments):
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", ["imdb", *map(str, arguments)])
+        code = program.run(imdb.main, Options, "imdb", imdb.__doc__)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def read_results(path):
+    return json.loads((path / "results.json").read_text())
+
+
+def test_csv_run_in_batches_the_devices_do_not_divide(csv_run, csv_file):
+    results = read_results(csv_run)
+    assert results["dataset"] == f"csv: {csv_file}"
+    assert (results["batch"], results["devices"]) == (15, 2)
+    assert sum(map(sum, results["confusion"])) == 16
+    assert results["pooling"] == ["mean"]
+
+
+def test_a_stopped_run_goes_on_to_the_same_results(
+    tmp_path, csv_run, csv_file, monkeypatch
+):
+    make_train_step = training.make_train_step
+
+    def stopping(*arguments):
+        return stopping_at([12], make_train_step(*arguments))  # of 9 steps an epoch
+
+    options = Options(settings=TINY, csv=csv_file, workdir=tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "make_train_step", stopping)
+        with pytest.raises(KeyboardInterrupt, match="stopped after step 12, all is"):
+            imdb.main(options)
+    assert not (tmp_path / "results.json").exists()
+    imdb.main(options)
+    assert_identical(load_best(tmp_path, TINY)[1], load_best(csv_run, TINY)[1])
+    found, expected = map(read_results, (tmp_path, csv_run))
+    for timed in ("seconds", "words_per_second"):
+        assert found.pop(timed) > 0
+        expected.pop(timed)
+    assert found == expected
+
+
+def test_the_best_checkpoint_is_the_one_tested(tmp_path, csv_run, csv_file):
+    path = shutil.copytree(csv_run, tmp_path / "run")
+    (path / "results.json").unlink()
+    checkpoints = Checkpoints(path / "checkpoints", mode="max")
+    _, state, _ = load_best(path, TINY)
+    _, info = checkpoints.restore(state, "last")
+    shutil.rmtree(path / "checkpoints" / "step_9", ignore_errors=True)
+    state.params["params"]["output"]["bias"] += 100.0  # finds everything positive
+    state = state.replace(step=jnp.asarray(9, jnp.int32))
+    checkpoints.save(9, state, info=info, metric=2.0)
+    imdb.main(Options(settings=TINY, csv=csv_file, workdir=path))
+    results, history = read_results(path), info["history"]
+    assert results["confusion"] == [[0, 8], [0, 8]]
+    assert results["test_accuracy"] == 0.5
+    assert 45 < results["test_loss"] < 55
+    assert results["best_epoch"] == 1
+    assert results["validation_accuracy"] == history[0]["validation_accuracy"]
+    assert results["seconds"] > sum(line["seconds"] for line in history)
+
+
+MILLION = "word " * 10**6
+
+
+@pytest.mark.parametrize(
+    ("texts", "stdin", "message"),
+    [
+        ([""], b"", "review 1 has 0 words, not 1 to 100,000: ''"),
+        (["fine", " ?! "], b"", "review 2 has 0 words, not 1 to 100,000: '?!'"),
+        (["-"], b"fine\n\nbad\n", "review 2 has 0 words"),
+        ([MILLION], b"", "review 1 has 1,000,000 words, not 1 to 100,000: 'word word"),
+        (["-"], b"caf\xe9\n", "utf-8"),
+        (["-"], b"", ""),
+    ],
+)
+def test_texts_that_cannot_be_classified(
+    csv_run, program_run, monkeypatch, texts, stdin, message
+):
+    before = files_below(csv_run)
+    stream = io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8")
+    monkeypatch.setattr(sys, "stdin", stream)
+    result = program_run("--workdir", csv_run, "--predict", *texts)
+    assert_refused(result, message)
+    assert files_below(csv_run) == before
+
+
+def largest_file(path, which):
+    [*_, last] = steps = Checkpoints(path / "checkpoints", mode="max").steps()
+    step = {"last": last, "first": steps[0]}[which]
+    files = (path / "checkpoints" / f"step_{step}" / "state").rglob("*")
+    return max((f for f in files if f.is_file()), key=lambda f: f.stat().st_size)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("vocab.txt", None, "vocab.txt"),
+        (
+            "vocab.txt",
+            b'"<pad>"\n"<unk>"\nbad\n',
+            "vocab.txt, line 3: not a JSON string",
+        ),
+        ("vocab.txt", b'"<pad>"\n"<unk>"\n"bad"\n', "error: "),  # of another model
+        ("settings.json", b"{", "settings.json is damaged"),
+        ("checkpoint", b"", "is damaged"),
+    ],
+)
+def test_predict_with_damaged_files(
+    tmp_path, csv_run, program_run, name, content, message
+):
+    path = shutil.copytree(csv_run, tmp_path / "run")
+    if name == "checkpoint":
+        for which in ("first", "last"):
+            truncate(largest_file(path, which))
+    elif content is None:
+        (path / name).unlink()
+    else:
+        (path / name).write_bytes(content)
+    before = files_below(path)
+    result = program_run("--workdir", path, "--predict", "fine")
+    assert_refused(result, message)
+    assert files_below(path) == before
+
+
+def tiny_arguments(path, csv_path, *more):
+    """The command line of `TINY`."""
+    return (
+        "--workdir", path, "--csv", csv_path, "--cell", "rnn", "--no-bidirectional",
+        "--embed", 4, "--hidden", 4, "--pooling", "mean", "--vocab", 60, "--buckets", 1,
+        "--epochs", 2, "--batch", 15, "--learning-rate", 0.03, *more,
+    )  # fmt: skip
+
+
+def test_the_command_line_is_the_settings(csv_run, csv_file, program_run):
+    code, out, err = program_run(*tiny_arguments(csv_run, csv_file))
+    assert (code, err) == (0, "")
+    assert out.startswith(f"{csv_run} holds a finished run\n")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--seed", 1], "(seed 0, not 1"),
+        (["--hidden", 5, "--layers", 2], "(hidden 4, not 5, layers 1, not 2)"),
+        (["--devices", 3], "3 devices asked for, there are 2"),
+        (["--devices", 0], "devices must be at least 1, got 0"),
+    ],
+)
+def test_settings_that_do_not_fit(csv_run, csv_file, program_run, more, message):
+    before = files_below(csv_run)
+    result = program_run(*tiny_arguments(csv_run, csv_file, *more))
+    assert_refused(result, message)
+    assert files_below(csv_run) == before
+
+
+def test_a_work_directory_of_another_vocabulary(csv_run, csv_file, program_run):
+    original = csv_file.read_text()
+    before = files_below(csv_run)
+    try:
+        csv_file.write_text(original.replace("story", "plot"))
+        result = program_run(*tiny_arguments(csv_run, csv_file))
+    finally:
+        csv_file.write_text(original)
+    assert_refused(result, "belongs to a run with other settings (vocabulary '")
+    assert files_below(csv_run) == before
+
+
+def test_a_work_directory_of_another_data_set(csv_run, csv_file, program_run, tmp_path):
+    other = shutil.copy(csv_file, tmp_path / "other.csv")
+    result = program_run(*tiny_arguments(csv_run, other))
+    assert_refused(result, f"(dataset 'csv: {csv_file}', not 'csv: {other}')")
+
+
+def test_a_truncated_checkpoint_is_not_trained_on(
+    tmp_path, csv_run, csv_file, program_run
+):
+    path = shutil.copytree(csv_run, tmp_path / "run")
+    (path / "results.json").unlink()
+    truncate(largest_file(path, "last"))
+    before = files_below(path)
+    result = program_run(*tiny_arguments(path, csv_file))
+    assert_refused(result, "the checkpoint of step 18 in ")
+    assert "is damaged (remove step_18 to go on without it)" in result[2]
+    assert files_below(path) == before
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path.write_text("mine"), "File exists"),
+        (lambda path: (path / "vocab.txt").mkdir(parents=True), "vocab.txt"),
+        (lambda path: (path / "results.json").mkdir(parents=True), "results.json"),
+    ],
+)
+def test_a_work_directory_that_cannot_be_used(
+    tmp_path, csv_file, program_run, make, message
+):
+    path = tmp_path / "run"
+    make(path)
+    result = program_run(*tiny_arguments(path, csv_file))
+    assert_refused(result, message)
+
+
+def test_a_work_directory_below_a_file(tmp_path, csv_file, program_run):
+    (tmp_path / "file").write_text("mine")
+    path = tmp_path / "file" / "run"
+    result = program_run(*tiny_arguments(path, csv_file))
+    assert_refused(result, f"cannot write to work directory {path} (Not a directory)")

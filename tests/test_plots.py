@@ -1,0 +1,49 @@
+"""Pictures: what is drawn, and where."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from experiments import plots
+
+
+@pytest.fixture
+def figures(monkeypatch):
+    """The figures that are saved, instead of files."""
+    saved = []
+    monkeypatch.setattr(
+        Figure, "savefig", lambda figure, *_, **__: saved.append(figure)
+    )
+    return saved
+
+
+def test_curves_have_a_panel_for_each_quantity(figures):
+    series = {"train": [(1, 0.7), (2, 0.4)], "validation": [(1, 0.6), (2, 0.5)]}
+    panels = {"loss": series, "accuracy": {"train": [(1, 0.5)]}}
+    plots.plot_curves(Path("unused"), "run", "epoch", panels)
+    [figure] = figures
+    assert figure.get_suptitle() == "run"
+    assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "accuracy"]
+    for axes, lines in zip(figure.axes, panels.values(), strict=True):
+        assert axes.get_xlabel() == "epoch"
+        drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+        assert drawn == {n: [list(p) for p in points] for n, points in lines.items()}
+
+
+def test_confusion_has_counts_and_shares_of_the_truth(figures):
+    counts = np.array([[1500, 500], [0, 0]])
+    plots.plot_confusion(Path("unused"), "run", counts, ["no", "yes"])
+    [figure] = figures
+    [axes] = figure.axes
+    cells = {text.get_position(): text.get_text() for text in axes.texts}
+    assert cells == {
+        (0, 0): "1,500\n75.0%",
+        (1, 0): "500\n25.0%",  # x is the prediction, y the truth
+        (0, 1): "0\n0.0%",
+        (1, 1): "0\n0.0%",
+    }
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["no", "yes"]
+    assert axes.get_ylabel() == "true"
+    assert axes.images[0].get_array().tolist() == [[0.75, 0.25], [0, 0]]

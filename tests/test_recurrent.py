@@ -1,0 +1,69 @@
+"""`Recurrent` with cells that are not ours, or not as we made them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+import jaxrnn
+
+X = np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32)
+
+
+class Noisy(nn.RNNCellBase):
+    """Somebody's cell with dropout and something to look at."""
+
+    @nn.compact
+    def __call__(self, carry, x):
+        self.sow("intermediates", "seen", x)
+        y = nn.Dropout(0.5, deterministic=False)(x)
+        return carry, y
+
+    def initialize_carry(self, rng, input_shape):
+        return jnp.zeros(input_shape)
+
+    @property
+    def num_feature_axes(self):
+        return 1
+
+
+def test_anyones_cell_draws_anew_at_each_step_and_may_sow():
+    ones = np.ones((1, 50, 20), np.float32)
+    (outputs, _), seen = jaxrnn.Recurrent(Noisy()).apply(
+        {}, ones, rngs={"dropout": jax.random.key(0)}, mutable="intermediates"
+    )
+    assert abs((outputs == 0).mean() - 0.5) < 0.08
+    assert (outputs[:, 0] != outputs[:, 1]).mean() > 0.2
+    (sown,) = jax.tree.leaves(seen)
+    assert sown.shape == (50, 1, 20)
+
+
+class Doubled(jaxrnn.GRUCell):
+    """Ours, with another way to be called."""
+
+    def __call__(self, state, x):
+        state, y = super().__call__(state, x)
+        return state, 2 * y
+
+
+def test_a_cell_of_ours_that_is_changed_is_called_as_it_is():
+    plain, changed = jaxrnn.Recurrent(jaxrnn.GRUCell(4)), jaxrnn.Recurrent(Doubled(4))
+    variables = plain.init(jax.random.key(0), X)
+    outputs, _ = plain.apply(variables, X)
+    np.testing.assert_allclose(changed.apply(variables, X)[0], 2 * outputs, rtol=1e-5)
+    rematted = jaxrnn.Recurrent(nn.remat(jaxrnn.GRUCell)(4))
+    assert "remat" in str(jax.make_jaxpr(rematted.apply)(variables, X))
+    np.testing.assert_allclose(rematted.apply(variables, X)[0], outputs, rtol=1e-5)
+
+
+def test_a_convolutional_cell(rng):
+    x = rng.normal(size=(2, 5, 6, 6, 3)).astype(np.float32)
+    layer = jaxrnn.Recurrent(nn.ConvLSTMCell(4, kernel_size=(3, 3)))
+    variables = layer.init(jax.random.key(0), x)
+    outputs, _ = layer.apply(variables, x, lengths=np.array([5, 2]))
+    alone, _ = layer.apply(variables, x[1, :2])
+    np.testing.assert_allclose(outputs[1, :2], alone, atol=1e-6)
+    assert not outputs[1, 2:].any()
+    with pytest.raises(ValueError, match="initialize_carry"):
+        layer.zero_state((2,))
