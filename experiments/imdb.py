@@ -135,14 +135,13 @@ def train(options: Options, settings: Settings, path: Path) -> None:
     with progress_bar("testing", len(test_batches.epoch())) as advance:
         found = sentiment.evaluate(eval_step, best.params, test_batches, advance)
     chosen = done.history[int(best.step) // len(train_batches.epoch()) - 1]
-    counts = len(data.test.labels) * np.array(
-        [[found[f"confusion_{t}{p}"] for p in (0, 1)] for t in (0, 1)]
-    )
+    shares = np.array([[found[f"confusion_{t}{p}"] for p in (0, 1)] for t in (0, 1)])
+    counts = (len(data.test.labels) * shares).round().astype(int)
     results = {
         "dataset": data.name,
         "test_accuracy": found["accuracy"],
         "test_loss": found["loss"],
-        "confusion": counts.round().astype(int).tolist(),
+        "confusion": counts.tolist(),
         "validation_accuracy": chosen["validation_accuracy"],
         "best_epoch": chosen["epoch"],
         "seconds": done.spent + time.perf_counter() - began,

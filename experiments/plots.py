@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 
 def plot_curves(
@@ -28,6 +29,7 @@ def plot_curves(
         for name, points in lines.items():
             axes.plot(*zip(*points, strict=True), marker="o", label=name)
         axes.set_xlabel(x_label)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(quantity)
         axes.grid(alpha=0.3)
         axes.legend()
@@ -59,10 +61,10 @@ def plot_confusion(
         axes.text(
             prediction,
             truth,
-            f"{int(count):,}\n{share:.1%}",
+            f"{count:,}\n{share:.1%}",
             ha="center",
             va="center",
             color="white" if share > 0.5 else "black",
         )
-    axes.set_title(title)
+    figure.suptitle(title, wrap=True, fontsize=10)
     figure.savefig(path, dpi=120)
