@@ -205,9 +205,23 @@ def predict(texts: Iterable[str], path: Path, devices: int | None) -> None:
             f"there is no trained model in {path}: train one with "
             f"`python -m experiments.imdb --workdir {path}`"
         )
+    missing = [f.name for f in fields(Settings) if f.name not in known]
+    if missing:
+        raise ValueError(
+            f"{path}/settings.json is of another version, without {missing}"
+        )
     settings = Settings(**{f.name: known[f.name] for f in fields(Settings)})
     vocab = Vocab.load(path / "vocab.txt")
+    if fingerprint(vocab) != known.get("vocabulary"):
+        raise ValueError(
+            f"{path}/vocab.txt is not the vocabulary of the run: it has "
+            f"{fingerprint(vocab)}, the run {known.get('vocabulary')}"
+        )
     lines = [line for text in texts for line in (sys.stdin if text == "-" else [text])]
+    if not lines:
+        raise ValueError(
+            "there are no reviews on standard input, one is needed per line"
+        )
     examples = Examples.encode(lines, np.zeros(len(lines), np.float32), vocab)
     for number, ids in enumerate(examples.ids, start=1):
         if not 1 <= ids.size <= LONGEST_REVIEW:

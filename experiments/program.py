@@ -40,6 +40,6 @@ def run(
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as interrupt:
-        print(interrupt, file=sys.stderr)
+        print(interrupt or "interrupted", file=sys.stderr)
         return 130
     return 0

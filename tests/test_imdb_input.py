@@ -130,7 +130,7 @@ MILLION = "word " * 10**6
         (["-"], b"fine\n\nbad\n", "review 2 has 0 words"),
         ([MILLION], b"", "review 1 has 1,000,000 words, not 1 to 100,000: 'word word"),
         (["-"], b"caf\xe9\n", "utf-8"),
-        (["-"], b"", ""),
+        (["-"], b"", "there are no reviews on standard input"),
     ],
 )
 def test_texts_that_cannot_be_classified(
@@ -164,7 +164,16 @@ def truncate(path):
             b'"<pad>"\n"<unk>"\nbad\n',
             "vocab.txt, line 3: not a JSON string",
         ),
-        ("vocab.txt", b'"<pad>"\n"<unk>"\n"bad"\n', "error: "),  # of another model
+        (
+            "vocab.txt",
+            b'"<pad>"\n"<unk>"\n"bad"\n',
+            "is not the vocabulary of the run: it has 3 words",
+        ),
+        (
+            "settings.json",
+            b"{}",
+            "settings.json is of another version, without ['cell'",
+        ),
         ("settings.json", b"{", "settings.json is damaged"),
         ("checkpoint", b"", "is damaged"),
     ],
