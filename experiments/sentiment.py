@@ -164,7 +164,11 @@ def make_optimizer(settings: Settings, steps: int) -> optax.GradientTransformati
     schedule = optax.warmup_cosine_decay_schedule(
         0.0, settings.learning_rate, warmup, max(steps, warmup + 1)
     )
-    return optax.chain(optax.clip_by_global_norm(settings.clip), optax.adam(schedule))
+    return optax.chain(
+        optax.clip_by_global_norm(settings.clip),
+        optax.adam(schedule),
+        optax.masked(optax.scale(settings.embed_rate), _is_embedding),
+    )
 
 
 def _is_embedding(params: Any) -> Any:

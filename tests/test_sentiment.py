@@ -118,3 +118,20 @@ def test_the_learning_rate_rises_for_a_tenth_and_falls_to_zero():
             sizes.append(-float(updates["w"][0]))
     cosine = [0.25 * (1 + np.cos(np.pi * k / 18)) for k in range(19)]
     np.testing.assert_allclose(sizes, [0, 0.25, *cosine], rtol=1e-4, atol=1e-6)
+
+
+def test_word_vectors_learn_at_their_own_rate():
+    """Adam's first step is as long as the rate, whatever the gradient."""
+    settings = Settings(embed_rate=0.25, learning_rate=0.5, clip=1e9)
+    optimizer = sentiment.make_optimizer(settings, steps=20)
+    model = sentiment.make_model(settings, 20)
+    params = sentiment.make_state(model, optimizer, seed=0).params
+    gradients = jax.tree.map(jnp.ones_like, params)
+    state = optimizer.init(params)
+    with jax.numpy_dtype_promotion("standard"):
+        for _ in range(2):  # the first of all has rate 0
+            updates, state = optimizer.update(gradients, state, params)
+    moved = updates["params"]
+    np.testing.assert_allclose(moved["embed"]["embedding"], -0.25 * 0.25, rtol=1e-5)
+    np.testing.assert_allclose(moved["output"]["kernel"], -0.25, rtol=1e-5)
+    np.testing.assert_allclose(moved["encoder"]["l0"]["w_h"], -0.25, rtol=1e-5)
