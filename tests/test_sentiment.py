@@ -132,6 +132,7 @@ def test_word_vectors_learn_at_their_own_rate():
         for _ in range(2):  # the first of all has rate 0
             updates, state = optimizer.update(gradients, state, params)
     moved = updates["params"]
-    np.testing.assert_allclose(moved["embed"]["embedding"], -0.25 * 0.25, rtol=1e-5)
-    np.testing.assert_allclose(moved["output"]["kernel"], -0.25, rtol=1e-5)
-    np.testing.assert_allclose(moved["encoder"]["l0"]["w_h"], -0.25, rtol=1e-5)
+    # Adam divides by 1 - 0.999 ** 2, of which float32 keeps four digits.
+    np.testing.assert_allclose(moved["embed"]["embedding"], -0.25 * 0.25, rtol=1e-4)
+    np.testing.assert_allclose(moved["output"]["kernel"], -0.25, rtol=1e-4)
+    np.testing.assert_allclose(moved["encoder"]["l0"]["w_h"], -0.25, rtol=1e-4)
