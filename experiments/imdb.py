@@ -94,12 +94,16 @@ def train(options: Options, settings: Settings, path: Path) -> None:
 
     mesh = training.data_mesh(options.devices)
 
-    def batches(split: reviews.Split, max_words: int = LONGEST_REVIEW) -> Batches:
-        examples = Examples.encode(split.texts, split.labels, vocab).cut(max_words)
+    def batches(examples: Examples) -> Batches:
         return Batches(examples, settings.batch, settings.buckets, mesh.size)
 
-    train_batches = batches(data.train, settings.max_words)
-    validation_batches = batches(data.validation)
+    def encode(split: reviews.Split) -> Examples:
+        return Examples.encode(split.texts, split.labels, vocab)
+
+    train_ids = [vocab.encode(tokens) for tokens in tokenized]
+    train_examples = Examples(train_ids, data.train.labels)
+    train_batches = batches(train_examples.cut(settings.max_words))
+    validation_batches = batches(encode(data.validation))
     model = sentiment.make_model(settings, len(vocab))
     steps = settings.epochs * len(train_batches.epoch())
     optimizer = sentiment.make_optimizer(settings, steps)
@@ -108,8 +112,9 @@ def train(options: Options, settings: Settings, path: Path) -> None:
     if settings.pretrain and not checkpoints.steps():
         with console.status("learning word vectors from all reviews (half a minute)"):
             unlabelled = map(vocab.encode, map(word_tokens, data.unlabelled))
-            ids = [*map(vocab.encode, tokenized), *unlabelled]
-            vectors = word_vectors(ids, len(vocab), settings.embed)
+            vectors = word_vectors(
+                [*train_ids, *unlabelled], len(vocab), settings.embed
+            )
     state = sentiment.make_state(model, optimizer, settings.seed, vectors)
     eval_step = training.make_eval_step(sentiment.make_metrics(model), mesh)
 
@@ -133,7 +138,7 @@ def train(options: Options, settings: Settings, path: Path) -> None:
         began=began,
     )
 
-    test_batches = batches(data.test)
+    test_batches = batches(encode(data.test))
     (best, _), last = checkpoints.restore(state, "best"), done.history[-1]
     with progress_bar("testing", len(test_batches.epoch())) as advance:
         found = sentiment.evaluate(eval_step, best.params, test_batches, advance)

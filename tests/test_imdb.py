@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from experiments import imdb, program, reviews, sentiment
+from experiments import imdb, reviews, sentiment
 from experiments.imdb import SMOKE, Options
 from jaxrnn import training
 from jaxrnn.batching import pad
@@ -59,19 +59,6 @@ def smoke(tmp_path_factory):
         patch.setattr(sys, "stdout", stdout)
         imdb.main(Options(smoke=True, workdir=path))
     return path, stdout.getvalue(), recorded.calls
-
-
-@pytest.fixture
-def program_run(monkeypatch, capsys):
-    """Exit code, output and errors of the program with these arguments."""
-
-    def run(*arguments):
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["imdb", *map(str, arguments)])
-        code = program.run(imdb.main, Options, "imdb", imdb.__doc__)
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def load_best(path, settings):

@@ -9,7 +9,7 @@ import sys
 import jax.numpy as jnp
 import pytest
 
-from experiments import imdb, program, reviews
+from experiments import imdb, reviews
 from experiments.imdb import Options
 from experiments.sentiment import Settings
 from jaxrnn import training
@@ -49,19 +49,6 @@ def csv_run(tmp_path_factory, csv_file):
     path = tmp_path_factory.mktemp("csv_run")
     imdb.main(Options(settings=TINY, csv=csv_file, workdir=path))
     return path
-
-
-@pytest.fixture
-def program_run(monkeypatch, capsys):
-    """Exit code, output and errors of the program with these arguments."""
-
-    def run(*arguments):
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["imdb", *map(str, arguments)])
-        code = program.run(imdb.main, Options, "imdb", imdb.__doc__)
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def read_results(path):
