@@ -62,7 +62,7 @@ class Cell(nn.RNNCellBase):
 
     @nn.compact  # The inputs alone decide the shape of w_x.
     def project(self, x: Float[Array, "*b d"]) -> Float[Array, "*b g"]:
-        """`x @ w_x + b`, the inputs' share of every gate.
+        """`x @ w_x`, the inputs' share of every gate (the bias comes with each step).
 
         Raises:
             ValueError: if `x` is not floating point, wider than the cell computes, or
@@ -75,19 +75,19 @@ class Cell(nn.RNNCellBase):
             (x.shape[-1], self.gates * self.features),
             self.param_dtype,
         )
-        x_gates = jnp.matmul(
-            x.astype(self.compute_dtype),
+        rows = jnp.matmul(  # Of two matrices: XLA is best at them, backwards too.
+            x.reshape(-1, x.shape[-1]).astype(self.compute_dtype),
             w_x.astype(self.compute_dtype),
             preferred_element_type=self.state_dtype,
         )
-        if not self.use_bias:
-            return x_gates
-        return x_gates + self._broadcast(self.b, x_gates.ndim)
+        return rows.reshape(*x.shape[:-1], w_x.shape[-1])
 
     def recur(
         self, state: CellState, x_gates: Float[Array, "*b g"]
     ) -> tuple[CellState, Float[Array, "*b h"]]:
         """One step from projected inputs: the next state, and the output."""
+        if self.use_bias:
+            x_gates = x_gates + self._broadcast(self.b, x_gates.ndim)
         w_h = self.w_h.astype(self.compute_dtype)
         state, output = self._step(state, x_gates, w_h)
         return state, output.astype(self.compute_dtype)

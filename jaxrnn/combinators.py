@@ -68,6 +68,11 @@ class Bidirectional(nn.Module):
             batch_shape
         )
 
+    @property
+    def chosen_backends(self) -> tuple[str, ...]:
+        """Which recurrence runs each cell, in the order of the state."""
+        return self.forward.chosen_backends + self.backward.chosen_backends
+
 
 _MERGES = {
     "concat": lambda ahead, behind: jnp.concatenate([ahead, behind], axis=-1),
@@ -130,6 +135,11 @@ class Stack(nn.Module):
     def zero_state(self, batch_shape: tuple[int, ...]) -> State:
         """The states of the layers, one after the other."""
         return sum((layer.zero_state(batch_shape) for layer in self.layers), ())
+
+    @property
+    def chosen_backends(self) -> tuple[str, ...]:
+        """Which recurrence runs each cell, in the order of the state."""
+        return sum((layer.chosen_backends for layer in self.layers), ())
 
 
 def _split(state: State | None, layers: Sequence[Any]) -> list[State | None]:

@@ -111,6 +111,16 @@ class StackedLayer(nn.Module):
         directions = 2 if self.bidirectional else 1
         return (cell.zero_state(tuple(batch_shape)),) * self.num_layers * directions
 
+    @property
+    def chosen_backends(self) -> tuple[str, ...]:
+        """Which recurrence runs each cell, in the order of the state.
+
+        >>> LSTM(features=8, num_layers=2).chosen_backends
+        ('fused', 'fused')
+        """
+        one = Recurrent(self._cell(parent=None), self.backend, parent=None)
+        return one.chosen_backends * len(self.zero_state(()))
+
     def _layer(self, name: str) -> nn.Module:
         forward = Recurrent(self._cell(name=name), self.backend)
         if not self.bidirectional:

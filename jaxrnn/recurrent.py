@@ -6,7 +6,7 @@ turns lengths or segment ids into what a recurrence needs.
 """
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from flax import linen as nn
 from jax.typing import ArrayLike
 
 from jaxrnn import cells, segments
+from jaxrnn.fused import fused, supports
 from jaxrnn.scan import scan
 from jaxrnn.types import Array, CellState, Float, Int, State
 
@@ -31,7 +32,7 @@ class Recurrent(nn.Module):
     are ours where a subclass or `nn.remat` changed how they are called.
 
     `backend="scan"` always runs `flax.linen.scan`; `"auto"` the fastest recurrence
-    there is for the cell.
+    there is for the cell: `fused` for the LSTM, the GRU and the RNN of this library.
 
     >>> layer = Recurrent(nn.OptimizedLSTMCell(features=8))
     >>> x = jnp.ones((2, 5, 3))
@@ -106,19 +107,13 @@ class Recurrent(nn.Module):
             if segment_ids is not None:
                 starts = segments.starts(ids, reverse=reverse).T
                 first = None if state is None else segments.first(ids).T
-        if self._projects_ahead:
-            step, inputs = cells.Cell.recur, self.cell.project(x)
-        else:
-            step, inputs = type(self.cell).__call__, x
-        outputs, cell_state = scan(
-            step,
-            self.cell,
+        outputs, cell_state = self._over_time(
             cell_state,
-            inputs,
+            x,
+            fresh_state,
             valid=valid,
             starts=starts,
             first=first,
-            fresh_state=fresh_state,
             reverse=reverse,
         )
         outputs, cell_state = jax.tree.map(
@@ -171,6 +166,28 @@ class Recurrent(nn.Module):
                 "inputs: make it with the cell's own initialize_carry"
             )
         return (self._fresh_state(tuple(batch_shape), (1,)),)
+
+    def _over_time(self, state, x, fresh_state, **options):
+        cell: Any = self.cell
+        if self.chosen_backends == ("fused",):
+            return fused(cell, state, cell.project(x), **options)
+        if self._projects_ahead:
+            step, inputs = cells.Cell.recur, cell.project(x)
+        else:
+            step, inputs = type(cell).__call__, x
+        return scan(step, cell, state, inputs, fresh_state=fresh_state, **options)
+
+    @property
+    def chosen_backends(self) -> tuple[str, ...]:
+        """Which recurrence runs each cell: `"fused"`, or `"scan"` of `flax.linen`.
+
+        >>> Recurrent(cells.GRUCell(8)).chosen_backends
+        ('fused',)
+        >>> Recurrent(nn.GRUCell(8)).chosen_backends
+        ('scan',)
+        """
+        fast = self.backend == "auto" and supports(self.cell)
+        return ("fused" if fast else "scan",)
 
     @property
     def _projects_ahead(self) -> bool:

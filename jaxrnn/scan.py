@@ -64,15 +64,11 @@ def scan(
 
     def body(cell, state, step_inputs):
         x, valid, starts, first = step_inputs
-        if starts is not None:
-            anew = fresh_state
-            if first is not None:
-                anew = _select(first, initial_state, fresh_state)
-            state = _select(starts, anew, state)
+        state = begin(state, initial_state, fresh_state, starts, first)
         next_state, output = step(cell, state, x)
         if valid is not None:
-            next_state = _select(valid, next_state, state)
-            output = _select(valid, output, jnp.zeros_like(output))
+            next_state = select(valid, next_state, state)
+            output = select(valid, output, jnp.zeros_like(output))
         return next_state, output
 
     over_time = nn.scan(
@@ -87,8 +83,32 @@ def scan(
     return outputs, state
 
 
-def _select(choose: Bool[Array, "b"], this: CellState, other: CellState) -> CellState:
-    """`this` in the rows where `choose` is true, `other` elsewhere."""
+def begin(
+    state: CellState,
+    initial_state: CellState,
+    fresh_state: CellState,
+    starts: Bool[Array, "b"] | None,
+    first: Bool[Array, "b"] | None,
+) -> CellState:
+    """The state that a step reads, after `state`: another one where a sequence starts.
+
+    >>> starts, first = jnp.array([True, True, False]), jnp.array([True, False, False])
+    >>> begin(jnp.zeros(3), jnp.full(3, 1), jnp.full(3, 2), starts, first).tolist()
+    [1.0, 2.0, 0.0]
+    """
+    if starts is None:
+        return state
+    if first is not None:
+        fresh_state = select(first, initial_state, fresh_state)
+    return select(starts, fresh_state, state)
+
+
+def select(choose: Bool[Array, "b"], this: CellState, other: CellState) -> CellState:
+    """`this` in the rows where `choose` is true, `other` elsewhere.
+
+    >>> select(jnp.array([True, False]), jnp.ones(2), jnp.zeros(2)).tolist()
+    [1.0, 0.0]
+    """
 
     def leaf(this, other):
         rows = jnp.expand_dims(choose, range(1, this.ndim))

@@ -25,6 +25,7 @@ ORDER = [
     ["segments", "equations"],
     ["cells"],
     ["scan"],
+    ["fused"],
     ["recurrent"],
     ["combinators"],
     ["layers"],

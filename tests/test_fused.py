@@ -1,0 +1,199 @@
+"""The fast recurrences against the reference scan: outputs, states and every cotangent,
+in both modes of differentiation."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxrnn
+from jaxrnn import cells, fused
+
+B, T, D, H = 4, 5, 3, 4
+LAYERS = {
+    "lstm": jaxrnn.LSTM(H),
+    "lstm-projected": jaxrnn.LSTM(H, proj_size=2),
+    "gru": jaxrnn.GRU(H),
+    "gru-without-bias": jaxrnn.GRU(H, use_bias=False),
+    "rnn": jaxrnn.RNN(H),
+    "rnn-relu": jaxrnn.RNN(H, activation="relu"),
+}
+RAGGED = {
+    "full": {},
+    "lengths": {"lengths": np.array([T, 0, 1, T - 1])},
+    # Padding before, between, inside and behind sequences.
+    "packed": {
+        "segment_ids": np.array(
+            [[1, 1, 2, 2, 3], [1, 0, 0, 2, 2], [0, 1, 0, 1, 2], [0, 0, 0, 0, 0]]
+        )
+    },
+}
+
+
+class Case:
+    """A layer in both backends, with inputs and cotangents to try them on."""
+
+    def __init__(self, layer, rng, dtype=np.float64, **options):
+        self.layer = layer.copy(param_dtype=dtype)
+        self.options = options
+        self.dtype, self.rng = dtype, rng
+        self.x = self.normal(B, T, D)
+        variables = self.layer.init(jax.random.key(0), self.x)
+        noise = jax.tree.map(lambda leaf: 0.3 * self.normal(*leaf.shape), variables)
+        self.variables = jax.tree.map(jnp.add, variables, noise)
+        zeros = self.layer.zero_state((B,))
+        self.state = jax.tree.map(lambda leaf: self.normal(*leaf.shape), zeros)
+
+    def normal(self, *shape):
+        return jnp.asarray(self.rng.normal(size=shape), self.dtype)
+
+    def run(self, backend, **options):
+        """A function of variables, inputs and state."""
+        layer = self.layer.copy(backend=backend)
+        return lambda *given: layer.apply(*given, **self.options, **options)
+
+    @property
+    def given(self):
+        return self.variables, self.x, self.state
+
+
+def assert_close(found, expected, tolerance=1e-12):
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=tolerance),
+        found,
+        expected,
+    )
+
+
+# The LSTM meets everything, the others what is most and least.
+TABLE = [
+    *itertools.product(["lstm"], RAGGED, [False, True]),
+    *itertools.product(list(LAYERS)[1:], ["full"], [False]),
+    *itertools.product(list(LAYERS)[1:], ["packed"], [True]),
+]
+
+
+@pytest.mark.parametrize(("name", "ragged", "reverse"), TABLE)
+def test_equals_the_scan(name, ragged, reverse, rng, x64):
+    case = Case(LAYERS[name], rng, **RAGGED[ragged], reverse=reverse)
+    results = jax.eval_shape(case.run("scan"), *case.given)
+    cotangents = jax.tree.map(lambda leaf: case.normal(*leaf.shape), results)
+
+    def both(backend):
+        def run(*given):
+            results, pull_back = jax.vjp(case.run(backend), *given)
+            return results, pull_back(cotangents)
+
+        return jax.jit(run)(*case.given)
+
+    # Float64: the two add the same numbers in another order.
+    assert_close(both("auto"), both("scan"))
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_forward_mode_is_the_transpose_of_reverse_mode(name, rng, x64):
+    case = Case(LAYERS[name], rng, **RAGGED["packed"])
+    tangents = jax.tree.map(lambda leaf: case.normal(*leaf.shape), case.given)
+    run = case.run("auto")
+    results, d_results = jax.jvp(run, case.given, tangents)
+    cotangents = jax.tree.map(lambda leaf: case.normal(*leaf.shape), results)
+    pulled_back = jax.vjp(run, *case.given)[1](cotangents)
+    forward = jax.tree.map(jnp.vdot, cotangents, d_results)
+    backward = jax.tree.map(jnp.vdot, pulled_back, tangents)
+    forward, backward = (sum(jax.tree.leaves(dots)) for dots in (forward, backward))
+    np.testing.assert_allclose(forward, backward, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "rnn"])
+def test_second_derivatives(name, rng, x64):
+    case = Case(LAYERS[name], rng, **RAGGED["lengths"])
+    direction = jax.tree.map(lambda leaf: case.normal(*leaf.shape), case.given)
+
+    def curvature(backend):
+        def loss(*given):
+            return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(run(*given)))
+
+        run = case.run(backend)
+        gradient = jax.grad(loss, argnums=(0, 1, 2))
+        return jax.jit(lambda: jax.jvp(gradient, case.given, direction)[1])()
+
+    assert_close(curvature("auto"), curvature("scan"), tolerance=1e-11)
+
+
+def test_gradients_of_each_example_by_vmap(rng, x64):
+    case = Case(LAYERS["lstm"], rng)
+
+    def gradient(x, state):
+        def loss(variables):
+            outputs, _ = case.run("auto")(variables, x, state)
+            return jnp.sum(outputs**2)
+
+        return jax.grad(loss)(case.variables)
+
+    each = jax.vmap(gradient)(case.x, case.state)
+    for row in range(B):
+        x, state = jax.tree.map(lambda leaf, row=row: leaf[row], (case.x, case.state))
+        alone = gradient(x, state)
+        assert_close(jax.tree.map(lambda leaf, row=row: leaf[row], each), alone)
+
+
+@pytest.mark.parametrize("name", ["lstm", "lstm-projected", "gru", "rnn"])
+def test_bfloat16_products_with_a_float32_state(name, rng):
+    case = Case(LAYERS[name].copy(dtype=jnp.bfloat16), rng, np.float32)
+    outputs, state = case.run("auto")(*case.given)
+    expected, expected_state = case.run("scan")(*case.given)
+    assert outputs.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {jnp.dtype("float32")}
+    # Factors round alike in both; float32 sums differ in their order, which tips a
+    # bfloat16 rounding (2**-8) now and then.
+    assert_close(outputs.astype(jnp.float32), expected.astype(jnp.float32), 2**-7)
+    assert_close(state, expected_state, 2**-7)
+
+    def gradient(backend, layer):
+        def loss(variables):
+            outputs, _ = layer.copy(backend=backend).apply(variables, case.x)
+            return jnp.sum(outputs.astype(jnp.float32))
+
+        return jax.grad(loss)(case.variables)
+
+    found = gradient("auto", case.layer)
+    exact = gradient("scan", case.layer.copy(dtype=jnp.float32))
+    for leaf, like in zip(jax.tree.leaves(found), jax.tree.leaves(exact), strict=True):
+        assert leaf.dtype == jnp.float32
+        # Roundings of 2**-9 each, over T steps and a gradient of size 1 to 10.
+        np.testing.assert_allclose(leaf, like, atol=0.03 * np.abs(like).max())
+
+
+# In multiples of [t, b, h]. LSTM: the state before (h, c) and i f g o. RNN: the state
+# before and after. GRU: the state before, its share of n, and r z n; the first of them
+# twice, by steps and as rows of a product, which are one buffer under jit.
+KEPT = {"lstm": 6, "rnn": 2, "gru": 6}
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_keeps_only_what_the_backward_pass_needs(name, rng, x64):
+    case = Case(LAYERS[name], rng)
+
+    def kept(x):
+        _, pull_back = jax.vjp(case.run("auto"), case.variables, x, case.state)
+        return sum(leaf.size for leaf in jax.tree.leaves(pull_back))
+
+    longer = jnp.concatenate([case.x, case.x], axis=1)
+    # Beside those, the inputs, for the gradient of w_x.
+    assert kept(longer) - kept(case.x) == B * T * (KEPT[name] * H + D)
+
+
+def test_the_layer_says_which_recurrence_runs():
+    assert jaxrnn.LSTM(H, bidirectional=True).chosen_backends == ("fused", "fused")
+    assert jaxrnn.LSTM(H, backend="scan").chosen_backends == ("scan",)
+    stack = jaxrnn.Stack([jaxrnn.GRU(H), jaxrnn.Recurrent(cells.ResetBeforeGRUCell(H))])
+    assert stack.chosen_backends == ("fused", "scan")
+
+
+def test_a_subclass_may_have_changed_anything():
+    class Mine(cells.LSTMCell):
+        pass
+
+    assert not fused.supports(Mine(H))
