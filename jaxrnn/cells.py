@@ -18,6 +18,7 @@ from jaxrnn.equations import (
     reset_before_gru_step,
     rnn_step,
 )
+from jaxrnn.products import product
 from jaxrnn.types import Array, CellState, Dtype, Float, LSTMState
 
 
@@ -75,12 +76,7 @@ class Cell(nn.RNNCellBase):
             (x.shape[-1], self.gates * self.features),
             self.param_dtype,
         )
-        rows = jnp.matmul(  # Of two matrices: XLA is best at them, backwards too.
-            x.reshape(-1, x.shape[-1]).astype(self.compute_dtype),
-            w_x.astype(self.compute_dtype),
-            preferred_element_type=self.state_dtype,
-        )
-        return rows.reshape(*x.shape[:-1], w_x.shape[-1])
+        return product(x.astype(self.state_dtype), w_x, self.compute_dtype)
 
     def recur(
         self, state: CellState, x_gates: Float[Array, "*b g"]

@@ -14,6 +14,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from jaxrnn.products import product
 from jaxrnn.types import Array, Float, LSTMState
 
 Activation = Literal["tanh", "relu"]
@@ -32,7 +33,7 @@ def rnn_step(
     >>> rnn_step(jnp.ones(1), jnp.ones(1), -jnp.ones((1, 1))).tolist()
     [0.0]
     """
-    return ACTIVATIONS[activation](x_gates + _product(h, w_h))
+    return ACTIVATIONS[activation](x_gates + product(h, w_h, w_h.dtype))
 
 
 def lstm_step(
@@ -55,10 +56,10 @@ def lstm_step(
     >>> lstm_step(state, jnp.array([-99.0, 99, 0, 99]), jnp.zeros((1, 4))).c.tolist()
     [1.0]
     """
-    i, f, g, o = jnp.split(x_gates + _product(state.h, w_h), 4, axis=-1)
+    i, f, g, o = jnp.split(x_gates + product(state.h, w_h, w_h.dtype), 4, axis=-1)
     c = jax.nn.sigmoid(f) * state.c + jax.nn.sigmoid(i) * jnp.tanh(g)
     h = jax.nn.sigmoid(o) * jnp.tanh(c)
-    return LSTMState(h if w_p is None else _product(h, w_p), c)
+    return LSTMState(h if w_p is None else product(h, w_p, w_p.dtype), c)
 
 
 def gru_step(
@@ -80,7 +81,7 @@ def gru_step(
     [1.0]
     """
     x_r, x_z, x_n = jnp.split(x_gates, 3, axis=-1)
-    h_r, h_z, h_n = jnp.split(_product(h, w_h), 3, axis=-1)
+    h_r, h_z, h_n = jnp.split(product(h, w_h, w_h.dtype), 3, axis=-1)
     r = jax.nn.sigmoid(x_r + h_r)
     z = jax.nn.sigmoid(x_z + h_z)
     n = jnp.tanh(x_n + r * (h_n if b_n is None else h_n + b_n))
@@ -107,11 +108,6 @@ def reset_before_gru_step(
     """
     x_rz, x_n = jnp.split(x_gates, [2 * h.shape[-1]], axis=-1)
     w_rz, w_n = jnp.split(w_h, [2 * h.shape[-1]], axis=-1)
-    r, z = jnp.split(jax.nn.sigmoid(x_rz + _product(h, w_rz)), 2, axis=-1)
-    n = jnp.tanh(x_n + _product(r * h, w_n))
+    r, z = jnp.split(jax.nn.sigmoid(x_rz + product(h, w_rz, w_rz.dtype)), 2, axis=-1)
+    n = jnp.tanh(x_n + product(r * h, w_n, w_n.dtype))
     return (1 - z) * n + z * h
-
-
-def _product(h: Float[Array, "*b h"], w: Float[Array, "h g"]) -> Float[Array, "*b g"]:
-    """`h @ w` with the factors in the weights' dtype, summed in the state's."""
-    return jnp.matmul(h.astype(w.dtype), w, preferred_element_type=h.dtype)

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from jaxrnn import cells
 from jaxrnn.equations import ACTIVATIONS
+from jaxrnn.products import product
 from jaxrnn.scan import begin, select
 from jaxrnn.types import Array, Bool, CellState, Dtype, Float, LSTMState
 
@@ -96,8 +97,11 @@ class _Loop(NamedTuple):
     """What is known of a recurrence before any array."""
 
     kernel: Kernel
-    dtype: Dtype
+    dtype: Dtype  # of the factors of products
     reverse: bool
+
+    def dot(self, a: Float[Array, "*b h"], w: Float[Array, "h g"]) -> Array:
+        return product(a, w, self.dtype)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
@@ -112,10 +116,6 @@ def _recurrence_jvp(loop: _Loop, primals, tangents):
     d_weights, d_initial, d_x_gates, _ = tangents
     outputs, state, saved = _forward(loop, weights, initial, x_gates, masks)
 
-    def dot(a, w):
-        # In the dtype of products, so that both factors of its transpose are in it.
-        return _dot(a.astype(loop.dtype), w.astype(loop.dtype)).astype(a.dtype)
-
     # Laid out for the transposed loop; the barrier keeps that out of the loop.
     turned = jax.tree.map(jnp.transpose, _cast(weights, loop.dtype))
     turned = jax.lax.optimization_barrier(turned)
@@ -124,11 +124,11 @@ def _recurrence_jvp(loop: _Loop, primals, tangents):
         saved, d_inputs, masks = step
         weights = jax.tree.map(jnp.transpose, turned)
         d_state = _begin(d_state, d_initial, masks)
-        d_next = loop.kernel.tangent_step(dot, weights, saved, d_state, d_inputs)
+        d_next = loop.kernel.tangent_step(loop.dot, weights, saved, d_state, d_inputs)
         return _end(d_next, d_state, masks)
 
     d_x_gates = _with_bias(d_x_gates, d_weights)
-    d_inputs = loop.kernel.tangent_inputs(dot, d_weights, saved, d_x_gates)
+    d_inputs = loop.kernel.tangent_inputs(loop.dot, d_weights, saved, d_x_gates)
     d_state, d_outputs = jax.lax.scan(
         # JAX would else compute the factors of the tangents beforehand, and keep them.
         jax.checkpoint(body, prevent_cse=False),
@@ -142,9 +142,6 @@ def _recurrence_jvp(loop: _Loop, primals, tangents):
 def _forward(loop: _Loop, weights: Weights, initial, x_gates, masks):
     """Outputs, last state, and what the derivative needs of each step."""
 
-    def dot(a, w):
-        return _dot(a.astype(loop.dtype), w, preferred_element_type=a.dtype)
-
     # A cast belongs before the loop: XLA would move it into it.
     weights = jax.lax.optimization_barrier(_cast(weights, loop.dtype))
 
@@ -152,7 +149,7 @@ def _forward(loop: _Loop, weights: Weights, initial, x_gates, masks):
         x_gates, masks = step
         x_gates = _with_bias(x_gates, weights)
         state = _begin(state, initial, masks)
-        next_state, saved = loop.kernel.step(dot, weights, state, x_gates)
+        next_state, saved = loop.kernel.step(loop.dot, weights, state, x_gates)
         state, output = _end(next_state, state, masks)
         return state, (output, saved)
 
@@ -191,12 +188,6 @@ def _cast(weights: Weights, dtype: Dtype) -> Weights:
 def _like(array: Array, bias: Float[Array, "g"]) -> Array:
     """The bias in the dtype of `array`, with as many axes."""
     return jnp.expand_dims(bias.astype(array.dtype), range(array.ndim - 1))
-
-
-def _dot(a: Float[Array, "*b h"], w: Float[Array, "h g"], **options) -> Array:
-    """`a @ w` as the product of two matrices, which XLA does best."""
-    rows = a.reshape(-1, a.shape[-1])
-    return jnp.matmul(rows, w, **options).reshape(*a.shape[:-1], w.shape[-1])
 
 
 def _lstm_step(dot, weights, state, x_gates):

@@ -22,7 +22,8 @@ PYTHON = sorted(
 # A file may import those to the left of it.
 ORDER = [
     ["types"],
-    ["segments", "equations"],
+    ["segments", "products"],
+    ["equations"],
     ["cells"],
     ["scan"],
     ["fused"],

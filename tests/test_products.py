@@ -1,0 +1,77 @@
+"""The mixed product and its derivatives, against products of rounded factors in
+float64."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxrnn.products import product
+
+BF16 = jnp.bfloat16
+# Float32 sums of a few dozen terms of size 1, against exact ones. Rounding a factor or
+# a result to bfloat16 would cost 4e-3.
+TOLERANCE = {"rtol": 0, "atol": 2e-6}
+
+
+def rounded(a):
+    return np.asarray(jnp.asarray(a).astype(BF16), np.float64)
+
+
+@pytest.fixture
+def factors(rng):
+    return [rng.normal(size=s).astype(np.float32) for s in ((5, 7), (7, 3), (5, 3))]
+
+
+def test_factors_are_rounded_and_sums_are_not(factors):
+    a, w, _ = factors
+    found = product(a, jnp.asarray(w), BF16)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, rounded(a) @ rounded(w), **TOLERANCE)
+
+
+def test_so_are_those_of_the_derivatives(factors):
+    a, w, cotangent = factors
+    _, pull_back = jax.vjp(lambda a, w: product(a, w, BF16), a, w)
+    d_a, d_w = pull_back(cotangent)
+    np.testing.assert_allclose(d_a, rounded(cotangent) @ rounded(w).T, **TOLERANCE)
+    np.testing.assert_allclose(d_w, rounded(a).T @ rounded(cotangent), **TOLERANCE)
+    _, tangent = jax.jvp(lambda a: product(a, w, BF16), (a,), (2 * a,))
+    np.testing.assert_allclose(tangent, rounded(2 * a) @ rounded(w), **TOLERANCE)
+
+
+def test_any_number_of_leading_axes(factors, rng):
+    w = factors[1]
+    stack = rng.normal(size=(2, 4, 5, 7)).astype(np.float32)
+    found = product(jnp.asarray(stack), w, BF16)
+    np.testing.assert_allclose(found, rounded(stack) @ rounded(w), **TOLERANCE)
+
+
+@pytest.mark.parametrize("axes", [(0, None), (None, 2), (1, 0)])
+def test_vmap(axes, rng):
+    shapes = [(5, 7), (7, 3)]
+    factors = [
+        np.moveaxis(rng.normal(size=(4, *shape)), 0, axis or 0).astype(np.float32)
+        if axis is not None
+        else rng.normal(size=shape).astype(np.float32)
+        for shape, axis in zip(shapes, axes, strict=True)
+    ]
+    run = jax.vmap(lambda a, w: product(a, w, BF16), in_axes=axes)
+    a, w = (
+        rounded(np.moveaxis(factor, axis, 0) if axis is not None else factor)
+        for factor, axis in zip(factors, axes, strict=True)
+    )
+    np.testing.assert_allclose(run(*factors), a @ w, **TOLERANCE)
+    d_a, d_w = jax.grad(lambda *f: run(*f).sum(), argnums=(0, 1))(*factors)
+    ones = np.ones((4, 5, 3))
+    expected = [ones @ np.swapaxes(w, -1, -2), np.swapaxes(a, -1, -2) @ ones]
+    for found, like, axis in zip((d_a, d_w), expected, axes, strict=True):
+        like = like.sum(0) if axis is None else np.moveaxis(like, 0, axis)
+        np.testing.assert_allclose(found, like, rtol=0, atol=1e-5)
+
+
+def test_the_same_dtype_is_a_plain_product(factors):
+    a, w, _ = factors
+    jaxpr = str(jax.make_jaxpr(lambda: product(a, w, jnp.float32))())
+    assert "dot_general" in jaxpr
+    assert "mixed" not in jaxpr
