@@ -63,6 +63,7 @@ def fused(
     valid: Bool[Array, "t b"] | None = None,
     starts: Bool[Array, "t b"] | None = None,
     first: Bool[Array, "t b"] | None = None,
+    first_state: CellState = None,
     reverse: bool = False,
 ) -> tuple[Float[Array, "t b h"], CellState]:
     """What `scan(Cell.recur, cell, state, x_gates, ...)` returns, to rounding; with
@@ -80,8 +81,9 @@ def fused(
     loop = _Loop(_kernel(cell), jnp.dtype(cell.compute_dtype), reverse)
     names = ("w_h", "w_p", "b", "b_n")
     weights = {name: getattr(cell, name) for name in names if hasattr(cell, name)}
+    states = (state, state if first_state is None else first_state)
     masks = {"valid": valid, "starts": starts, "first": first}
-    outputs, state = _recurrence(loop, weights, state, x_gates, masks)
+    outputs, state = _recurrence(loop, weights, states, x_gates, masks)
     return outputs.astype(cell.compute_dtype), state
 
 
@@ -105,16 +107,16 @@ class _Loop(NamedTuple):
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _recurrence(loop: _Loop, weights: Weights, initial, x_gates, masks):
-    outputs, state, _ = _forward(loop, weights, initial, x_gates, masks)
+def _recurrence(loop: _Loop, weights: Weights, states, x_gates, masks):
+    outputs, state, _ = _forward(loop, weights, states, x_gates, masks)
     return outputs, state
 
 
 @_recurrence.defjvp
 def _recurrence_jvp(loop: _Loop, primals, tangents):
-    weights, initial, x_gates, masks = primals
-    d_weights, d_initial, d_x_gates, _ = tangents
-    outputs, state, saved = _forward(loop, weights, initial, x_gates, masks)
+    weights, states, x_gates, masks = primals
+    d_weights, (d_initial, d_first), d_x_gates, _ = tangents
+    outputs, state, saved = _forward(loop, weights, states, x_gates, masks)
 
     # Laid out for the transposed loop; the barrier keeps that out of the loop.
     turned = jax.tree.map(jnp.transpose, _cast(weights, loop.dtype))
@@ -123,7 +125,7 @@ def _recurrence_jvp(loop: _Loop, primals, tangents):
     def body(d_state, step):
         saved, d_inputs, masks = step
         weights = jax.tree.map(jnp.transpose, turned)
-        d_state = _begin(d_state, d_initial, masks)
+        d_state = _begin(d_state, d_first, masks)
         d_next = loop.kernel.tangent_step(loop.dot, weights, saved, d_state, d_inputs)
         return _end(d_next, d_state, masks)
 
@@ -139,8 +141,9 @@ def _recurrence_jvp(loop: _Loop, primals, tangents):
     return (outputs, state), (d_outputs, d_state)
 
 
-def _forward(loop: _Loop, weights: Weights, initial, x_gates, masks):
+def _forward(loop: _Loop, weights: Weights, states, x_gates, masks):
     """Outputs, last state, and what the derivative needs of each step."""
+    initial, first_state = states
 
     # A cast belongs before the loop: XLA would move it into it.
     weights = jax.lax.optimization_barrier(_cast(weights, loop.dtype))
@@ -148,7 +151,7 @@ def _forward(loop: _Loop, weights: Weights, initial, x_gates, masks):
     def body(state, step):
         x_gates, masks = step
         x_gates = _with_bias(x_gates, weights)
-        state = _begin(state, initial, masks)
+        state = _begin(state, first_state, masks)
         next_state, saved = loop.kernel.step(loop.dot, weights, state, x_gates)
         state, output = _end(next_state, state, masks)
         return state, (output, saved)
@@ -159,9 +162,9 @@ def _forward(loop: _Loop, weights: Weights, initial, x_gates, masks):
     return outputs, state, saved
 
 
-def _begin(state: CellState, initial: CellState, masks) -> CellState:
-    zeros = jax.tree.map(jnp.zeros_like, initial)
-    return begin(state, initial, zeros, masks["starts"], masks["first"])
+def _begin(state: CellState, first_state: CellState, masks) -> CellState:
+    zeros = jax.tree.map(jnp.zeros_like, state)
+    return begin(state, first_state, zeros, masks["starts"], masks["first"])
 
 
 def _end(next_state: CellState, state: CellState, masks) -> tuple[CellState, Array]:

@@ -46,6 +46,8 @@ class StackedLayer(nn.Module):
             too, but never in less than float32.
         param_dtype: of the parameters.
         backend: `"scan"`, or `"auto"` for the fastest recurrence there is.
+        remat_chunk: steps between the states that the backward pass keeps, which
+            computes the others again; None keeps all it needs. For long sequences.
 
     Raises:
         ValueError: if a number is out of range.
@@ -62,6 +64,7 @@ class StackedLayer(nn.Module):
     dtype: Dtype | None = None
     param_dtype: Dtype = jnp.float32
     backend: Backend = "auto"
+    remat_chunk: int | None = None
 
     cell_type: ClassVar[type[cells.Cell]]
 
@@ -118,15 +121,18 @@ class StackedLayer(nn.Module):
         >>> LSTM(features=8, num_layers=2).chosen_backends
         ('fused', 'fused')
         """
-        one = Recurrent(self._cell(parent=None), self.backend, parent=None)
+        one = self._recurrent(self._cell(parent=None), parent=None)
         return one.chosen_backends * len(self.zero_state(()))
 
     def _layer(self, name: str) -> nn.Module:
-        forward = Recurrent(self._cell(name=name), self.backend)
+        forward = self._recurrent(self._cell(name=name))
         if not self.bidirectional:
             return forward
-        backward = Recurrent(self._cell(name=f"{name}_reverse"), self.backend)
+        backward = self._recurrent(self._cell(name=f"{name}_reverse"))
         return Bidirectional(forward, backward)
+
+    def _recurrent(self, cell: cells.Cell, **place: Any) -> Recurrent:
+        return Recurrent(cell, self.backend, self.remat_chunk, **place)
 
     def _cell(self, **place: Any) -> cells.Cell:
         return self.cell_type(

@@ -5,6 +5,7 @@ batch before time) and the inner one (one batch axis, time first), and the only 
 turns lengths or segment ids into what a recurrence needs.
 """
 
+import functools
 import math
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from flax import linen as nn
 from jax.typing import ArrayLike
 
 from jaxrnn import cells, segments
+from jaxrnn.chunks import over_chunks
 from jaxrnn.fused import fused, supports
 from jaxrnn.scan import scan
 from jaxrnn.types import Array, CellState, Float, Int, State
@@ -34,6 +36,10 @@ class Recurrent(nn.Module):
     `backend="scan"` always runs `flax.linen.scan`; `"auto"` the fastest recurrence
     there is for the cell: `fused` for the LSTM, the GRU and the RNN of this library.
 
+    With `remat_chunk` the backward pass keeps the state after that many steps only, and
+    computes what lies between again: for sequences too long for the memory. About the
+    square root of their length needs the least.
+
     >>> layer = Recurrent(nn.OptimizedLSTMCell(features=8))
     >>> x = jnp.ones((2, 5, 3))
     >>> (y, (carry,)), variables = layer.init_with_output(
@@ -45,8 +51,11 @@ class Recurrent(nn.Module):
 
     cell: nn.RNNCellBase
     backend: Backend = "auto"
+    remat_chunk: int | None = None
 
     def __post_init__(self):
+        if self.remat_chunk is not None and self.remat_chunk < 1:
+            raise ValueError(f"remat_chunk must be at least 1, got {self.remat_chunk}")
         if self.backend not in BACKENDS:
             raise ValueError(
                 f"backend must be one of {[*BACKENDS]}, got {self.backend!r}"
@@ -107,15 +116,12 @@ class Recurrent(nn.Module):
             if segment_ids is not None:
                 starts = segments.starts(ids, reverse=reverse).T
                 first = None if state is None else segments.first(ids).T
-        outputs, cell_state = self._over_time(
-            cell_state,
-            x,
-            fresh_state,
-            valid=valid,
-            starts=starts,
-            first=first,
-            reverse=reverse,
-        )
+        options = {"valid": valid, "starts": starts, "first": first}
+        if self.remat_chunk is None:
+            run = self._over_time
+        else:
+            run = functools.partial(over_chunks, self._over_time, size=self.remat_chunk)
+        outputs, cell_state = run(self.cell, cell_state, x, reverse=reverse, **options)
         outputs, cell_state = jax.tree.map(
             lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]),
             (outputs.swapaxes(0, 1), cell_state),
@@ -167,14 +173,15 @@ class Recurrent(nn.Module):
             )
         return (self._fresh_state(tuple(batch_shape), (1,)),)
 
-    def _over_time(self, state, x, fresh_state, **options):
-        cell: Any = self.cell
+    def _over_time(self, cell: Any, state, x, **options):
         if self.chosen_backends == ("fused",):
             return fused(cell, state, cell.project(x), **options)
         if self._projects_ahead:
             step, inputs = cells.Cell.recur, cell.project(x)
         else:
             step, inputs = type(cell).__call__, x
+        rows, features = x.shape[1:2], x.shape[-self.cell.num_feature_axes :]
+        fresh_state = self._fresh_state(rows, features)
         return scan(step, cell, state, inputs, fresh_state=fresh_state, **options)
 
     @property

@@ -28,6 +28,7 @@ def scan(
     valid: Bool[Array, "t b"] | None = None,
     starts: Bool[Array, "t b"] | None = None,
     first: Bool[Array, "t b"] | None = None,
+    first_state: CellState = None,
     fresh_state: CellState = None,
     reverse: bool = False,
 ) -> tuple[Array, CellState]:
@@ -42,7 +43,8 @@ def scan(
         inputs: `[t, b, ...]`.
         valid: false at padding, where the state stays as it is and the output is zero.
         starts: true where a sequence starts, with `fresh_state`, whatever came before.
-        first: true at the steps of the sequence that starts with `state` instead.
+        first: true at the steps of the sequence that starts with `first_state` instead.
+        first_state: like `state`, which it is if None.
         fresh_state: like `state`; needed with `starts`.
         reverse: read the last step first. Outputs stay at the steps they belong to.
 
@@ -60,11 +62,12 @@ def scan(
     ([1.0, 0.0, 4.0], [4.0])
     """
 
-    initial_state = state
+    if first_state is None:
+        first_state = state
 
     def body(cell, state, step_inputs):
         x, valid, starts, first = step_inputs
-        state = begin(state, initial_state, fresh_state, starts, first)
+        state = begin(state, first_state, fresh_state, starts, first)
         next_state, output = step(cell, state, x)
         if valid is not None:
             next_state = select(valid, next_state, state)
@@ -85,7 +88,7 @@ def scan(
 
 def begin(
     state: CellState,
-    initial_state: CellState,
+    first_state: CellState,
     fresh_state: CellState,
     starts: Bool[Array, "b"] | None,
     first: Bool[Array, "b"] | None,
@@ -99,7 +102,7 @@ def begin(
     if starts is None:
         return state
     if first is not None:
-        fresh_state = select(first, initial_state, fresh_state)
+        fresh_state = select(first, first_state, fresh_state)
     return select(starts, fresh_state, state)
 
 

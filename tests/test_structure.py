@@ -26,7 +26,7 @@ ORDER = [
     ["equations"],
     ["cells"],
     ["scan"],
-    ["fused"],
+    ["fused", "chunks"],
     ["recurrent"],
     ["combinators"],
     ["layers"],
