@@ -162,9 +162,7 @@ def fit(
 
 
 @contextlib.contextmanager
-def progress_bar(
-    description: str, total: int
-) -> Iterator[Callable[[int, str | None], None]]:
+def progress_bar(description: str, total: int) -> Iterator[Callable[..., None]]:
     """A bar with the time left; on standard error, and on a terminal only. Gives a
     function to call with what is completed and, if it changed, the description."""
     console = Console(stderr=True)

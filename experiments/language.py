@@ -65,6 +65,27 @@ class Settings:
     seed: int = 0
     """Of the weights, of the order of the text and of dropout; and of what is drawn."""
 
+    def check(self) -> None:
+        """Whether they make sense.
+
+        Raises:
+            ValueError: they do not; the option is named.
+        """
+        for name in ("embed", "hidden", "layers", "epochs", "batch", "time"):
+            self._require(name, "at least 1", lambda value: value >= 1)
+        for name in ("dropout", "warmup"):
+            self._require(name, "from 0 to 1", lambda value: 0 <= value <= 1)
+        for name in ("learning_rate", "weight_decay", "seed"):
+            self._require(name, "0 or above", lambda value: 0 <= value < math.inf)
+        for name in ("clip", "patience"):
+            self._require(name, "None or above 0", lambda x: x is None or x > 0)
+
+    def _require(self, name: str, what: str, holds: Callable[[Any], bool]) -> None:
+        value = getattr(self, name)
+        if not holds(value):
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} must be {what}, got {value}")
+
     def fit_to(self, characters: int) -> "Settings":
         """The same with as many rows and steps as a training text can fill.
 
@@ -139,6 +160,23 @@ class Carried(flax.struct.PyTreeNode):
     @property
     def step(self) -> jax.Array:
         return self.train.step
+
+
+def make_mesh(rows: int, devices: int | None = None) -> Mesh:
+    """Of `devices`, or as many of all devices as divide the rows of a batch.
+
+    Raises:
+        ValueError: `devices` do not divide them.
+    """
+    if devices is None:
+        counts = range(1, jax.device_count() + 1)
+        devices = max(count for count in counts if rows % count == 0)
+    if rows % devices:
+        raise ValueError(
+            f"{devices} devices do not divide a batch of {rows}: give another --batch, "
+            "or other --devices"
+        )
+    return training.data_mesh(devices)
 
 
 def make_model(settings: Settings, vocab_size: int) -> LanguageModel:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.texts import read_utf8
+from experiments.texts import decode_utf8, read_bytes
 
 LABELS = {"0": 0, "neg": 0, "negative": 0, "1": 1, "pos": 1, "positive": 1}
 MIN_PER_LABEL = 10  # so that validation and test have one of each at 10% each
@@ -80,7 +80,7 @@ def read_csv(path: str | Path, *, seed: int = 0) -> Reviews:
 
 def _rows(path: Path):
     """Yields (line, text, label) for each row of a CSV file."""
-    decoded = read_utf8(path, "save the file as UTF-8")
+    decoded = decode_utf8(read_bytes(path), str(path), "save the file as UTF-8")
     reader = csv.reader(io.StringIO(decoded, newline=""), strict=True)
     line = 1
     try:

@@ -114,7 +114,7 @@ def read_files(paths: Sequence[str | Path], *, by_byte: bool = False) -> Text:
         ValueError: with the path: there is no text in it, or a file cannot be read or
             is not UTF-8.
     """
-    contents = [_content(Path(path), by_byte) for path in paths]
+    contents = [read(Path(path), by_byte) for path in paths]
     for path, content in zip(paths, contents, strict=True):
         if not content:
             raise ValueError(f"{path}: there is no text in it")
@@ -122,30 +122,42 @@ def read_files(paths: Sequence[str | Path], *, by_byte: bool = False) -> Text:
     return Text(f"{kind}: {', '.join(map(str, paths))}", "".join(contents))
 
 
-def _content(path: Path, by_byte: bool) -> str:
-    """What is in a file, or in all files below a folder."""
+def read(path: Path, by_byte: bool) -> str:
+    """What is in a file, or in all files below a folder, as `read_files` has it.
+
+    Raises:
+        ValueError: a file cannot be read or is not UTF-8.
+    """
     if path.is_dir():
         inside = [file for file in path.iterdir() if not file.name.startswith(".")]
-        return "".join(_content(file, by_byte) for file in sorted(inside))
+        return "".join(read(file, by_byte) for file in sorted(inside))
+    return decode(read_bytes(path), str(path), by_byte)
+
+
+def decode(content: bytes, name: str, by_byte: bool) -> str:
+    """The text that bytes are; lines end in a line feed, unless taken as bytes.
+
+    Raises:
+        ValueError: they are not UTF-8; `name` says what they are of.
+    """
     if by_byte:
-        return read_bytes(path).decode("latin-1")
-    text = read_utf8(path, "save it as UTF-8, or use --bytes")
+        return content.decode("latin-1")
+    text = decode_utf8(content, name, "save it as UTF-8, or use --bytes")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_utf8(path: Path, remedy: str) -> str:
-    """The text of a UTF-8 file, without a byte order mark.
+def decode_utf8(content: bytes, name: str, remedy: str) -> str:
+    """The text that bytes are, without a byte order mark.
 
     Raises:
-        ValueError: it cannot be read, or is not UTF-8: where, and the `remedy`.
+        ValueError: they are not UTF-8: where, and the `remedy`.
     """
-    content = read_bytes(path)
     try:
         return content.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise ValueError(
-            f"{path}, line {line}: not UTF-8: byte 0x{content[error.start]:02x} "
+            f"{name}, line {line}: not UTF-8: byte 0x{content[error.start]:02x} "
             f"at offset {error.start}: {remedy}"
         ) from error
 
