@@ -8,9 +8,11 @@ function of the epoch alone. What states, batches and metrics are, the callers k
 import contextlib
 import dataclasses
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import jax
 from jaxtyping import PyTree
@@ -57,6 +59,13 @@ class Done:
         self.epochs += 1
         self.steps, self.seconds, self.totals = 0, 0.0, {}
 
+    def epochs_since_best(self, name: str, mode: Literal["min", "max"]) -> int:
+        """Epochs since the first one with the best value of `name`."""
+        values = [line[name] for line in self.history]
+        if not values:
+            return 0
+        return len(values) - 1 - values.index((min if mode == "min" else max)(values))
+
 
 def fit(
     state: PyTree,
@@ -71,10 +80,13 @@ def fit(
     workdir: WorkDir,
     checkpoints: Checkpoints,
     began: float,
+    patience: int | None = None,
+    after_epoch: Callable[[PyTree], None] = lambda state: None,
 ) -> tuple[PyTree, Done]:
     """The state after the last epoch, and what was done, with a line for each epoch.
 
-    It goes on from the last of `checkpoints`, if there is one.
+    It goes on from the last of `checkpoints`, if there is one. A state may hold more
+    than weights, so long as it has a `step`: what a recurrent model remembers, say.
 
     Args:
         state: has a `step`; a checkpoint is restored into its structure.
@@ -84,6 +96,8 @@ def fit(
         best: the entry of `evaluate` that tells which checkpoint is the best.
         units: what an epoch has `units_per_epoch` of, for the speed: "words".
         began: when this process began with the run, by `time.perf_counter`.
+        patience: stop early when so many epochs in a row were not better than the best.
+        after_epoch: is called with the state when an epoch is reported and saved.
 
     Raises:
         ValueError: a metric is not finite. The checkpoints are as they were.
@@ -100,22 +114,36 @@ def fit(
         info["spent"] += time.perf_counter() - began
         checkpoints.save(int(state.step), state, info=info, metric=metric)
 
-    bar = progress_bar("training", epochs * len(batches(0)))
+    steps = len(batches(0))
+
+    def running(loss: float | None = None) -> str:
+        told = f"epoch {done.epochs + 1}/{epochs}"
+        if loss is None:
+            return told
+        speed = units_per_epoch * done.steps / steps / done.seconds
+        return f"{told}  loss {loss:.3f}  {speed:,.0f} {units}/second"
+
+    bar = progress_bar("training", epochs * steps)
     with Interrupt() as interrupt, bar as advance:
-        for epoch in range(done.epochs, epochs):
-            advance(int(state.step), f"epoch {epoch + 1}/{epochs}")
-            epoch_batches = batches(epoch)
-            for make_batch in epoch_batches[done.steps :]:
+        while done.epochs < epochs:
+            if patience and done.epochs_since_best(best, checkpoints.mode) >= patience:
+                print(
+                    f"stopped after epoch {done.epochs}: {_words(best)} was not better "
+                    f"for {patience} epochs"
+                )
+                break
+            advance(int(state.step), running())
+            for make_batch in batches(done.epochs)[done.steps :]:
                 step_began = time.perf_counter()
                 state, metrics = train_step(state, make_batch())
                 metrics = jax.device_get(metrics)
                 measured = {name: float(mean.value) for name, mean in metrics.items()}
                 _require_finite(measured, int(state.step), workdir)
                 done.count(metrics, time.perf_counter() - step_began)
-                advance(int(state.step), f"epoch {epoch + 1}/{epochs}")
+                advance(int(state.step), running(measured["loss"]))
                 if interrupt.requested:
                     break
-            if done.steps < len(epoch_batches):
+            if done.steps < steps:
                 save(metric=checkpoints.worst)
             else:
                 found = evaluate(state)
@@ -124,6 +152,7 @@ def fit(
                 workdir.write_metrics(done.history)
                 save(metric=found[best])
                 print(_spell(done.history[-1]), flush=True)
+                after_epoch(state)
             if interrupt.requested:
                 raise KeyboardInterrupt(
                     f"stopped after step {int(state.step):,}, all is saved in "
@@ -133,9 +162,7 @@ def fit(
 
 
 @contextlib.contextmanager
-def progress_bar(
-    description: str, total: int
-) -> Iterator[Callable[[int, str | None], None]]:
+def progress_bar(description: str, total: int) -> Iterator[Callable[..., None]]:
     """A bar with the time left; on standard error, and on a terminal only. Gives a
     function to call with what is completed and, if it changed, the description."""
     console = Console(stderr=True)
@@ -145,7 +172,12 @@ def progress_bar(
         TextColumn("{task.completed:,}/{task.total:,}"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+    with Progress(
+        *columns,
+        console=console,
+        disable=not console.is_terminal,
+        redirect_stdout=sys.stdout.isatty(),  # else rich would take it from its file
+    ) as bar:
         task = bar.add_task(description, total=total)
 
         def advance(completed: int, description: str | None = None) -> None:
@@ -173,11 +205,15 @@ def _spell(line: Line) -> str:
         if name == "epoch":
             parts.append(f"epoch {value}")
         elif name.endswith("accuracy"):
-            parts.append(f"{name.replace('_', ' ')} {value:.2%}")
+            parts.append(f"{_words(name)} {value:.2%}")
         elif name.endswith("per_second"):
             parts.append(f"{value:,.0f} {name.replace('_per_', '/')}")
-        elif name.endswith(("loss", "nats")):
-            parts.append(f"{name.replace('_', ' ')} {value:.4f}")
+        elif name.endswith("loss") or "nats" in name:
+            parts.append(f"{_words(name)} {value:.4f}")
         elif name == "seconds":
             parts.append(f"{value:.0f} s")
     return "  ".join(parts)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")

@@ -9,12 +9,11 @@ Trained again in the same --workdir it continues; --predict asks the trained mod
 """
 
 import dataclasses
-import hashlib
 import sys
 import tempfile
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,7 +28,7 @@ from experiments.imdb_reviews import load_imdb
 from experiments.plots import plot_confusion, plot_curves
 from experiments.sentiment import Batches, Examples, Settings
 from experiments.word_vectors import word_vectors
-from experiments.workdir import WorkDir, environment
+from experiments.workdir import WorkDir, environment, fingerprint
 from jaxrnn import training
 from jaxrnn.batching import epoch_rng
 from jaxrnn.checkpoints import Checkpoints
@@ -173,12 +172,6 @@ def load(options: Options, settings: Settings) -> reviews.Reviews:
     return load_imdb(options.data_dir, options.download_dir)
 
 
-def fingerprint(vocab: Vocab) -> str:
-    """What tells one vocabulary from another in a line."""
-    digest = hashlib.sha256("\n".join(vocab.tokens).encode()).hexdigest()
-    return f"{len(vocab)} words, {digest[:12]}"
-
-
 def plot_run(
     path: Path, title: str, history: list[dict[str, float]], counts: np.ndarray
 ) -> None:
@@ -205,24 +198,13 @@ def report(results: dict[str, Any]) -> None:
 
 def predict(texts: Iterable[str], path: Path, devices: int | None) -> None:
     """Prints label, probability of the label and text of each review, with tabs."""
-    known = WorkDir(path).settings
-    if known is None:
+    workdir = WorkDir(path)
+    if workdir.settings is None:
         raise ValueError(
             f"there is no trained model in {path}: train one with "
             f"`python -m experiments.imdb --workdir {path}`"
         )
-    missing = [f.name for f in fields(Settings) if f.name not in known]
-    if missing:
-        raise ValueError(
-            f"{path}/settings.json is of another version, without {missing}"
-        )
-    settings = Settings(**{f.name: known[f.name] for f in fields(Settings)})
-    vocab = Vocab.load(path / "vocab.txt")
-    if fingerprint(vocab) != known.get("vocabulary"):
-        raise ValueError(
-            f"{path}/vocab.txt is not the vocabulary of the run: it has "
-            f"{fingerprint(vocab)}, the run {known.get('vocabulary')}"
-        )
+    settings, vocab = workdir.settings_as(Settings), workdir.vocab
     lines = [line for text in texts for line in (sys.stdin if text == "-" else [text])]
     if not lines:
         raise ValueError(
@@ -240,7 +222,7 @@ def predict(texts: Iterable[str], path: Path, devices: int | None) -> None:
     model = sentiment.make_model(settings, len(vocab))
     optimizer = sentiment.make_optimizer(settings, steps=1)
     template = jax.eval_shape(lambda: sentiment.make_state(model, optimizer, seed=0))
-    state, _ = Checkpoints(path / "checkpoints", mode="max").restore(template, "best")
+    state, _ = Checkpoints(workdir.checkpoints, mode="max").restore(template, "best")
     batches = Batches(examples, settings.batch, settings.buckets, mesh.size)
     for line, p in zip(
         lines, sentiment.probabilities(model, state.params, batches, mesh), strict=True

@@ -3,27 +3,16 @@
 Reference: Maas et al. (2011), "Learning Word Vectors for Sentiment Analysis".
 """
 
-import contextlib
 import csv
-import hashlib
-import http.client
 import importlib.metadata
-import io
-import logging
-import shutil
 import sys
-import types
-import unittest.mock
-import urllib.request
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import wrap_file
 
+from experiments import prepared
 from experiments.reviews import Reviews, Split
-
-SPLITS = ("train", "test", "unsupervised")
 
 
 def load_imdb(data_dir: str | Path, download_dir: str | Path | None = None) -> Reviews:
@@ -44,8 +33,6 @@ def load_imdb(data_dir: str | Path, download_dir: str | Path | None = None) -> R
     Raises:
         ValueError: neither can be had, or `data_dir` or `download_dir` is unusable.
     """
-    data_dir = Path(data_dir).expanduser()
-    download_dir = Path(download_dir or data_dir / "downloads").expanduser()
     try:
         return _official(data_dir, download_dir)
     except (ImportError, ConnectionError) as error:
@@ -61,95 +48,17 @@ def load_imdb(data_dir: str | Path, download_dir: str | Path | None = None) -> R
     return reviews
 
 
-def _official(data_dir: Path, download_dir: Path) -> Reviews:
-    import tensorflow_datasets as tfds  # takes a second, and is optional
-
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    try:
-        builder = tfds.builder(
-            "imdb_reviews", data_dir=data_dir, file_format="array_record"
-        )
-        if not builder.is_prepared():
-            _prepare(builder, data_dir, download_dir)
-        splits = {name: _read(builder, name) for name in SPLITS}
-    except (ImportError, ConnectionError):
-        raise
-    except Exception as error:  # anything: a full disk, a damaged file, other formats
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-        raise ValueError(
-            f"cannot prepare imdb_reviews in {data_dir} from {download_dir}: give "
-            f"other directories or remove what is damaged ({reason})"
-        ) from error
-    train, validation = splits["train"].hold_out(10)
-    labelled = {*splits["train"].texts, *splits["test"].texts}
-    return Reviews(
-        f"imdb_reviews (tensorflow-datasets {builder.version})",
-        train,
-        validation,
-        splits["test"],
-        [text for text in splits["unsupervised"].texts if text not in labelled],
-    )
+def _official(data_dir: str | Path, download_dir: str | Path | None) -> Reviews:
+    splits = ("train", "test", "unsupervised")
+    name, examples = prepared.load("imdb_reviews", splits, data_dir, download_dir)
+    official, test, unlabelled = map(_split, examples)
+    train, validation = official.hold_out(10)
+    labelled = {*official.texts, *test.texts}
+    others = [text for text in unlabelled.texts if text not in labelled]
+    return Reviews(name, train, validation, test, others)
 
 
-def _prepare(builder, data_dir: Path, download_dir: Path) -> None:
-    import tensorflow_datasets as tfds
-    from tensorflow_datasets.core.download import extractor
-
-    [(url, file)] = builder.url_infos.items()
-    # tensorflow-datasets finds the archive in its own cache or in "manual". Left to
-    # download it, it retries for minutes, without a time limit.
-    manual = download_dir / "manual" / file.filename
-    cached = download_dir.rglob(f"*{file.filename.split('.')[0]}*.INFO")
-    if not manual.exists() and not any(cached):
-        _download(url, file.checksum, manual)
-
-    # On the way from this archive to array_record files, tensorflow-datasets calls
-    # TensorFlow once: to open the archive with `tf.io.gfile.GFile`. The built-in `open`
-    # does that for a local file, so it stands in for the length of the call.
-    gfile = types.SimpleNamespace(GFile=open)
-    stand_in = types.SimpleNamespace(io=types.SimpleNamespace(gfile=gfile))
-    print(f"preparing imdb_reviews in {data_dir} (once, < 1 minute)", file=sys.stderr)
-    tfds.disable_progress_bar()
-    # By default it makes this directory in download_dir, which may be read-only.
-    config = tfds.download.DownloadConfig(extract_dir=data_dir / "extracted")
-    with (
-        unittest.mock.patch.object(extractor, "tf", stand_in),
-        Console(stderr=True).status("preparing imdb_reviews"),
-        contextlib.redirect_stdout(io.StringIO()),
-    ):
-        builder.download_and_prepare(download_dir=download_dir, download_config=config)
-
-
-def _download(url: str, sha256: str, path: Path) -> None:
-    """Writes the file at `url` to `path`, whole or not at all.
-
-    Raises:
-        ConnectionError: it cannot be had, or is not the file that `sha256` names.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    with partial.open("wb+") as file:
-        try:
-            # Ten seconds for each connection or read, not for all of it.
-            with urllib.request.urlopen(url, timeout=10) as response:
-                size = int(response.headers.get("Content-Length", 0))
-                bar = {"description": path.name, "console": Console(stderr=True)}
-                with wrap_file(response, size, **bar) as source:
-                    shutil.copyfileobj(source, file)
-        except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "reason", error)
-            raise ConnectionError(f"cannot download {url}: {reason}") from error
-        file.seek(0)
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256:
-        raise ConnectionError(f"what {url} sent has sha256 {found}, not {sha256}")
-    partial.rename(path)
-
-
-def _read(builder, split: str) -> Split:
-    source = builder.as_data_source(split=split)
-    # All at once: three times faster than one at a time.
-    examples = source.__getitems__(range(len(source)))
+def _split(examples: list[dict[str, Any]]) -> Split:
     texts = [example["text"].decode() for example in examples]
     labels = np.array([example["label"] for example in examples], np.float32)
     return Split(texts, labels)

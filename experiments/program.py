@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import tyro
@@ -21,10 +21,18 @@ def run(
     options_type: type[Options],
     name: str,
     description: str | None,
+    defaults: Callable[[Sequence[str]], Options] | None = None,
 ) -> int:
-    """The exit code of `main(options)`, with the options of the command line."""
+    """The exit code of `main(options)`, with the options of the command line.
+
+    What it leaves open is as `options_type` says, or `defaults(arguments)`: one
+    argument may be short for others.
+    """
     options = tyro.cli(
-        options_type, prog=f"python -m experiments.{name}", description=description
+        options_type,
+        prog=f"python -m experiments.{name}",
+        description=description,
+        default=defaults(sys.argv[1:]) if defaults else options_type(),
     )
     # Orbax logs every save, and warns of choices that are not the user's.
     logging.getLogger("absl").setLevel(logging.ERROR)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments.texts import decode_utf8, read_bytes
+
 LABELS = {"0": 0, "neg": 0, "negative": 0, "1": 1, "pos": 1, "positive": 1}
 MIN_PER_LABEL = 10  # so that validation and test have one of each at 10% each
 
@@ -78,18 +80,7 @@ def read_csv(path: str | Path, *, seed: int = 0) -> Reviews:
 
 def _rows(path: Path):
     """Yields (line, text, label) for each row of a CSV file."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
-    try:
-        decoded = content.decode().removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"{path}, line {line}: not UTF-8: byte 0x{content[error.start]:02x} "
-            f"at offset {error.start}: save the file as UTF-8"
-        ) from error
+    decoded = decode_utf8(read_bytes(path), str(path), "save the file as UTF-8")
     reader = csv.reader(io.StringIO(decoded, newline=""), strict=True)
     line = 1
     try:

@@ -1,6 +1,7 @@
 """The directory of one run: settings, metrics, results, and who may write to it.
 
     settings.json     what the results depend on; a run with others is refused
+    vocab.txt         the tokens that the model knows, by id
     metrics.jsonl     one JSON object a line
     results.json      written last: a run that has it is finished
     checkpoints/      see jaxrnn.checkpoints
@@ -8,17 +9,21 @@
 Every file appears whole or not at all. Nothing here knows what is trained.
 """
 
+import dataclasses
+import hashlib
 import importlib.metadata
 import json
 import os
 import platform
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jaxrnn
+from jaxrnn.text import Vocab
 
 PACKAGES = ("flax", "jax", "numpy", "optax")
+Settings = TypeVar("Settings")
 
 
 class WorkDir:
@@ -65,6 +70,37 @@ class WorkDir:
         """The settings of the run; None if there is no run."""
         return self._read("settings.json")
 
+    def settings_as(self, kind: type[Settings]) -> Settings:
+        """The settings of the run as a `kind`, a dataclass of some of them.
+
+        Raises:
+            ValueError: there is no run, or one of them is not among its settings.
+        """
+        known = self.settings or {}
+        names = [field.name for field in dataclasses.fields(kind)]  # pyright: ignore[reportArgumentType]
+        missing = [name for name in names if name not in known]
+        if missing:
+            raise ValueError(
+                f"{self.path}/settings.json is of another version, without {missing}"
+            )
+        return kind(**{name: known[name] for name in names})
+
+    @property
+    def vocab(self) -> Vocab:
+        """The vocabulary of the run, which `claim` was given the fingerprint of.
+
+        Raises:
+            ValueError: the file is damaged, or another vocabulary's.
+        """
+        vocab = Vocab.load(self.path / "vocab.txt")
+        expected = (self.settings or {}).get("vocabulary")
+        if fingerprint(vocab) != expected:
+            raise ValueError(
+                f"{self.path}/vocab.txt is not the vocabulary of the run: it has "
+                f"{fingerprint(vocab)}, the run {expected}"
+            )
+        return vocab
+
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
@@ -101,6 +137,16 @@ class WorkDir:
         partial = self.path / f"{name}.partial"
         partial.write_text(text, encoding="utf-8")
         partial.replace(self.path / name)
+
+
+def fingerprint(vocab: Vocab) -> str:
+    """What tells one vocabulary from another in a line.
+
+    >>> fingerprint(Vocab(("a", "b")))
+    '2 tokens, 7e18f737311b'
+    """
+    digest = hashlib.sha256("\n".join(vocab.tokens).encode()).hexdigest()
+    return f"{len(vocab)} tokens, {digest[:12]}"
 
 
 def environment() -> dict[str, Any]:

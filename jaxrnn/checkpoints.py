@@ -60,6 +60,7 @@ class Checkpoints:
         """
         if mode not in ("min", "max"):
             raise ValueError(f'mode must be "min" or "max", not {mode!r}')
+        self.mode: Literal["min", "max"] = mode
         self._sign = 1 if mode == "max" else -1
         self._directory = pathlib.Path(directory).absolute()
         self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())

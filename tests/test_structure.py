@@ -33,6 +33,7 @@ ORDER = [
     ["models"],
 ]
 NO_JAX = {"text", "batching", "torch_weights"}
+NO_MODELS = {"sampling", "continuation", "choice", "closures"}
 HEAVY = {"torch", "tensorflow", "tensorflow_datasets"}
 
 
@@ -61,6 +62,8 @@ def test_imports_go_one_way(path):
     if path.stem in NO_JAX:
         assert not top_level & {"jax", "jaxlib", "flax", "optax", "orbax"}
         assert modules_of_the_library(path) <= NO_JAX
+    if path.stem in NO_MODELS:
+        assert modules_of_the_library(path) <= NO_MODELS
     rank = {name: k for k, names in enumerate(ORDER) for name in names}
     if path.stem in rank:
         for other in modules_of_the_library(path):

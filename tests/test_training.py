@@ -277,7 +277,7 @@ def test_state_from_other_devices_is_accepted(rng):
 
 def test_batch_that_the_devices_do_not_divide(rng):
     step = make_train_step(loss, optax.adamw(0.1), data_mesh(2))
-    message = r"batch\['x'\] has 7 rows, which 2 devices .*batching\.pad_rows"
+    message = r"batch\['labels'\] has 7 rows, which 2 devices .*batching\.pad_rows"
     with pytest.raises(ValueError, match=message):
         step(initial(optax.adamw(0.1)), random_batch(rng, rows=7))
     with pytest.raises(ValueError, match=r"batch\['t'\] has no axis of rows"):

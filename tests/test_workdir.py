@@ -3,13 +3,16 @@
 import json
 import os
 import platform
+import re
+from dataclasses import dataclass
 
 import jax
 import numpy as np
 import pytest
 
 import jaxrnn
-from experiments.workdir import WorkDir, environment
+from experiments.workdir import WorkDir, environment, fingerprint
+from jaxrnn.text import Vocab
 
 SETTINGS = {"cell": "lstm", "pooling": ("max", "mean"), "seed": 0, "rate": 0.1}
 
@@ -159,3 +162,36 @@ def test_the_environment_names_versions_and_machine():
     assert found["machine"]["cores"] == os.cpu_count()
     assert found["machine"]["system"] == platform.system()
     assert json.loads(json.dumps(found)) == found
+
+
+@dataclass(frozen=True)
+class Settings:
+    cell: str
+    seed: int
+
+
+def test_the_settings_come_back_as_a_dataclass(tmp_path):
+    workdir = WorkDir(tmp_path)
+    workdir.claim(SETTINGS)
+    assert workdir.settings_as(Settings) == Settings("lstm", 0)
+
+
+@pytest.mark.parametrize("settings", [None, {"seed": 1}])
+def test_settings_of_another_version_are_refused(tmp_path, settings):
+    workdir = WorkDir(tmp_path)
+    if settings is not None:
+        workdir.claim(settings)
+    missing = ["cell", "seed"] if settings is None else ["cell"]
+    message = f"{tmp_path}/settings.json is of another version, without {missing}"
+    with pytest.raises(ValueError, match=re.escape(message)):
+        workdir.settings_as(Settings)
+
+
+def test_only_the_vocabulary_of_the_run_is_taken(tmp_path):
+    workdir, vocab = WorkDir(tmp_path), Vocab(("x", "\n"))
+    workdir.claim({"vocabulary": fingerprint(vocab)})
+    vocab.save(tmp_path / "vocab.txt")
+    assert workdir.vocab == vocab
+    Vocab(("x", "y")).save(tmp_path / "vocab.txt")
+    with pytest.raises(ValueError, match=r"is not the vocabulary .* has 2 tokens, "):
+        _ = workdir.vocab

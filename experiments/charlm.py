@@ -1,0 +1,288 @@
+"""A character language model with an LSTM: trains on a text, then writes like it.
+
+    python -m experiments.charlm
+    python -m experiments.charlm --sample
+
+Trained again in the same --workdir it continues; --sample writes with the trained
+model, --score judges a text by it.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import tyro
+from jax.sharding import Mesh
+
+from experiments import language, program, runtime, texts, writing
+from experiments.evaluation import Evaluation
+from experiments.fit import Done, fit
+from experiments.language import PRESETS, Carried, Settings, Streams
+from experiments.plots import plot_curves
+from experiments.texts import Text
+from experiments.workdir import WorkDir, environment, fingerprint
+from experiments.writer import Writer
+from experiments.writing import Drawing
+from jaxrnn import metrics
+from jaxrnn.checkpoints import Checkpoints
+from jaxrnn.models import LanguageModel
+from jaxrnn.text import Vocab, char_tokens
+
+WORKDIR = Path("runs/charlm")
+SMOKE = Settings(
+    embed=8, hidden=32, epochs=3, batch=8, time=16, learning_rate=2e-2, patience=None
+)
+GLIMPSE = 200  # characters written after each epoch
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything the command line says."""
+
+    preset: Literal["quick", "best", "chapter"] = "quick"
+    """Settings to start from; any of them can be given as well."""
+    settings: Annotated[Settings, tyro.conf.arg(name="")] = field(
+        default_factory=Settings
+    )
+    workdir: Path = WORKDIR
+    """Directory of the run: the same command started again goes on there."""
+    text: tuple[Path, ...] = ()
+    """Your own text: UTF-8 files, or folders of them, one after the other; by default
+    tiny shakespeare."""
+    bytes: bool = False
+    """Model bytes instead of characters: of any file."""
+    data_dir: Path = Path("~/tensorflow_datasets")
+    """Where tensorflow-datasets keeps the prepared text."""
+    download_dir: Path | None = None
+    """Where the file of the text is, or is downloaded to."""
+    devices: int | None = None
+    """Devices to use, default all; a CPU counts as one device per core."""
+    sample: bool = False
+    """Write with the trained model; where there is none, train it first."""
+    drawing: Annotated[Drawing, tyro.conf.arg(name="")] = field(default_factory=Drawing)
+    score: Path | None = None
+    """Tell how well the trained model predicts this file."""
+    per_character: bool = False
+    """With --score: tell it of each character."""
+    unknown: Literal["error", "skip"] = "error"
+    """What to do with characters that the trained model has never seen."""
+    smoke: bool = False
+    """Try everything in seconds, on a generated text with a tiny model."""
+
+
+def defaults(arguments: Sequence[str]) -> Options:
+    """The options with the settings of the preset that the arguments name."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--preset", nargs="?")
+    preset = parser.parse_known_args(arguments)[0].preset
+    # A name that there is not is refused where all the options are read.
+    return Options(settings=PRESETS.get(preset, PRESETS["quick"]))
+
+
+def main(options: Options) -> None:
+    runtime.configure(options.devices)
+    if options.smoke and options.workdir == WORKDIR:
+        with tempfile.TemporaryDirectory() as scratch:
+            work(dataclasses.replace(options, workdir=Path(scratch)))
+    else:
+        work(options)
+
+
+def work(options: Options) -> None:
+    """Trains, writes or judges."""
+    options.settings.check()
+    if options.score is not None:
+        score(options, options.score)
+    elif options.sample:
+        sample(options)
+    else:
+        train(options)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a training run is about."""
+
+    text: Text
+    vocab: Vocab
+    settings: Settings
+    model: LanguageModel
+    mesh: Mesh
+    workdir: WorkDir
+
+
+def train(options: Options) -> None:
+    """Trains from the last checkpoint to the end, and tells what the best one found."""
+    text = load(options)
+    began = time.perf_counter()
+    run = prepare(text, options)
+    if run.workdir.results:
+        print(f"{run.workdir.path} holds a finished run")
+        return report(run.workdir.results)
+    state, done = learn(run, began)
+    plot_run(run, done.history)
+    results = conclude(run, state, done, began)
+    run.workdir.finish(results)
+    report(results)
+
+
+def load(options: Options) -> Text:
+    """The text that the options ask for."""
+    if options.smoke:
+        return texts.generate(seed=options.settings.seed)
+    if options.text:
+        return texts.read_files(options.text, by_byte=options.bytes)
+    return texts.load_shakespeare(
+        options.data_dir, options.download_dir, by_byte=options.bytes
+    )
+
+
+def prepare(text: Text, options: Options) -> Run:
+    """Claims the work directory for a run on the text."""
+    asked = options.settings
+    if options.smoke:
+        asked = dataclasses.replace(SMOKE, seed=asked.seed)
+    characters = len(text.split()[0])
+    settings = asked.fit_to(characters)
+    if settings != asked:
+        print(
+            f"{characters:,} characters to train on fill --batch {settings.batch} "
+            f"--time {settings.time}, not {asked.batch} and {asked.time}",
+            file=sys.stderr,
+        )
+    if options.bytes:
+        vocab = Vocab(tuple(map(chr, range(256))))
+    else:
+        vocab = Vocab.build([char_tokens(text.content)], specials=())
+    mesh = language.make_mesh(settings.batch, options.devices)
+    workdir = WorkDir(options.workdir)
+    identity = {
+        "dataset": text.name,
+        "text": text.fingerprint,
+        "vocabulary": fingerprint(vocab),
+        "bytes": options.bytes,
+    }
+    workdir.claim(identity | dataclasses.asdict(settings))
+    vocab.save(workdir.path / "vocab.txt")
+    model = language.make_model(settings, len(vocab))
+    return Run(text, vocab, settings, model, mesh, workdir)
+
+
+def learn(run: Run, began: float) -> tuple[Carried, Done]:
+    """Trains to the end, with a glimpse of what the model writes after each epoch."""
+    settings, model = run.settings, run.model
+    train_ids, validation_ids = (
+        run.vocab.encode(char_tokens(part)) for part in run.text.split()
+    )
+    streams = Streams(train_ids, settings)
+    steps = settings.epochs * len(streams.epoch(0))
+    optimizer = language.make_optimizer(settings, steps)
+    evaluation = Evaluation(model, validation_ids, run.mesh)
+
+    def evaluate(state: Carried) -> dict[str, float]:
+        found = evaluation(state.train.params)
+        return {f"validation_{name}": nats for name, nats in found.items()}
+
+    def glimpse(state: Carried) -> None:
+        writer = Writer(model, state.train.params, run.vocab)
+        pieces = writer.write(writer.beginning, GLIMPSE, 1, settings.seed)
+        print("".join(piece for [piece] in pieces), end="\n----\n", flush=True)
+
+    return fit(
+        language.make_state(model, optimizer, settings),
+        epochs=settings.epochs,
+        batches=streams.epoch,
+        train_step=language.make_train_step(model, optimizer, run.mesh),
+        evaluate=evaluate,
+        best="validation_nats_cold_256",
+        units="characters",
+        units_per_epoch=streams.characters,
+        workdir=run.workdir,
+        checkpoints=Checkpoints(run.workdir.checkpoints),
+        began=began,
+        patience=settings.patience,
+        after_epoch=glimpse,
+    )
+
+
+def conclude(run: Run, state: Carried, done: Done, began: float) -> dict[str, Any]:
+    """What results.json says."""
+    # Of equal ones the last, as the checkpoints have it.
+    best = min(
+        reversed(done.history), key=lambda line: line["validation_nats_cold_256"]
+    )
+    nats = {name: x for name, x in best.items() if name.startswith("validation_nats")}
+    bits = {
+        name.replace("nats", "bits"): float(metrics.bits(x)) for name, x in nats.items()
+    }
+    return {
+        "dataset": run.text.name,
+        **nats,
+        **bits,
+        "best_epoch": best["epoch"],
+        "train_seconds": done.spent + time.perf_counter() - began,
+        "characters_per_second": done.history[-1]["characters_per_second"],
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.train.params)),
+        "devices": run.mesh.size,
+        **dataclasses.asdict(run.settings),
+        **environment(),
+    }
+
+
+def plot_run(run: Run, history: Sequence[dict[str, float]]) -> None:
+    """Writes curves.png."""
+    names = [name for name in history[0] if name.startswith("validation_nats")]
+    series = {
+        name.replace("_nats", "").replace("_", " "): [
+            (line["epoch"], line[name]) for line in history
+        ]
+        for name in ("train_loss", *names)
+    }
+    panels = {"nats per character": series}
+    plot_curves(run.workdir.path / "curves.png", run.text.name, "epoch", panels)
+
+
+def report(results: dict[str, Any]) -> None:
+    """Prints what a finished run found."""
+    parts = []
+    for name in ("cold_64", "cold_256", "carried"):
+        nats, bits = (results[f"validation_{unit}_{name}"] for unit in ("nats", "bits"))
+        parts.append(f"{name.replace('_', ' ')} {nats:.4f} ({bits:.4f} bits)")
+    print(
+        f"{results['dataset']}: validation nats per character {', '.join(parts)}, "
+        f"epoch {results['best_epoch']}, {results['train_seconds']:.0f} s"
+    )
+
+
+def sample(options: Options) -> None:
+    """Prints what the trained model writes; where there is none, trains it first."""
+    options.drawing.check()
+    prompt = writing.read_prompt(options.drawing.prompt)
+    if not Checkpoints(options.workdir / "checkpoints").steps():
+        print(
+            f"there is no trained model in {options.workdir}: training one first "
+            "(the default takes about a minute)",
+            file=sys.stderr,
+        )
+        with contextlib.redirect_stdout(sys.stderr):
+            train(options)
+    skip, seed = options.unknown == "skip", options.settings.seed
+    writing.write(options.workdir, options.drawing, prompt, seed=seed, skip=skip)
+
+
+def score(options: Options, path: Path) -> None:
+    """Prints how well the trained model predicts a file."""
+    skip = options.unknown == "skip"
+    writing.judge(options.workdir, path, skip=skip, each=options.per_character)
+
+
+if __name__ == "__main__":
+    sys.exit(program.run(main, Options, "charlm", __doc__, defaults))

@@ -1,0 +1,118 @@
+"""How well a language model predicts a text: with all that went before, and without.
+
+Both are cross-entropies in nats per character, over every character but the first,
+which is only read. One of them alone would mislead: a model that carries its state has
+more to go by than one that is shown a window from nowhere, as transformers are.
+"""
+
+import functools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxrnn import metrics, training
+from jaxrnn.metrics import Mean
+from jaxrnn.models import LanguageModel
+from jaxrnn.training import Batch, Metrics
+from jaxrnn.types import State
+
+WINDOWS = (64, 256)  # characters
+# Of a batch; with the same shape in all evaluations the model is compiled once.
+ROWS, TIME = 64, 64
+
+
+class Evaluation:
+    """The evaluations of a model on the text with these `ids` [n].
+
+    `nats_carried` is of one pass over the whole text, starting from a zero state.
+
+    `nats_cold_64` and `nats_cold_256` are of windows of so many characters, each from a
+    zero state with the character before it as first input. The windows stand side by
+    side and cover the whole text; its end, where no whole window is left, is a shorter
+    one. So the three are means over the same characters.
+    """
+
+    def __init__(self, model: LanguageModel, ids: np.ndarray, mesh: Mesh):
+        self._ids = ids
+        self._rows = math.ceil(ROWS / mesh.size) * mesh.size
+        self._zeros = model.zero_state((self._rows,))
+        self._step = training.make_carried_eval_step(_make_metrics(model), mesh)
+
+    def __call__(self, params: Any) -> dict[str, float]:
+        nats = {"nats_carried": self._carried(params)}
+        for window in WINDOWS:
+            nats[f"nats_cold_{window}"] = self._cold(params, window)
+        return nats
+
+    def _cold(self, params: Any, window: int) -> float:
+        means = [self._read(params, rows, self._zeros)[1] for rows in self._cut(window)]
+        return float(functools.reduce(Mean.merge, means).value)
+
+    def _carried(self, params: Any) -> float:
+        """One row after the other would be one pass, and slow. So all are read at once,
+        and again, each from the state that the row before it ended with, until no state
+        changes any more: soon, as states forget. At the latest after as many readings
+        as there are rows, since each makes one more of them exact.
+        """
+        per_row = math.ceil((self._ids.size - 1) / self._rows)
+        [rows] = self._cut(math.ceil(per_row / TIME) * TIME)
+        before, nats = jax.device_get(self._zeros), math.nan
+        for _ in range(self._rows):
+            after, mean = self._read(params, rows, before)
+            nats = float(mean.value)
+            moved = jax.tree.map(_one_row_on, jax.device_get(after))
+            if _near(before, moved):
+                break
+            before = moved
+        return nats
+
+    def _cut(self, length: int) -> Iterator[Batch]:
+        """The text in rows of `length` characters, `ROWS` of them at a time."""
+        size = self._ids.size - 1
+        group = self._rows * length
+        for start in range(0, size, group):
+            stop = min(start + group, size)
+            inputs, targets = self._ids[start:stop], self._ids[start + 1 : stop + 1]
+            weights = np.ones(stop - start, np.float32)
+            yield {
+                name: np.pad(array, (0, group - array.size)).reshape(-1, length)
+                for name, array in (
+                    ("inputs", inputs),
+                    ("targets", targets),
+                    ("weights", weights),
+                )
+            }
+
+    def _read(self, params: Any, rows: Batch, state: State) -> tuple[State, Mean]:
+        """The states after rows of any length, and the mean over them."""
+        means = []
+        for start in range(0, rows["inputs"].shape[1], TIME):
+            part = {name: x[:, start : start + TIME] for name, x in rows.items()}
+            state, measured = self._step(params, state, part)
+            means.append(measured["nats"])
+        return state, functools.reduce(Mean.merge, jax.device_get(means))
+
+
+def _make_metrics(model: LanguageModel):
+    def measure(params: Any, batch: Batch, state: State) -> tuple[Metrics, State]:
+        logits, state = model.apply(params, batch["inputs"], state)  # pyright: ignore[reportAssignmentType]
+        nats = metrics.cross_entropy(logits, batch["targets"])
+        return {"nats": Mean.of(nats, batch["weights"])}, state
+
+    return measure
+
+
+def _one_row_on(leaf: np.ndarray) -> np.ndarray:
+    return np.concatenate([np.zeros_like(leaf[:1]), leaf[:-1]])
+
+
+def _near(left: State, right: State) -> bool:
+    """Whether what two states differ by does not show in a cross-entropy."""
+    return all(
+        np.allclose(a, b, rtol=1e-4, atol=1e-4)
+        for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
+    )

@@ -1,0 +1,252 @@
+"""The character model of `experiments.charlm`: settings, streams of text, steps.
+
+Nothing here prints, or knows of files and command lines.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+import jaxrnn
+from jaxrnn import metrics, training
+from jaxrnn.batching import epoch_rng, streams
+from jaxrnn.metrics import Mean
+from jaxrnn.models import LanguageModel
+from jaxrnn.training import Batch, Metrics, TrainState
+from jaxrnn.types import State
+
+LAYERS = {"rnn": jaxrnn.RNN, "lstm": jaxrnn.LSTM, "gru": jaxrnn.GRU}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a result depends on, the text aside."""
+
+    cell: Literal["lstm", "gru", "rnn"] = "lstm"
+    """Recurrent cell."""
+    embed: int = 64
+    """Features of the vector that a character becomes."""
+    hidden: int = 256
+    """Features of each recurrent layer."""
+    layers: int = 1
+    """Recurrent layers on top of each other."""
+    tied: bool = False
+    """Use the vectors of the characters as weights of the output, too."""
+    dropout: float = 0.0
+    """Probability of dropping a feature between layers and before the output."""
+    epochs: int = 5
+    """Passes over the training text."""
+    batch: int = 16
+    """Places of the text that are read at once, in a step."""
+    time: int = 128
+    """Characters read at each place in a step: how far back a gradient reaches."""
+    learning_rate: float = 1e-2
+    """Greatest learning rate of Adam."""
+    warmup: float = 0.05
+    """Share of the steps in which the learning rate rises to it."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """What it does then: fall to zero along a cosine, or stay."""
+    weight_decay: float = 0.01
+    """Share of the weights, biases aside, that is lost at a learning rate of 1."""
+    clip: float | None = 1.0
+    """Greatest norm of a gradient; longer ones are scaled down."""
+    patience: int | None = 3
+    """Stop early after so many epochs without a better validation."""
+    seed: int = 0
+    """Of the weights, of the order of the text and of dropout; and of what is drawn."""
+
+    def check(self) -> None:
+        """Whether they make sense.
+
+        Raises:
+            ValueError: they do not; the option is named.
+        """
+        for name in ("embed", "hidden", "layers", "epochs", "batch", "time"):
+            self._require(name, "at least 1", lambda value: value >= 1)
+        for name in ("dropout", "warmup"):
+            self._require(name, "from 0 to 1", lambda value: 0 <= value <= 1)
+        for name in ("learning_rate", "weight_decay", "seed"):
+            self._require(name, "0 or above", lambda value: 0 <= value < math.inf)
+        for name in ("clip", "patience"):
+            self._require(name, "None or above 0", lambda x: x is None or x > 0)
+
+    def _require(self, name: str, what: str, holds: Callable[[Any], bool]) -> None:
+        value = getattr(self, name)
+        if not holds(value):
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} must be {what}, got {value}")
+
+    def fit_to(self, characters: int) -> "Settings":
+        """The same with as many rows and steps as a training text can fill.
+
+        >>> Settings(batch=16, time=128).fit_to(1000).batch
+        7
+        """
+        time = min(self.time, characters - 1)
+        batch = min(self.batch, (characters - 1) // time)
+        return dataclasses.replace(self, batch=batch, time=time)
+
+
+PRESETS = {
+    # One layer, to be had in a minute.
+    "quick": Settings(),
+    # What two layers reach when they are given the time.
+    "best": Settings(
+        embed=128, hidden=512, layers=2, dropout=0.35, epochs=12, batch=32,
+        learning_rate=4e-3,
+    ),
+    # Raschka, Liu and Mirjalili (2022), "Machine Learning with PyTorch and
+    # Scikit-Learn", chapter 15, which models The Mysterious Island: 10,000 steps.
+    "chapter": Settings(
+        embed=256, hidden=512, epochs=25, batch=64, time=40, learning_rate=5e-3,
+        warmup=0.0, schedule="constant", weight_decay=0.0, clip=None, patience=None,
+    ),
+}  # fmt: skip
+
+
+class Streams:
+    """The training batches: the text is read at `batch` places at once, `time`
+    characters in a step, each place going on where the step before ended.
+
+    An epoch starts a little later than the first character, by as much as its seed says
+    and leaves over: so steps begin and end elsewhere in each.
+    """
+
+    def __init__(self, ids: np.ndarray, settings: Settings):
+        self._ids = ids
+        self._rows, self._time = settings.batch, settings.time
+        self._seed = settings.seed
+        self._steps = (ids.size - 1) // (self._rows * self._time)
+
+    @property
+    def characters(self) -> int:
+        """How many an epoch predicts."""
+        return self._rows * self._time * self._steps
+
+    def epoch(self, epoch: int) -> Sequence[Callable[[], Batch]]:
+        """The batches of an epoch, each made when it is called."""
+        left_over = self._ids.size - 1 - self.characters
+        start = epoch_rng(self._seed, epoch).integers(left_over + 1)
+        text = self._ids[start : start + self.characters + 1]
+        return [
+            functools.partial(self._make, inputs, targets, first=step == 0)
+            for step, (inputs, targets) in enumerate(
+                streams(text, self._rows, self._time)
+            )
+        ]
+
+    def _make(self, inputs: np.ndarray, targets: np.ndarray, first: bool) -> Batch:
+        """`starts` are the rows that begin to read: with a state of zeros."""
+        starts = np.full(self._rows, first)
+        return {"inputs": inputs, "targets": targets, "starts": starts}
+
+
+class Carried(flax.struct.PyTreeNode):
+    """All that training goes on with: also what the model remembers of each place."""
+
+    train: TrainState
+    memory: State
+
+    @property
+    def step(self) -> jax.Array:
+        return self.train.step
+
+
+def make_mesh(rows: int, devices: int | None = None) -> Mesh:
+    """Of `devices`, or as many of all devices as divide the rows of a batch.
+
+    Raises:
+        ValueError: `devices` do not divide them.
+    """
+    if devices is None:
+        counts = range(1, jax.device_count() + 1)
+        devices = max(count for count in counts if rows % count == 0)
+    if rows % devices:
+        raise ValueError(
+            f"{devices} devices do not divide a batch of {rows}: give another --batch, "
+            "or other --devices"
+        )
+    return training.data_mesh(devices)
+
+
+def make_model(settings: Settings, vocab_size: int) -> LanguageModel:
+    """The network: embedding, recurrent layers, logits."""
+    encoder = LAYERS[settings.cell](
+        settings.hidden, num_layers=settings.layers, dropout=settings.dropout
+    )
+    return LanguageModel(
+        vocab_size,
+        settings.embed,
+        encoder,
+        dropout=settings.dropout,
+        tied=settings.tied,
+    )
+
+
+def make_optimizer(settings: Settings, steps: int) -> optax.GradientTransformation:
+    """AdamW (Loshchilov and Hutter, 2019) with clipping, over `steps` steps."""
+    warmup = math.ceil(settings.warmup * steps)
+    rise = optax.linear_schedule(0.0, settings.learning_rate, max(warmup, 1))
+    then = optax.constant_schedule(settings.learning_rate)
+    if settings.schedule == "cosine":
+        then = optax.cosine_decay_schedule(
+            settings.learning_rate, max(steps - warmup, 1)
+        )
+    clip = optax.identity()
+    if settings.clip is not None:
+        clip = optax.clip_by_global_norm(settings.clip)
+    adam = optax.adamw(
+        optax.join_schedules([rise, then], [warmup]),
+        weight_decay=settings.weight_decay,
+        mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
+    )
+    return optax.chain(clip, adam)
+
+
+def make_state(
+    model: LanguageModel, optimizer: optax.GradientTransformation, settings: Settings
+) -> Carried:
+    """The state before the first step."""
+    weights_key, key = jax.random.split(jax.random.key(settings.seed))
+    variables = jax.jit(model.init)(weights_key, jnp.zeros((1, 1), jnp.int32))
+    train = TrainState.create(variables, optimizer, key)
+    return Carried(train, model.zero_state((settings.batch,)))
+
+
+def make_train_step(
+    model: LanguageModel, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> Callable[[Carried, Batch], tuple[Carried, Metrics]]:
+    """A compiled `step(carried, batch) -> (carried, metrics)`; the state is donated."""
+
+    def loss(
+        params: Any, batch: Batch, state: State, key: jax.Array
+    ) -> tuple[Metrics, State]:
+        zeros = model.zero_state(batch["starts"].shape)
+        state = jax.tree.map(
+            lambda fresh, leaf: jnp.where(batch["starts"][:, None], fresh, leaf),
+            zeros,
+            state,
+        )
+        logits, state = model.apply(
+            params, batch["inputs"], state, train=True, rngs={"dropout": key}
+        )  # pyright: ignore[reportAssignmentType]
+        nats = metrics.cross_entropy(logits, batch["targets"])
+        return {"loss": Mean.of(nats)}, state
+
+    step = training.make_carried_train_step(loss, optimizer, mesh)
+
+    def carried_step(carried: Carried, batch: Batch) -> tuple[Carried, Metrics]:
+        train, memory, measured = step(carried.train, carried.memory, batch)
+        return Carried(train, memory), measured
+
+    return carried_step

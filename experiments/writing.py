@@ -1,0 +1,149 @@
+"""What `experiments.charlm` does with a trained model: it writes, and judges texts."""
+
+import functools
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments import texts
+from experiments.fit import progress_bar
+from experiments.workdir import WorkDir
+from experiments.writer import Writer
+from jaxrnn import metrics, sampling
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """How to write."""
+
+    prompt: str | None = None
+    """With --sample: text to go on with; @FILE reads it from a file and - from standard
+    input. By default a text begins as after a line break."""
+    length: int = 1000
+    """Characters to write."""
+    temperature: float = 1.0
+    """Below 1 the likely characters become likelier; 0 takes the likeliest."""
+    top_k: int | None = None
+    """Draw from so many of the likeliest characters only."""
+    top_p: float | None = None
+    """Draw from the fewest characters that together are at least so probable."""
+    min_p: float | None = None
+    """Draw from those at least so probable, relative to the likeliest."""
+    num_samples: int = 1
+    """Texts to write, each from the prompt."""
+
+    def check(self) -> None:
+        """Whether it can be done, but for what a vocabulary decides.
+
+        Raises:
+            ValueError: it cannot; the option is named.
+        """
+        if self.prompt == "":
+            raise ValueError("--prompt is empty: give at least one character")
+        for name in ("length", "num_samples"):
+            if getattr(self, name) < 1:
+                raise ValueError(
+                    f"--{name.replace('_', '-')} must be at least 1, "
+                    f"got {getattr(self, name)}"
+                )
+        logits = jax.ShapeDtypeStruct((1, max(self.top_k or 1, 1)), np.float32)
+        jax.eval_shape(functools.partial(sampling.truncate, **self.options), logits)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Those of `jaxrnn.sampling.truncate`."""
+        names = ("temperature", "top_k", "top_p", "min_p")
+        return {name: getattr(self, name) for name in names}
+
+
+def read_prompt(prompt: str | None) -> bytes | None:
+    """What a `Drawing` has for a prompt, from wherever it is."""
+    if prompt is None:
+        return None
+    if prompt == "-":
+        return sys.stdin.buffer.read()
+    if prompt.startswith("@"):
+        return texts.read_bytes(Path(prompt[1:]))
+    return os.fsencode(prompt)
+
+
+def write(
+    path: Path, drawing: Drawing, prompt: bytes | None, *, seed: int, skip: bool
+) -> None:
+    """Prints what the model in a work directory writes, the first text as it is made.
+
+    `skip` leaves out what the model has never seen of the prompt.
+
+    Raises:
+        ValueError: there is no model, or it cannot do what is asked.
+    """
+    workdir, writer = _load(path)
+    encoding = _encoding(workdir)
+    begin, shown = writer.beginning, ""
+    if prompt is not None:
+        text = texts.decode(prompt, "the prompt", encoding == "latin-1")
+        begin = shown = writer.known(text, "the prompt", skip=skip)
+
+    def show(text: str) -> None:
+        sys.stdout.buffer.write(text.encode(encoding))
+        sys.stdout.buffer.flush()
+
+    others = [shown] * (drawing.num_samples - 1)
+    pieces = writer.write(
+        begin, drawing.length, drawing.num_samples, seed, **drawing.options
+    )
+    for first, *rest in pieces:
+        show(shown + first)
+        shown = ""
+        others = [text + piece for text, piece in zip(others, rest, strict=True)]
+    show("\n" + "".join(f"----\n{text}\n" for text in others))
+
+
+def judge(path: Path, file: Path, *, skip: bool, each: bool) -> None:
+    """Prints the mean nats and bits of the characters of a file, all but the first,
+    under the model in a work directory; and before it those of `each`.
+
+    `skip` leaves out what the model has never seen of the file.
+
+    Raises:
+        ValueError: there is no model, or the file cannot be judged.
+    """
+    workdir, writer = _load(path)
+    text = texts.read(file, _encoding(workdir) == "latin-1")
+    text = writer.known(text, str(file), skip=skip)
+    if len(text) < 2:
+        raise ValueError(f"{file} has but one character, which nothing predicts")
+    nats: list[float] = []
+    with progress_bar("judging", len(text) - 1) as advance:
+        for part in writer.nats(text):
+            if each:
+                characters = text[len(nats) + 1 : len(nats) + 1 + part.size]
+                for character, value in zip(characters, part, strict=True):
+                    print(f"{character!r}\t{value:.4f}")
+            nats.extend(part.tolist())
+            advance(len(nats))
+    mean = float(np.mean(nats))
+    print(
+        f"{file}: {mean:.4f} nats, {float(metrics.bits(mean)):.4f} bits per character "
+        f"({len(nats):,} predicted)"
+    )
+
+
+def _load(path: Path) -> tuple[WorkDir, Writer]:
+    workdir = WorkDir(path)
+    if workdir.settings is None:
+        raise ValueError(
+            f"there is no trained model in {path}: train one with "
+            f"`python -m experiments.charlm --workdir {path}`"
+        )
+    return workdir, Writer.load(workdir)
+
+
+def _encoding(workdir: WorkDir) -> str:
+    """Of characters that stand for bytes, or for themselves."""
+    return "latin-1" if (workdir.settings or {}).get("bytes") else "utf-8"

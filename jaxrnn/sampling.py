@@ -1,0 +1,282 @@
+"""Texts drawn token by token, from any model that has a step.
+
+A model is a function `step(tokens, state) -> (logits, state)`: from one token of each
+row, and what it remembers, to the logits of the next ones. Of a Flax module with such a
+method it is
+
+    step = functools.partial(model.apply, variables, method="step")
+
+Arrays in a `functools.partial` (or in a callable that is a pytree) are arguments of the
+compiled loop: other weights of the same shapes compile nothing. Those that a function
+closes over are constants in it, and each new closure is compiled anew.
+
+A row depends on its key alone: a draw is decided by the row's key folded with the
+number of tokens drawn before. So neither the rows beside it matter, nor the devices
+that share them, nor the pieces in which a text is drawn.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Int, Key, PyTree
+
+from jaxrnn.choice import (
+    Candidates,
+    PerRow,
+    check_keys,
+    choose,
+    penalize,
+    per_row,
+    sample,
+    truncate,
+)
+from jaxrnn.closures import Arrays, Frame, take_apart
+from jaxrnn.continuation import (
+    Continuation,
+    Step,
+    begin,
+    check_within,
+    integers,
+    logits_spec,
+    read,
+    select_rows,
+)
+
+__all__ = [
+    "Candidates",
+    "Continuation",
+    "Drawn",
+    "begin",
+    "choose",
+    "extend",
+    "generate",
+    "penalize",
+    "read",
+    "sample",
+    "truncate",
+]
+
+
+class Drawn(NamedTuple):
+    """Tokens, and what it takes to go on.
+
+    Attributes:
+        tokens: `pad_id` behind a stop string.
+        lengths: how many tokens of each row are no padding.
+        text: for `extend`.
+    """
+
+    tokens: Int[Array, "b t"]
+    lengths: Int[Array, "b"]
+    text: Continuation
+
+
+def generate(
+    step: Step,
+    state: PyTree,
+    prompt: Int[ArrayLike, "b p"] | Sequence[Sequence[int]],
+    length: int,
+    key: Key[Array, "b"],
+    *,
+    prompt_lengths: Int[ArrayLike, "b"] | Sequence[int] | None = None,
+    temperature: PerRow = 1.0,
+    top_k: int | None = None,
+    top_p: PerRow | None = None,
+    min_p: PerRow | None = None,
+    repetition_penalty: PerRow = 1.0,
+    stop: Sequence[int] | None = None,
+    pad_id: int = 0,
+) -> Drawn:
+    """The next `length` tokens of each row: `read` the prompt, then `extend` the text.
+
+    `state` is the model's before the prompt; `prompt` and `prompt_lengths` are as in
+    `read`, `length`, `key` and all after them as in `extend`.
+
+    Raises:
+        ValueError: as `read` and `extend`.
+
+    >>> def fibonacci(tokens, before):
+    ...     return jax.nn.one_hot((tokens + before) % 10, 10), tokens
+    >>> keys = jax.random.split(jax.random.key(0), 1)
+    >>> drawn = generate(fibonacci, jnp.array([0]), [[1]], 4, keys, temperature=0)
+    >>> drawn.tokens.tolist()
+    [[1, 2, 3, 5]]
+    """
+    return extend(
+        step,
+        read(step, state, prompt, prompt_lengths),
+        length,
+        key,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        stop=stop,
+        pad_id=pad_id,
+    )
+
+
+def extend(
+    step: Step,
+    text: Continuation,
+    length: int,
+    key: Key[Array, "b"],
+    *,
+    temperature: PerRow = 1.0,
+    top_k: int | None = None,
+    top_p: PerRow | None = None,
+    min_p: PerRow | None = None,
+    repetition_penalty: PerRow = 1.0,
+    stop: Sequence[int] | None = None,
+    pad_id: int = 0,
+) -> Drawn:
+    """The next `length` tokens of each row, drawn by one compiled loop.
+
+    Pieces drawn with the same keys and options are the text drawn at once, so they can
+    be shown as they come; pieces of the same length are compiled once.
+
+    Args:
+        step: the model, `step(tokens, state) -> (logits, state)`.
+        text: what to go on with.
+        length: how many tokens to draw.
+        key: one for each row, as `jax.random.split(key, rows)` gives them; the same for
+            all pieces of a text, others for another text.
+        temperature, top_k, top_p, min_p: as in `truncate`.
+        repetition_penalty: of the tokens of the prompt and of those drawn, as in
+            `penalize`.
+        stop: the tokens that end a row, once it has drawn them one behind the other.
+            Its state stays as they left it, for which every leaf of the state must lead
+            with the rows. Without `stop` all rows go on, those that had stopped too.
+        pad_id: what stands behind the end of a row.
+
+    Raises:
+        ValueError: `length` is below 1; there is not one key for each row; `stop` is
+            empty or outside the vocabulary; `step` returns something else than logits
+            and a state like the one before; an option is as `truncate` and `penalize`
+            refuse it.
+
+    >>> def fibonacci(tokens, before):
+    ...     return jax.nn.one_hot((tokens + before) % 10, 10), tokens
+    >>> keys = jax.random.split(jax.random.key(0), 1)
+    >>> text = read(fibonacci, jnp.array([0]), [[1, 1, 2]])
+    >>> for _ in range(2):
+    ...     tokens, lengths, text = extend(
+    ...         fibonacci, text, 3, keys, temperature=0, stop=[8, 3], pad_id=-1
+    ...     )
+    ...     print(tokens.tolist(), lengths.tolist(), text.stopped.tolist())
+    [[3, 5, 8]] [3] [False]
+    [[3, -1, -1]] [1] [True]
+    """
+    rows, vocab = text.logits.shape
+    if not isinstance(length, int | np.integer):
+        raise TypeError(f"length must be an integer that is no tracer, got {length!r}")
+    if length < 1:
+        raise ValueError(f"length must be at least 1, got {length}")
+    check_keys(key, rows)
+    options = {
+        "temperature": temperature,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+    }
+    options = {k: per_row(k, v, rows) for k, v in options.items() if v is not None}
+    ids = None
+    if stop is not None:
+        ids = integers("stop", stop, axes=1)
+        if not ids.size:
+            raise ValueError("stop is empty: give at least one token, or None")
+        check_within("stop", ids, 0, vocab - 1)
+    return _extend(
+        *take_apart(step),
+        _with_tail(text, 0 if ids is None else ids.size),
+        key,
+        options,
+        ids,
+        integers("pad_id", pad_id, axes=0),
+        length=int(length),
+        top_k=top_k,
+    )
+
+
+def _with_tail(text: Continuation, width: int) -> Continuation:
+    """With a tail that wide: all pieces of a text must have the same shapes."""
+    rows, has = text.tail.shape
+    if has == width:
+        return text
+    blank = np.full((rows, width), -1, np.int32)
+    return text._replace(tail=jnp.concatenate([blank, text.tail], axis=1)[:, has:])
+
+
+@functools.partial(jax.jit, static_argnames=("frame", "length", "top_k"))
+def _extend(
+    frame: Frame,
+    arrays: Arrays,
+    text: Continuation,
+    key: Key[Array, "b"],
+    options: dict[str, Float[Array, "b"]],
+    stop: Int[Array, "s"] | None,
+    pad_id: Int[Array, ""],
+    *,
+    length: int,
+    top_k: int | None,
+) -> Drawn:
+    step = frame.fill(arrays)
+    rows, vocab = text.logits.shape
+    penalty = options.pop("repetition_penalty")
+    spec = logits_spec(step, jnp.zeros(rows, jnp.int32), text.state)
+    if (spec.shape, spec.dtype) != (text.logits.shape, text.logits.dtype):
+        raise ValueError(
+            f"step returns logits {spec.dtype}{[*spec.shape]}, but the text goes on "
+            f"with {text.logits.dtype}{[*text.logits.shape]}"
+        )
+    times = jnp.arange(length, dtype=jnp.int32)
+    # Beforehand, together: one by one they cost several times as much.
+    uniforms = jax.vmap(_uniforms, in_axes=(None, 0))(
+        key, times[:, None] + text.position[None]
+    )
+    ids = jnp.arange(vocab, dtype=jnp.int32)[None]
+
+    def unfinished(carry):
+        time, _, text = carry
+        going = time < length
+        # Devices that share the rows would meet at this at every step.
+        return going if stop is None else going & ~text.stopped.all()
+
+    def draw(carry):
+        time, tokens, text = carry
+        logits = penalize(text.logits, text.seen, penalty)
+        token = choose(truncate(logits, top_k=top_k, **options), uniforms[time])
+        token = jnp.where(text.stopped, pad_id, token)
+        logits, state = step(token, text.state)
+        after = Continuation(
+            state=state,
+            logits=logits,
+            seen=text.seen | (ids == token[:, None]),
+            tail=text.tail,
+            stopped=text.stopped,
+            position=text.position + 1,
+        )
+        if stop is not None:
+            tail = jnp.concatenate([text.tail[:, 1:], token[:, None]], axis=1)
+            stopped = (tail == stop[None]).all(axis=1)
+            after = after._replace(tail=tail, stopped=stopped)
+            after = select_rows(text.stopped, text, after)
+        tokens = jax.lax.dynamic_update_index_in_dim(tokens, token, time, axis=0)
+        return time + 1, tokens, after
+
+    if stop is None:
+        text = text._replace(stopped=jnp.zeros_like(text.stopped))
+    padding = jnp.broadcast_to(pad_id, (length, rows))
+    _, tokens, after = jax.lax.while_loop(
+        unfinished, draw, (jnp.zeros((), jnp.int32), padding, text)
+    )
+    return Drawn(tokens.T, after.position - text.position, after)
+
+
+def _uniforms(key: Key[Array, "b"], position: Int[Array, "b"]) -> Float[Array, "b"]:
+    return jax.vmap(jax.random.uniform)(jax.vmap(jax.random.fold_in)(key, position))

@@ -1,0 +1,107 @@
+"""The character model's command line: presets, texts, and what it must refuse."""
+
+from dataclasses import replace
+
+import pytest
+
+from experiments import charlm, texts
+from experiments.charlm import Options
+from experiments.language import PRESETS, Settings
+from tests.test_imdb import assert_refused
+
+TEXT = b"to be or not to be\n" * 400
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], Settings()),
+        (["--hidden", "7"], Settings(hidden=7)),
+        (["--preset", "best"], PRESETS["best"]),
+        (["--preset=chapter"], PRESETS["chapter"]),
+        (
+            ["--layers", "3", "--preset", "chapter", "--clip", "2", "--tied"],
+            replace(PRESETS["chapter"], layers=3, clip=2.0, tied=True),
+        ),
+    ],
+)
+def test_what_is_given_goes_before_the_preset(
+    monkeypatch, charlm_run, arguments, expected
+):
+    seen = []
+    monkeypatch.setattr(charlm, "train", lambda options: seen.append(options.settings))
+    assert charlm_run(*arguments) == (0, "", "")
+    assert seen == [expected]
+
+
+def test_a_preset_that_there_is_not(charlm_run, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        charlm_run("--preset", "slow")
+    assert exit_.value.code == 2
+    err = capsys.readouterr().err
+    assert "slow" in err
+    assert "chapter" in err
+
+
+def test_help_shows_the_settings_of_the_preset(charlm_run, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        charlm_run("--preset", "chapter", "--help")
+    assert exit_.value.code == 0
+    out = capsys.readouterr().out
+    for flag in ("--cell {lstm,gru,rnn}", "--sample", "--score", "--bytes", "--smoke"):
+        assert flag in out
+    assert "(default: 0.005)" in out
+    assert "--settings" not in out
+    assert "--drawing" not in out
+
+
+def test_a_short_text_shrinks_the_batch_and_says_so(tmp_path, capsys):
+    text = texts.Text("short", "to be or not to be, " * 15)
+    run = charlm.prepare(text, Options(workdir=tmp_path))
+    assert (run.settings.batch, run.settings.time) == (2, 128)
+    assert run.workdir.settings["batch"] == 2
+    assert capsys.readouterr().err == (
+        "270 characters to train on fill --batch 2 --time 128, not 16 and 128\n"
+    )
+    assert run.mesh.size == 2
+    with pytest.raises(ValueError, match="3 devices do not divide a batch of 2"):
+        charlm.prepare(text, Options(workdir=tmp_path, devices=3))
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "message"),
+    [
+        (None, [], "cannot be read: No such file"),
+        ("folder", [], "there is no text in it"),
+        (b"", [], "there is no text in it"),
+        (b"too short", [], "9 characters are too few: at least 20 are needed"),
+        (b"a" * 1000, [], "all 1,000 characters are 'a': there is nothing to predict"),
+        (b"a" * 1000, ["--bytes"], "all 1,000 characters are 'a'"),
+        (b"a line\n" * 9 + b"\xff", [], "line 10: not UTF-8: byte 0xff at offset 63"),
+        (TEXT, ["--devices", 0], "at least 1, got 0"),
+        (TEXT, ["--devices", 3], "3 devices asked for, there"),
+        (
+            TEXT,
+            ["--devices", 2, "--batch", 15],
+            "2 devices do not divide a batch of 15: give another --batch",
+        ),
+        (TEXT, ["--hidden", 0], "--hidden must be at least 1"),
+        (TEXT, ["--batch", 0], "--batch must be at least 1"),
+        (TEXT, ["--dropout", 2], "--dropout must be from 0 to"),
+        (TEXT, ["--warmup", -1], "--warmup must be from 0 to 1, got -1.0"),
+        (TEXT, ["--learning-rate", "nan"], "--learning-rate must be 0 or above, got n"),
+        (TEXT, ["--clip", 0], "--clip must be None or above 0, got 0.0"),
+        (TEXT, ["--seed", -1], "--seed must be 0 or above, got -1"),
+    ],
+)
+def test_bad_input_ends_before_anything_is_written(
+    tmp_path, charlm_run, content, arguments, message
+):
+    path = tmp_path / "text"
+    if content == "folder":
+        path.mkdir()
+    elif content is not None:
+        path.write_bytes(content)
+    result = charlm_run("--text", path, "--workdir", tmp_path / "run", *arguments)
+    assert_refused(result, message)
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,164 @@
+"""The language model against float64 loops over one row: look up, encode, project."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+import jaxrnn
+from jaxrnn.models import LanguageModel
+from jaxrnn.types import LSTMState
+from tests import oracles
+
+VOCAB, EMBED, HIDDEN, B, T = 7, 4, 5, 3, 6
+
+
+def make(encoder=None, *, embed=EMBED, **options):
+    encoder = jaxrnn.LSTM(HIDDEN) if encoder is None else encoder
+    model = LanguageModel(VOCAB, embed, encoder, **options)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 1), jnp.int32))
+    # Not the initial values: small weights and biases of zero would hide too much.
+    rng = np.random.default_rng(1)
+    return model, jax.tree.map(
+        lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes
+    )
+
+
+def oracle(variables, tokens, state):
+    """Logits and state of one row with an LSTM, from the model's own parameters."""
+    p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
+    table = p["embed"]["embedding"]
+    x = np.array([table[token] for token in tokens])
+    outputs, state = oracles.lstm(x, state, p["encoder"]["l0"])
+    outputs = outputs.reshape(-1, HIDDEN)  # of an empty row too
+    if "output" in p:
+        return outputs @ p["output"]["kernel"] + p["output"]["bias"], state
+    if "project" in p:
+        outputs = outputs @ p["project"]["kernel"] + p["project"]["bias"]
+    return outputs @ table.T + p["bias"], state
+
+
+@pytest.mark.parametrize(
+    ("tied", "embed", "names"),
+    [
+        (False, EMBED, ["embed", "encoder", "output"]),
+        (True, HIDDEN, ["bias", "embed", "encoder"]),
+        (True, EMBED, ["bias", "embed", "encoder", "project"]),
+    ],
+)
+def test_logits_and_state_are_those_of_the_oracle(rng, tied, embed, names):
+    model, variables = make(embed=embed, tied=tied)
+    assert sorted(variables["params"]) == names
+    tokens = rng.integers(VOCAB, size=(B, T))
+    lengths = np.array([T, 0, T - 1])
+    before = LSTMState(*rng.normal(size=(2, B, HIDDEN)).astype(np.float32))
+    logits, (after,) = jax.jit(model.apply)(
+        variables, tokens, (before,), lengths=lengths
+    )
+    for row, length in enumerate(lengths):
+        expected, state = oracle(
+            variables, tokens[row, :length], (before.h[row], before.c[row])
+        )
+        # float32 sums of a few terms, six steps in a row.
+        near = {"rtol": 1e-5, "atol": 1e-5}
+        np.testing.assert_allclose(logits[row, :length], expected, **near)
+        np.testing.assert_allclose((after.h[row], after.c[row]), state, **near)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("batch", [(), (B,), (2, B)])
+def test_steps_equal_the_whole_whatever_the_batch_axes(rng, tied, batch):
+    model, variables = make(jaxrnn.GRU(HIDDEN, num_layers=2), tied=tied)
+    tokens = rng.integers(VOCAB, size=(*batch, T))
+    whole, last = jax.jit(model.apply)(variables, tokens)
+    state = model.zero_state(batch)
+    for t in range(T):
+        logits, state = model.apply(variables, tokens[..., t], state, method="step")
+        np.testing.assert_allclose(logits, whole[..., t, :], rtol=1e-5, atol=1e-5)
+    for found, expected in zip(state, last, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_chunks_with_carried_state_equal_one_pass(rng):
+    model, variables = make(jaxrnn.RNN(HIDDEN))
+    tokens = rng.integers(VOCAB, size=(B, T))
+    whole, _ = model.apply(variables, tokens)
+    head, state = model.apply(variables, tokens[:, :2])
+    tail, _ = model.apply(variables, tokens[:, 2:], state)
+    np.testing.assert_allclose(
+        np.concatenate([head, tail], axis=1), whole, rtol=1e-5, atol=1e-5
+    )
+
+
+def test_packed_sequences_do_not_see_each_other(rng):
+    model, variables = make()
+    tokens = rng.integers(VOCAB, size=(1, T))
+    logits, _ = model.apply(
+        variables, tokens, segment_ids=np.array([[1, 1, 1, 1, 2, 2]])
+    )
+    alone, _ = model.apply(variables, tokens[:, 4:])
+    np.testing.assert_allclose(logits[:, 4:], alone, rtol=1e-5, atol=1e-5)
+
+
+def test_a_tied_embedding_learns_from_both_ends(rng):
+    """As input only the tokens read have a gradient, as output all of them."""
+    tokens = np.array([[2, 2, 2]])
+
+    def gradient(tied):
+        model, variables = make(embed=HIDDEN, tied=tied)
+
+        def loss(variables):
+            return jnp.sum(model.apply(variables, tokens)[0] ** 2)
+
+        return jax.grad(loss)(variables)["params"]["embed"]["embedding"]
+
+    assert np.flatnonzero(np.any(gradient(False), axis=1)).tolist() == [2]
+    assert np.flatnonzero(np.any(gradient(True), axis=1)).tolist() == [*range(VOCAB)]
+
+
+class Echo(nn.Module):
+    """An encoder whose outputs are its inputs, three times as large in training."""
+
+    @nn.compact
+    def __call__(self, x, state, *, lengths, segment_ids, train):
+        return x * (3.0 if train else 1.0), state
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_dropout_acts_on_single_outputs_in_training_alone(train):
+    model = LanguageModel(VOCAB, 16, Echo(), dropout=0.25)
+    params = {
+        "embed": {"embedding": jnp.ones((VOCAB, 16))},
+        "output": {"kernel": jnp.ones((16, VOCAB)), "bias": jnp.zeros(VOCAB)},
+    }
+    tokens = np.ones((40, 100), np.int32)
+    logits, _ = model.apply(
+        {"params": params}, tokens, (), train=train, rngs={"dropout": jax.random.key(3)}
+    )
+    sums = np.asarray(logits)[..., 0].ravel()
+    if not train:
+        np.testing.assert_array_equal(sums, 16)
+        return
+    kept = sums * 0.75 / 3  # of 16 features: binomial
+    np.testing.assert_allclose(kept, kept.round(), atol=1e-4)
+    assert kept.mean() == pytest.approx(12, abs=0.11)  # 4 standard deviations
+    assert kept.var() == pytest.approx(3, abs=0.3)
+
+
+def test_a_token_outside_the_vocabulary_is_not_taken_for_another():
+    model, variables = make()
+    logits, _ = model.apply(variables, np.array([[1, VOCAB, 1]]))
+    assert np.isfinite(logits[0, 0]).all()
+    assert np.isnan(logits[0, 1:]).all()
+
+
+def test_the_encoders_errors_pass():
+    model, variables = make()
+    with pytest.raises(ValueError, match=re.escape("has shape (2,), but the batch (1")):
+        model.apply(variables, np.array([[1, 2]]), lengths=np.array([1, 2]))
+    both, variables = make(jaxrnn.GRU(HIDDEN, bidirectional=True))
+    with pytest.raises(ValueError, match="whole sequence, it has no single step"):
+        both.apply(variables, np.array([1]), both.zero_state((1,)), method="step")
