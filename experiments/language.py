@@ -108,8 +108,9 @@ PRESETS = {
     # Raschka, Liu and Mirjalili (2022), "Machine Learning with PyTorch and
     # Scikit-Learn", chapter 15, which models The Mysterious Island: 10,000 steps.
     "chapter": Settings(
-        cell="lstm", embed=256, hidden=512, epochs=25, batch=64, time=40, learning_rate=5e-3,
-        warmup=0.0, schedule="constant", weight_decay=0.0, clip=None, patience=None,
+        cell="lstm", embed=256, hidden=512, epochs=25, batch=64, time=40,
+        learning_rate=5e-3, warmup=0.0, schedule="constant", weight_decay=0.0,
+        clip=None, patience=None,
     ),
 }  # fmt: skip
 
