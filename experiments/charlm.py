@@ -1,4 +1,4 @@
-"""A character language model with an LSTM: trains on a text, then writes like it.
+"""A character language model: trains on a text, then writes like it.
 
     python -m experiments.charlm
     python -m experiments.charlm --sample
@@ -38,8 +38,9 @@ from jaxrnn.text import Vocab, char_tokens
 
 WORKDIR = Path("runs/charlm")
 SMOKE = Settings(
-    embed=8, hidden=32, epochs=3, batch=8, time=16, learning_rate=2e-2, patience=None
-)
+    cell="lstm", embed=8, hidden=32, epochs=3, batch=8, time=16, learning_rate=2e-2,
+    patience=None,
+)  # fmt: skip
 GLIMPSE = 200  # characters written after each epoch
 
 
