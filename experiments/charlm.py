@@ -270,7 +270,7 @@ def sample(options: Options) -> None:
     if not Checkpoints(options.workdir / "checkpoints").steps():
         print(
             f"there is no trained model in {options.workdir}: training one first "
-            "(the default takes about a minute)",
+            "(the default takes a minute or two)",
             file=sys.stderr,
         )
         with contextlib.redirect_stdout(sys.stderr):
