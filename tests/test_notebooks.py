@@ -9,7 +9,8 @@ from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parent.parent / "experiments" / "notebooks"
 BASICS = "RNN_basics"
-NOTEBOOKS = pytest.mark.parametrize("name", [BASICS])
+CHARACTERS = "Character_level_language_model"
+NOTEBOOKS = pytest.mark.parametrize("name", [BASICS, CHARACTERS])
 
 
 def read(name):
@@ -68,8 +69,9 @@ def test_it_tells_nothing_of_the_machine_it_ran_on(name):
     [
         (BASICS, r"LSTM +error of the last 50 steps: (\S+)", 0, 0.005),
         (BASICS, r"RNN +error of the last 50 steps: (\S+)", 0.02, 0.2),
+        (CHARACTERS, r"(?s)tiny_shakespeare.*epoch 4: .*?, (\S+) held", 1.5, 1.75),
     ],
-    ids=["lstm", "rnn"],
+    ids=["lstm", "rnn", "characters"],
 )
 def test_the_committed_run_is_of_the_full_setting(name, pattern, low, high):
     [value] = re.findall(pattern, printed(read(name)[1]))
