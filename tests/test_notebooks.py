@@ -9,8 +9,9 @@ from nbclient import NotebookClient
 
 FOLDER = Path(__file__).parent.parent / "experiments" / "notebooks"
 BASICS = "RNN_basics"
+SENTIMENT = "Sentiment_analysis_on_IMDB_with_LSTMs"
 CHARACTERS = "Character_level_language_model"
-NOTEBOOKS = pytest.mark.parametrize("name", [BASICS, CHARACTERS])
+NOTEBOOKS = pytest.mark.parametrize("name", [BASICS, SENTIMENT, CHARACTERS])
 
 
 def read(name):
@@ -69,9 +70,10 @@ def test_it_tells_nothing_of_the_machine_it_ran_on(name):
     [
         (BASICS, r"LSTM +error of the last 50 steps: (\S+)", 0, 0.005),
         (BASICS, r"RNN +error of the last 50 steps: (\S+)", 0.02, 0.2),
+        (SENTIMENT, r"test accuracy (\S+)% of 25,000 reviews \(imdb_reviews", 84, 92),
         (CHARACTERS, r"(?s)tiny_shakespeare.*epoch 4: .*?, (\S+) held", 1.5, 1.75),
     ],
-    ids=["lstm", "rnn", "characters"],
+    ids=["lstm", "rnn", "sentiment", "characters"],
 )
 def test_the_committed_run_is_of_the_full_setting(name, pattern, low, high):
     [value] = re.findall(pattern, printed(read(name)[1]))
