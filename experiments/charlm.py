@@ -1,8 +1,9 @@
-"""A character language model with an LSTM: trains on a text, then writes like it.
+"""A character language model: trains on a text, then writes like it.
 
     python -m experiments.charlm
     python -m experiments.charlm --sample
 
+Expect 1.530 nats per character of tiny shakespeare on cold windows of 256 (seed 0).
 Trained again in the same --workdir it continues; --sample writes with the trained
 model, --score judges a text by it.
 """
@@ -38,8 +39,9 @@ from jaxrnn.text import Vocab, char_tokens
 
 WORKDIR = Path("runs/charlm")
 SMOKE = Settings(
-    embed=8, hidden=32, epochs=3, batch=8, time=16, learning_rate=2e-2, patience=None
-)
+    cell="lstm", embed=8, hidden=32, epochs=3, batch=8, time=16, learning_rate=2e-2,
+    patience=None,
+)  # fmt: skip
 GLIMPSE = 200  # characters written after each epoch
 
 
@@ -269,7 +271,7 @@ def sample(options: Options) -> None:
     if not Checkpoints(options.workdir / "checkpoints").steps():
         print(
             f"there is no trained model in {options.workdir}: training one first "
-            "(the default takes about a minute)",
+            "(the default takes a minute or two)",
             file=sys.stderr,
         )
         with contextlib.redirect_stdout(sys.stderr):

@@ -32,7 +32,7 @@ LAYERS = {"rnn": jaxrnn.RNN, "lstm": jaxrnn.LSTM, "gru": jaxrnn.GRU}
 class Settings:
     """What a result depends on, the text aside."""
 
-    cell: Literal["lstm", "gru", "rnn"] = "lstm"
+    cell: Literal["lstm", "gru", "rnn"] = "gru"
     """Recurrent cell."""
     embed: int = 64
     """Features of the vector that a character becomes."""
@@ -44,12 +44,15 @@ class Settings:
     """Use the vectors of the characters as weights of the output, too."""
     dropout: float = 0.0
     """Probability of dropping a feature between layers and before the output."""
-    epochs: int = 5
+    epochs: int = 4
     """Passes over the training text."""
     batch: int = 16
     """Places of the text that are read at once, in a step."""
     time: int = 128
     """Characters read at each place in a step: how far back a gradient reaches."""
+    forget: float = 0.05
+    """Probability that a place forgets before a step what it has read: a model that
+    never does can get lost where a text begins, and stay so."""
     learning_rate: float = 1e-2
     """Greatest learning rate of Adam."""
     warmup: float = 0.05
@@ -73,7 +76,7 @@ class Settings:
         """
         for name in ("embed", "hidden", "layers", "epochs", "batch", "time"):
             self._require(name, "at least 1", lambda value: value >= 1)
-        for name in ("dropout", "warmup"):
+        for name in ("dropout", "forget", "warmup"):
             self._require(name, "from 0 to 1", lambda value: 0 <= value <= 1)
         for name in ("learning_rate", "weight_decay", "seed"):
             self._require(name, "0 or above", lambda value: 0 <= value < math.inf)
@@ -102,14 +105,15 @@ PRESETS = {
     "quick": Settings(),
     # What two layers reach when they are given the time.
     "best": Settings(
-        embed=128, hidden=512, layers=2, dropout=0.35, epochs=12, batch=32,
+        cell="lstm", embed=128, hidden=512, layers=2, dropout=0.35, epochs=12, batch=32,
         learning_rate=4e-3,
     ),
     # Raschka, Liu and Mirjalili (2022), "Machine Learning with PyTorch and
     # Scikit-Learn", chapter 15, which models The Mysterious Island: 10,000 steps.
     "chapter": Settings(
-        embed=256, hidden=512, epochs=25, batch=64, time=40, learning_rate=5e-3,
-        warmup=0.0, schedule="constant", weight_decay=0.0, clip=None, patience=None,
+        cell="lstm", embed=256, hidden=512, epochs=25, batch=64, time=40, forget=0.0,
+        learning_rate=5e-3, warmup=0.0, schedule="constant", weight_decay=0.0,
+        clip=None, patience=None,
     ),
 }  # fmt: skip
 
@@ -119,13 +123,14 @@ class Streams:
     characters in a step, each place going on where the step before ended.
 
     An epoch starts a little later than the first character, by as much as its seed says
-    and leaves over: so steps begin and end elsewhere in each.
+    and leaves over: so steps begin and end elsewhere in each. Its seed also says where
+    a place forgets what it has read.
     """
 
     def __init__(self, ids: np.ndarray, settings: Settings):
         self._ids = ids
         self._rows, self._time = settings.batch, settings.time
-        self._seed = settings.seed
+        self._forget, self._seed = settings.forget, settings.seed
         self._steps = (ids.size - 1) // (self._rows * self._time)
 
     @property
@@ -134,21 +139,19 @@ class Streams:
         return self._rows * self._time * self._steps
 
     def epoch(self, epoch: int) -> Sequence[Callable[[], Batch]]:
-        """The batches of an epoch, each made when it is called."""
-        left_over = self._ids.size - 1 - self.characters
-        start = epoch_rng(self._seed, epoch).integers(left_over + 1)
-        text = self._ids[start : start + self.characters + 1]
+        """The batches of an epoch, each made when it is called: inputs, targets, and
+        the rows that start with a state of zeros."""
+        rng = epoch_rng(self._seed, epoch)
+        first = rng.integers(self._ids.size - self.characters)
+        text = self._ids[first : first + self.characters + 1]
+        starts = rng.random((self._steps, self._rows)) < self._forget
+        starts[0] = True
         return [
-            functools.partial(self._make, inputs, targets, first=step == 0)
-            for step, (inputs, targets) in enumerate(
-                streams(text, self._rows, self._time)
+            functools.partial(dict, inputs=inputs, targets=targets, starts=rows)
+            for (inputs, targets), rows in zip(
+                streams(text, self._rows, self._time), starts, strict=True
             )
         ]
-
-    def _make(self, inputs: np.ndarray, targets: np.ndarray, first: bool) -> Batch:
-        """`starts` are the rows that begin to read: with a state of zeros."""
-        starts = np.full(self._rows, first)
-        return {"inputs": inputs, "targets": targets, "starts": starts}
 
 
 class Carried(flax.struct.PyTreeNode):

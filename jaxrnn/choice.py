@@ -102,10 +102,9 @@ def truncate(
     temperature = _column("temperature", temperature, logits)
     ids = jnp.broadcast_to(_places(logits), logits.shape)
     if top_k is not None:
-        # Without the barrier XLA merges a later slice into this top-k, which it then no
-        # longer knows for one: it would sort the whole vocabulary.
-        best = jax.lax.top_k(logits, _at_most_vocab(top_k, logits.shape[-1]))
-        logits, ids = jax.lax.optimization_barrier(best)
+        # No column may be cut out of the result: XLA would merge that into the top-k,
+        # no longer know it for one, and sort the whole vocabulary.
+        logits, ids = jax.lax.top_k(logits, _at_most_vocab(top_k, logits.shape[-1]))
     elif top_p is not None:
         negative, ids = jax.lax.sort((-logits, ids), num_keys=1)
         logits = -negative

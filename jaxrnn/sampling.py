@@ -13,6 +13,10 @@ closes over are constants in it, and each new closure is compiled anew.
 A row depends on its key alone: a draw is decided by the row's key folded with the
 number of tokens drawn before. So neither the rows beside it matter, nor the devices
 that share them, nor the pieces in which a text is drawn.
+
+Devices share the rows when key, prompt and state are sharded along them. They meet at a
+step only for `stop`, to learn whether all rows ended, and for `top_k`, which XLA does
+not split.
 """
 
 import functools

@@ -204,21 +204,26 @@ def test_a_draw_depends_on_its_own_row(rng):
 
 
 def test_choose_never_takes_what_has_no_probability(rng):
-    """Sums of 5,000 numbers are rounded, at the end too: every number from 0 to the
-    greatest below 1 must lead to a token that may be drawn, and in order."""
-    p = rng.uniform(size=5000).astype(np.float32) ** 8
-    p[rng.uniform(size=5000) < 0.5] = 0
+    """Sums are rounded: at the numbers where they pass from one token to the next, and
+    at the greatest below 1, a token must come that may be drawn, and in order."""
+    p = rng.uniform(size=600).astype(np.float32) ** 4
+    p[rng.uniform(size=600) < 0.5] = 0
     p[:3] = p[-40:] = 0
-    uniform = np.append(np.linspace(0, 1, 400, endpoint=False), 1 - 2**-24)
+    p /= p.sum()
+    borders = np.asarray(jnp.cumsum(p))
+    borders = borders[borders < 1]
+    around = [np.nextafter(borders, side, dtype=np.float32) for side in (0, 1)]
+    uniform = np.sort(np.concatenate([borders, *around, [0, 1 - 2**-24]]))
     uniform = uniform.astype(np.float32)
-    ids = np.tile(np.arange(5000, dtype=np.int32), (uniform.size, 1))
-    rows = np.tile(p / p.sum(), (uniform.size, 1))
-    drawn = np.asarray(choose(Candidates(jnp.array(ids), jnp.array(rows)), uniform))
+    ids = np.tile(np.arange(600, dtype=np.int32), (uniform.size, 1))
+    rows = jnp.tile(p, (uniform.size, 1))
+    drawn = np.asarray(choose(Candidates(jnp.array(ids), rows), uniform))
     assert (p[drawn] > 0).all()
     assert (np.diff(drawn) >= 0).all()
-    wide = np.cumsum(p.astype(np.float64)) / p.astype(np.float64).sum()
-    assert (wide[drawn] > uniform - 1e-6).all()
-    assert (wide[drawn] - p[drawn] / p.sum() < uniform + 1e-6).all()
+    above = np.cumsum(p.astype(np.float64))[drawn]
+    # A few of the steps by which float32 numbers near 1 differ.
+    assert (above > uniform - 1e-6).all()
+    assert (above - p[drawn] < uniform + 1e-6).all()
 
 
 def test_logits_of_minus_infinity_are_never_drawn():
@@ -246,8 +251,7 @@ def test_float64_is_kept(x64, rng):
 
 
 def test_top_k_does_not_sort_the_vocabulary():
-    """On a CPU lax.top_k is 90 times faster than sorting 50,000 tokens, where XLA knows
-    it: see the barrier in `truncate`."""
+    """The 40 likeliest of 50,000 took a CPU 1 ms for 8 rows, to sort them 85 ms."""
     logits = jnp.zeros((8, 5000))
     compiled = jax.jit(lambda x: sample(x, keys(8), top_k=40, top_p=0.9))
     program = compiled.lower(logits).compile().as_text()

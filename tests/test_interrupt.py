@@ -9,6 +9,14 @@ import pytest
 from experiments.interrupt import Interrupt
 
 
+@pytest.fixture(autouse=True)
+def usual_handler():
+    """Python's own: a shell lets its background jobs ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_only_asks(number, capsys):
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]

@@ -12,7 +12,7 @@ from experiments import language
 from experiments.language import PRESETS, Settings, Streams
 from jaxrnn import metrics, training
 
-TINY = Settings(cell="gru", embed=3, hidden=4, batch=4, time=5, seed=7)
+TINY = Settings(cell="gru", embed=3, hidden=4, batch=4, time=5, forget=0.0, seed=7)
 VOCAB = 6
 
 
@@ -37,6 +37,20 @@ def test_an_epoch_reads_the_text_on_from_batch_to_batch(size):
     # Each row on its own, and then one row after the other, is the text without a gap.
     rows = np.concatenate([b["inputs"] for b in batches], axis=1)
     np.testing.assert_array_equal(np.diff(rows.ravel()), 1)
+
+
+def test_places_forget_now_and_then():
+    settings = dataclasses.replace(TINY, forget=0.2)
+    streams = Streams(np.arange(20 * 1000 + 1, dtype=np.int32), settings)
+    starts = np.array([batch["starts"] for batch in made(streams, 3)])
+    assert starts[0].all()
+    # 3,996 draws: 4 standard deviations are 0.025. Places forget one by one.
+    assert starts[1:].mean() == pytest.approx(0.2, abs=0.025)
+    assert set(starts[1:].sum(axis=1).tolist()) >= {0, 1, 2, 3}
+    np.testing.assert_array_equal(
+        starts, [batch["starts"] for batch in made(streams, 3)]
+    )
+    assert (starts != [batch["starts"] for batch in made(streams, 4)]).any()
 
 
 def test_epochs_start_elsewhere_and_the_same_again():

@@ -72,6 +72,22 @@ def test_pieces_see_a_string_across_their_borders(size):
     assert lengths.tolist() == LENGTHS
 
 
+@pytest.mark.parametrize(
+    ("first", "then", "expected"),
+    [
+        ([4, 4, 4], [2, 3], [3, 0, 0]),  # what was drawn before counts
+        ([4], [2, 3], [3, 0, 0]),
+        ([4], [1, 2, 3], [3, 1, 2]),  # as far as the first string had to look back
+        ([4, 4, 4, 4], [2, 3, 1], [3, 1, 0]),
+    ],
+)
+def test_another_string_may_come_between_two_pieces(first, then, expected):
+    step, state, prompt = begun([[1, 2, 3, 1, 2]])
+    drawn = generate(step, state, prompt, 2, keys(1), temperature=0, stop=first)
+    after = extend(step, drawn.text, 3, keys(1), temperature=0, stop=then)
+    assert after.tokens.tolist() == [expected]
+
+
 def test_padding_may_be_any_id():
     options = {"temperature": 0, "stop": [3], "pad_id": -7}
     drawn = generate(*begun([[1, 3, 2, 2]]), 4, keys(1), **options)
