@@ -110,8 +110,8 @@ def draw_torch(settings: Settings, length: int, texts: int) -> Work:
         state, ids = None, torch.zeros((texts, 1), dtype=torch.int64)
         for _ in range(length):
             outputs, state = lstm(embed(ids), state)
-            logits = output(outputs[:, 0])
-            ids = torch.distributions.Categorical(logits=logits).sample()[:, None]
+            shares = output(outputs[:, 0]).softmax(dim=-1)
+            ids = torch.multinomial(shares, num_samples=1)
             yield ids
 
     def run() -> list[str]:

@@ -4,8 +4,9 @@ Each contender is a function from a `Task` to a thunk that does it once and wait
 the end. Training means outputs and the gradients of `sum(outputs * cotangent)` with
 respect to parameters and inputs, for every one. Inputs and outputs have the batch
 before time. The other libraries run as their users run them: whole batches on one
-device with all its threads. Weights are not shared: the work is the same, the numbers
-are not.
+device with all its threads. With the same weights all compute the same numbers, those
+at padding aside, except that Haiku's GRU resets before its product, its RNN has a relu
+for tanh, and PyTorch, if not packed, begins in the padding when it reads backwards.
 """
 
 import functools
@@ -242,7 +243,7 @@ def keras(task: Task) -> Compiled:
 
 
 def haiku(task: Task) -> Compiled:
-    """`haiku.dynamic_unroll`, which knows neither lengths nor directions."""
+    """`haiku.dynamic_unroll`, which knows neither lengths nor two directions."""
     if task.ragged or task.bidirectional:
         raise UnavailableError("it has no ragged batches and no bidirectional layer")
     library = load("haiku")

@@ -6,7 +6,7 @@ Units are words, padding aside.
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax
@@ -73,8 +73,8 @@ def train(reviews: Reviews, layout: Layout) -> Work:
 
     >>> settings = Settings(hidden=4, embed=4, vocab=50, batch=4, max_words=30)
     >>> work = train(Reviews(settings, number=8), "plain padding")
-    >>> int(work.run().step), 8 < work.units <= 8 * 30
-    (2, True)
+    >>> int(work.run().step), work.steps, 8 < work.units <= 8 * 30
+    (2, 2, True)
     """
     settings, examples = reviews.settings, reviews.examples()
     model = sentiment.make_model(settings, settings.vocab)
@@ -91,7 +91,13 @@ def train(reviews: Reviews, layout: Layout) -> Work:
     state = sentiment.make_state(model, optimizer, SEED)
     step = training.make_train_step(loss, optimizer, mesh)
     words = sum(int(np.count_nonzero(make()["tokens"])) for make in batches)
-    return Work(stepping(step, state, batches), words)
+    return Work(stepping(step, state, batches), words, len(batches))
+
+
+def train_epoch(reviews: Reviews) -> Work:
+    """All steps of the program on the reviews, as one."""
+    whole = replace(reviews, sample=None)
+    return train(whole, "buckets")._replace(steps=1)
 
 
 def _packed(
@@ -168,7 +174,8 @@ def train_torch(reviews: Reviews, *, packs: bool) -> Work:
     order = reviews.sampled(source.order(np.random.default_rng(SEED)))
     batches = [functools.partial(_no_spare_rows, source, *batch) for batch in order]
     words = sum(int(make()["lengths"].sum()) for make in batches)
-    return Work(torch_stepping(torch, [embed, lstm, output], loss_of, batches), words)
+    run = torch_stepping(torch, [embed, lstm, output], loss_of, batches)
+    return Work(run, words, len(batches))
 
 
 def _no_spare_rows(source: Batches, indices: np.ndarray, length: int) -> training.Batch:

@@ -1,14 +1,21 @@
 """How many cases `experiments.bench` measures and how large they are: three sizes."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, get_args
 
 from experiments import language, sentiment
 from experiments.contenders import CellName
 from experiments.review_work import Reviews
 
 SuiteName = Literal[
-    "layers", "bidirectional", "programs", "growth", "devices", "memory", "compile"
+    "layers",
+    "bidirectional",
+    "imdb",
+    "charlm",
+    "growth",
+    "devices",
+    "memory",
+    "compile",
 ]
 Shape = tuple[int, int, int, int]  # batch, time, inputs, hidden
 
@@ -30,11 +37,12 @@ class Scale:
     steps: int
     """Batch times time where both vary."""
     times: tuple[int, ...]
+    batches: tuple[int, ...]
     hiddens: tuple[int, ...]
     reviews: Reviews
     torch_reviews: Reviews
     epoch: bool
-    """Measure a whole epoch of the reviews."""
+    """Measure a whole epoch of the reviews, too."""
     characters: language.Settings
     length: int
     """Of the texts that are drawn."""
@@ -46,12 +54,10 @@ class Scale:
 
 
 FULL = Scale(
-    suites=(
-        "layers", "bidirectional", "programs", "growth", "devices", "memory", "compile"
-    ),
+    suites=get_args(SuiteName),
     cells=("lstm", "gru", "rnn"),
     variants=True,
-    training=(False, True),
+    training=(True, False),
     ragged=(False, True),
     shapes=(
         (32, 256, 20, 64),
@@ -63,6 +69,7 @@ FULL = Scale(
     some_shapes=((32, 256, 20, 64), (32, 256, 64, 128), (32, 256, 256, 512)),
     steps=16_384,
     times=(128, 256, 512, 1024, 2048, 4096),
+    batches=(8, 16, 32, 64, 128, 256),
     hiddens=(64, 128, 256, 512, 1024),
     reviews=Reviews(sentiment.Settings(), number=22_500, sample=16),
     torch_reviews=Reviews(sentiment.Settings(), number=22_500, sample=2),
@@ -71,11 +78,11 @@ FULL = Scale(
     length=300,
     texts=(1, 64),
     deep_times=(64, 2048),
-    seconds=20.0,
-)  # fmt: skip
+    seconds=10.0,
+)
 QUICK = replace(
     FULL,
-    suites=("layers", "programs"),
+    suites=("layers", "imdb", "charlm"),
     cells=("lstm",),
     variants=False,
     training=(True,),
@@ -83,11 +90,12 @@ QUICK = replace(
     shapes=((32, 256, 20, 64), (32, 256, 64, 128), (64, 40, 256, 512)),
     some_shapes=((32, 256, 64, 128),),
     times=(128, 1024),
+    batches=(16, 64),
     hiddens=(128, 512),
     reviews=Reviews(sentiment.Settings(buckets=2), number=2_000, sample=4),
     torch_reviews=Reviews(sentiment.Settings(), number=2_000, sample=1),
     epoch=False,
-    seconds=4.0,
+    seconds=3.0,
 )
 _TINY = sentiment.Settings(embed=4, hidden=4, vocab=50, batch=4, buckets=1)
 SMOKE = replace(
@@ -99,6 +107,7 @@ SMOKE = replace(
     some_shapes=((8, 6, 3, 4),),
     steps=32,
     times=(8,),
+    batches=(4,),
     hiddens=(4,),
     reviews=Reviews(_TINY, number=8),
     torch_reviews=Reviews(_TINY, number=8, sample=1),

@@ -21,9 +21,9 @@ Panels = dict[str, dict[str, dict[str, float]]]
 class Row:
     """What one contender did in one case; all numbers are None if it was skipped.
 
-    Seconds, or bytes where `quantity` says so: the median, the quartiles around it, and
-    what the first call took, which compiles. `ratio` compares the median for a unit of
-    work with that of `baseline`.
+    Seconds, or bytes where `quantity` says so: the median of a step, the quartiles
+    around it, and what the first call took, which compiles. A step has `units` of work
+    on average; for one of them `ratio` compares the median with that of `baseline`.
     """
 
     suite: str
@@ -37,7 +37,7 @@ class Row:
     upper: float | None = None
     first: float | None = None
     rounds: int | None = None
-    units: int | None = None
+    units: float | None = None
     unit: str = ""
     baseline: str | None = None
     ratio: float | None = None
@@ -56,31 +56,28 @@ def score(
     that was not.
     """
     baseline = next((n for n in (case.baseline, *timings) if n in timings), None)
-
-    def cost(name: str) -> float:
-        return timings[name].median / works[name].units
-
+    cost = {name: timings[name].median / works[name].units for name in timings}
     rows = []
     for name in case.contenders:
         place = (case.suite, case.section, case.name, name)
         if name in skipped:
             rows.append(Row(*place, skipped=skipped[name], quantity=case.quantity))
             continue
-        timing = timings[name]
+        work, timing = works[name], timings[name]
         lower, upper = timing.quartiles
         rows.append(
             Row(
                 *place,
                 quantity=case.quantity,
-                median=timing.median,
-                lower=lower,
-                upper=upper,
+                median=timing.median / work.steps,
+                lower=lower / work.steps,
+                upper=upper / work.steps,
                 first=timing.first,
                 rounds=len(timing.rounds),
-                units=works[name].units,
+                units=work.units / work.steps,
                 unit=case.unit,
                 baseline=baseline,
-                ratio=cost(name) / cost(baseline) if baseline else None,
+                ratio=cost[name] / cost[baseline] if baseline else None,
                 pictured=case.pictured,
             )
         )
@@ -161,21 +158,19 @@ def absences(rows: Iterable[Row]) -> list[str]:
     ]
 
 
-def panels(rows: Iterable[Row]) -> dict[str, Panels]:
-    """The ratios to draw: for each suite by section, case and contender.
+def panels(rows: Iterable[Row]) -> Panels:
+    """The ratios to draw: by section, case and contender.
 
     >>> panels([Row("layers", "LSTM", "64", "Flax", ratio=2.0, pictured=True,
     ...             baseline="torch")])
-    {'layers': {'LSTM, time relative to torch': {'64': {'Flax': 2.0}}}}
+    {'LSTM, time relative to torch': {'64': {'Flax': 2.0}}}
     """
-    found: dict[str, Panels] = {}
+    found: Panels = {}
     for row in rows:
         if row.pictured and row.ratio is not None:
-            suite = found.setdefault(row.suite, {})
             title = f"{row.section}, time relative to {row.baseline}"
-            suite.setdefault(title, {}).setdefault(row.case, {})[row.contender] = (
-                row.ratio
-            )
+            bars = found.setdefault(title, {}).setdefault(row.case, {})
+            bars[row.contender] = row.ratio
     return found
 
 

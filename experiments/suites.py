@@ -8,13 +8,13 @@ import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-import jax
 import jax.numpy as jnp
 
 from experiments import character_work, contenders, review_work
 from experiments.contenders import Task
+from experiments.review_work import Layout
 from experiments.scales import Scale, SuiteName
 from experiments.work import Work
 
@@ -23,7 +23,7 @@ Quantity = Literal["seconds", "bytes"]
 OURS = "jaxrnn"
 VARIANTS = (f"{OURS}, one device", f"{OURS}, scan")
 BASELINE = "torch padded"
-# Counts of CPU devices; those above the number of cores share them.
+# How many CPU devices share a batch, where there are as many as the last.
 DEVICES = (1, 2, 4, 8)
 
 
@@ -31,7 +31,8 @@ DEVICES = (1, 2, 4, 8)
 class Case:
     """One piece of work, in a section of a suite, and what builds its contenders.
 
-    Where the quantity is bytes, the works return it instead of being timed.
+    Where the quantity is bytes, the works return it instead of being timed. Ratios are
+    to the baseline.
     """
 
     suite: SuiteName
@@ -76,28 +77,34 @@ def _bidirectional(scale: Scale) -> Iterator[Case]:
 
 
 def _growth(scale: Scale) -> Iterator[Case]:
-    over_time = [(scale.steps // time, time, 64, 128) for time in scale.times]
-    over_features = [(32, 128, hidden, hidden) for hidden in scale.hiddens]
-    for what, shapes in (("time", over_time), ("features", over_features)):
+    growing = {
+        f"time, {scale.steps:,} tokens": [
+            (scale.steps // time, time, 64, 128) for time in scale.times
+        ],
+        "batch": [(batch, 128, 64, 128) for batch in scale.batches],
+        "features": [(32, 128, hidden, hidden) for hidden in scale.hiddens],
+    }
+    for what, shapes in growing.items():
         for shape in shapes:
             task = Task("lstm", *shape)
             everyone = _everyone(task)
             some = {name: everyone[name] for name in (OURS, BASELINE, "Flax")}
             case = _layer_case("growth", task, some)
-            yield replace(case, section=f"{case.section}, growing {what}")
+            section = f"{case.section}, growing {what}"
+            yield replace(case, section=section, unit="tokens")
 
 
 def _devices(scale: Scale) -> Iterator[Case]:
-    there = jax.device_count()
     for shape in scale.some_shapes:
         task = Task("lstm", *shape)
-        some = {BASELINE: _builder(contenders.torch_padded, task)}
-        for count in DEVICES:
-            if count <= there:
-                name = f"{OURS}, {count} device{'s' if count > 1 else ''}"
-                some[name] = _builder(contenders.ours, task, devices=count)
-        case = _layer_case("devices", task, some)
-        yield replace(case, section=f"{case.section}, of {there} devices")
+        some = {
+            f"{OURS}, {count} device{'s' if count > 1 else ''}": _builder(
+                contenders.ours, task, devices=count
+            )
+            for count in DEVICES
+        }
+        some[BASELINE] = _builder(contenders.torch_padded, task)
+        yield _layer_case("devices", task, some)
 
 
 def _memory(scale: Scale) -> Iterator[Case]:
@@ -144,7 +151,7 @@ def _everyone(task: Task) -> dict[str, Callable[[], Work]]:
 
 
 def _builder(make: Callable, task: Task, **options: Any) -> Callable[[], Work]:
-    return lambda: Work(make(task, **options))
+    return lambda: Work(make(task, **options), task.batch * task.time)
 
 
 def _layer_case(
@@ -160,34 +167,31 @@ def _layer_case(
     return Case(suite, section, name, some, pictured=task.training and not task.ragged)
 
 
-def _programs(scale: Scale) -> Iterator[Case]:
-    layouts = ("buckets", "packed rows", "plain padding")
-    reviews = {
-        f"{OURS}, {layout}": functools.partial(review_work.train, scale.reviews, layout)
-        for layout in layouts
+def _imdb(scale: Scale) -> Iterator[Case]:
+    reviews, settings = scale.reviews, scale.reviews.settings
+    some = {
+        f"{OURS}, {layout}": functools.partial(review_work.train, reviews, layout)
+        for layout in get_args(Layout)
     }
-    reviews |= {
+    some |= {
         BASELINE: lambda: review_work.train_torch(scale.torch_reviews, packs=False),
         "torch packed": lambda: review_work.train_torch(
             scale.torch_reviews, packs=True
         ),
     }
-    name = f"steps of {scale.reviews.settings.batch} reviews"
-    yield Case("programs", "training on IMDB", name, reviews, unit="words")
+    case = functools.partial(Case, "imdb", unit="words")
+    name = f"{settings.batch} reviews, hidden {settings.hidden}"
+    yield case("train step, reviews as long as IMDB's", name, some)
     if scale.epoch:
-        whole = replace(scale.reviews, sample=None)
-        yield Case(
-            "programs",
-            "training on IMDB, a whole epoch",
-            f"{whole.number:,} reviews",
-            {OURS: lambda: review_work.train(whole, "buckets")},
-            baseline=OURS,
-            unit="words",
-            pictured=False,
-        )
+        some = {OURS: functools.partial(review_work.train_epoch, reviews)}
+        name = f"{reviews.number:,} reviews"
+        section = "epoch, reviews as long as IMDB's"
+        yield case(section, name, some, baseline=OURS, pictured=False)
 
+
+def _charlm(scale: Scale) -> Iterator[Case]:
     settings = scale.characters
-    chapter = {
+    some = {
         OURS: lambda: character_work.train(settings),
         f"{OURS}, bfloat16": lambda: character_work.train(settings, jnp.bfloat16),
         "torch in one": lambda: character_work.train_torch(settings, one_by_one=False),
@@ -195,9 +199,9 @@ def _programs(scale: Scale) -> Iterator[Case]:
             settings, one_by_one=True
         ),
     }
-    name = f"step of {settings.batch} x {settings.time}, hidden {settings.hidden}"
-    characters = functools.partial(Case, "programs", unit="characters")
-    yield characters("training on characters", name, chapter, baseline="torch in one")
+    name = f"{settings.batch} x {settings.time}, hidden {settings.hidden}"
+    case = functools.partial(Case, "charlm", unit="characters")
+    yield case("train step", name, some, baseline="torch in one")
     for texts in scale.texts:
         sizes = (settings, scale.length, texts)
         drawing = {
@@ -205,7 +209,7 @@ def _programs(scale: Scale) -> Iterator[Case]:
             "torch one by one": functools.partial(character_work.draw_torch, *sizes),
         }
         name = f"{texts} x {scale.length}, hidden {settings.hidden}"
-        yield characters("drawing text", name, drawing, baseline="torch one by one")
+        yield case("drawing text", name, drawing, baseline="torch one by one")
 
 
 def _compile(scale: Scale) -> Iterator[Case]:
@@ -214,7 +218,7 @@ def _compile(scale: Scale) -> Iterator[Case]:
             OURS: functools.partial(review_work.compile_deep, time),
             f"{OURS}, scan": functools.partial(review_work.compile_deep, time, "scan"),
         }
-        section = "train step of 3 bidirectional layers, compiled and taken once"
+        section = "train step of 3 bidirectional layers, made and taken once"
         yield Case(
             "compile", section, f"{time:,} words", some, baseline=OURS, pictured=False
         )
@@ -223,7 +227,8 @@ def _compile(scale: Scale) -> Iterator[Case]:
 _SUITES: dict[SuiteName, Callable[[Scale], Iterator[Case]]] = {
     "layers": _layers,
     "bidirectional": _bidirectional,
-    "programs": _programs,
+    "imdb": _imdb,
+    "charlm": _charlm,
     "growth": _growth,
     "devices": _devices,
     "memory": _memory,

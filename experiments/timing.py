@@ -1,8 +1,9 @@
 """The time that several contenders need for the same work, taken in turns.
 
 In turns, so that a slow minute of the machine is everybody's. Every turn begins with a
-pause and a call that does not count: OpenMP's threads, which PyTorch uses, keep a core
-busy for a while after their work, and the caches hold the last contender's data.
+pause, since OpenMP's threads, which PyTorch uses, keep a core busy for a while after
+their work; and unless the work is long with a call that does not count, since the
+caches hold the last contender's data.
 """
 
 import time
@@ -15,6 +16,7 @@ import numpy as np
 Thunk = Callable[[], Any]
 
 PAUSE = 0.03  # seconds
+LONG = 0.5  # seconds; what the caches can cost is lost in them
 FEWEST_ROUNDS = 3
 
 
@@ -78,6 +80,7 @@ def measure(
         for name in names[start:] + names[:start]:
             if len(names) > 1:  # Alone, nobody was there before.
                 sleep(PAUSE)
-                thunks[name]()
+                if min(found[name], default=0.0) < LONG:
+                    thunks[name]()
             found[name].append(seconds_of(thunks[name]))
     return {name: Timing(first[name], tuple(found[name])) for name in names}

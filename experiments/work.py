@@ -13,10 +13,12 @@ from jaxrnn.training import Batch, Metrics
 
 
 class Work(NamedTuple):
-    """What is timed, and how many units (words, characters) one call of it does."""
+    """What is timed, and what one call of it does: units (words, characters) in steps,
+    for one of which the time is told."""
 
     run: Thunk
     units: int = 1
+    steps: int = 1
 
 
 def stepping(

@@ -6,12 +6,13 @@ import json
 import subprocess
 import sys
 import types
+from pathlib import Path
 
 import jax
 import pytest
 from matplotlib.image import imread
 
-from experiments import bench, contenders, program, runtime
+from experiments import bench, program, runtime
 from experiments.bench import Options
 from experiments.contenders import UnavailableError
 from experiments.scales import FULL, QUICK, SMOKE
@@ -19,9 +20,9 @@ from experiments.standings import Row
 from experiments.suites import DEVICES, Case, cases
 from experiments.work import Work
 
-TINY = dataclasses.replace(SMOKE, variants=False, ragged=(True,))
+TINY = dataclasses.replace(SMOKE, variants=False, ragged=(False,))
 LAYERS = ["jaxrnn", "jaxrnn, bfloat16", "torch padded", "torch packed", "Flax", "Keras"]
-LAYERS += ["Haiku", "jaxrnn, full rows"]
+LAYERS += ["Haiku"]
 
 
 @pytest.fixture
@@ -44,26 +45,41 @@ def run(monkeypatch, capsys):
 def test_a_run_names_every_contender_measured_or_skipped(run, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "haiku", None)
     monkeypatch.setattr(bench, "SMOKE", TINY)
-    arguments = ("--smoke", "--suite", "layers", "--rounds", 2, "--out", tmp_path)
-    code, out, err = run(*arguments)
+    arguments = ("--smoke", "--rounds", 2, "--out", tmp_path)
+    code, out, err = run("--suites", "layers", "memory", *arguments)
     assert (code, err) == (0, "")
+    files = {str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*")}
+    assert files == {
+        "layers/results.json",
+        "layers/ratios.png",
+        "memory/results.json",
+    }
+    assert imread(tmp_path / "layers" / "ratios.png").shape[2] == 4
 
-    results = json.loads((tmp_path / "results.json").read_text())
+    results = json.loads((tmp_path / "layers" / "results.json").read_text())
     rows = [Row(**entry) for entry in results["rows"]]
     assert [row.contender for row in rows] == LAYERS
+    table = out[out.index("layers: LSTM") : out.index("memory: LSTM")]
     skipped = {row.contender: row.skipped for row in rows if row.skipped}
     for row in rows:
         assert (row.median is None) == (row.contender in skipped)
         if row.skipped is None:
-            assert row.lower <= row.median <= row.upper < row.first
+            assert 0 < row.lower <= row.median <= row.upper
             assert row.rounds == 2
-            assert out.count(f" {row.contender} ") == 1
+            assert row.first > 0
+            assert table.count(f" {row.contender}  ") == 1
     # Where PyTorch and Keras are not installed, they are absent as Haiku is.
     assert skipped.pop("Haiku")
     assert all(reason.endswith("is not installed") for reason in skipped.values())
     for name in ("Haiku", *skipped):
-        assert out.count(f"skipped {name} in 1 case: ") == 1
+        assert table.count(f"skipped {name} in 1 case: ") == 1
 
+    memory = json.loads((tmp_path / "memory" / "results.json").read_text())
+    found = {row["contender"]: row for row in memory["rows"]}
+    assert found["jaxrnn"]["median"] < found["jaxrnn, scan"]["median"]
+    assert found["Flax"]["ratio"] == 1.0
+
+    assert results["versions"] == memory["versions"]
     assert results["versions"]["jax"] == jax.__version__
     assert results["machine"]["cores"] >= 1
     settings = results["settings"]
@@ -76,37 +92,13 @@ def test_a_run_names_every_contender_measured_or_skipped(run, monkeypatch, tmp_p
         assert line in out
 
 
-@pytest.mark.filterwarnings("default")
-def test_pictures_are_of_full_batches(run, monkeypatch, tmp_path):
-    monkeypatch.setattr(
-        bench, "SMOKE", dataclasses.replace(TINY, ragged=(False,), times=(4,))
-    )
-    for name in ("torch_padded", "torch_packed", "keras", "haiku"):
-        monkeypatch.setattr(contenders, name, absent)
-    code, out, _ = run(
-        "--smoke", "--suite", "layers", "memory", "--rounds", 1, "--out", tmp_path
-    )
-    assert code == 0
-    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "layers.png"}
-    assert imread(tmp_path / "layers.png").shape[2] == 4
-    # Without PyTorch the ratios are to the first contender.
-    assert "/ jaxrnn" in out
-    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
-    memory = {row["contender"]: row for row in rows if row["suite"] == "memory"}
-    assert memory["jaxrnn"]["median"] < memory["jaxrnn, scan"]["median"]
-    assert memory["Flax"]["ratio"] == 1.0
-
-
 def absent(task):
     raise UnavailableError("it is elsewhere")
 
 
-def stub(contender_names, run=lambda: None, **options):
+def stub(names, run=lambda: None, **options):
     """A case whose contenders do `run`."""
-    builders = {
-        name: functools.partial(Work, functools.partial(run))
-        for name in contender_names
-    }
+    builders = dict.fromkeys(names, functools.partial(Work, run))
     return Case("layers", "LSTM", "a", builders, **options)
 
 
@@ -133,6 +125,17 @@ def test_run_case_asks_for_bytes_once():
     assert (row.median, row.first, len(calls)) == (4096.0, 0.0, 1)
 
 
+def fake_suite(interrupt_at=None):
+    """A `run` that measures nothing, and is interrupted at one of the suites."""
+
+    def run(suite, scale, rounds, interrupt):
+        interrupt.requested = suite == interrupt_at
+        place = (suite, "LSTM", f"case of {suite}", "jaxrnn")
+        return [Row(*place, median=1.0, units=1, ratio=1.0, pictured=True)]
+
+    return run
+
+
 @pytest.mark.parametrize("stops_in", [1, 2])
 def test_an_interrupt_leaves_what_was_measured(stops_in, monkeypatch):
     interrupt, measured = types.SimpleNamespace(requested=False), []
@@ -140,83 +143,93 @@ def test_an_interrupt_leaves_what_was_measured(stops_in, monkeypatch):
     def run_case(case, rounds, seconds):
         measured.append(case.name)
         interrupt.requested = len(measured) == stops_in
-        return [Row("devices", "LSTM", case.name, "jaxrnn")]
+        return [Row("growth", "LSTM", case.name, "jaxrnn")]
 
     monkeypatch.setattr(bench, "run_case", run_case)
-    monkeypatch.setattr(bench, "run_virtual", None)  # Is not called.
-    rows = bench.run(["devices", "compile"], SMOKE, Options(), interrupt)
+    rows = bench.run("growth", SMOKE, 1, interrupt)
     assert [row.case for row in rows] == measured
-    assert len(measured) == stops_in
+    assert len(measured) == stops_in < len(cases("growth", SMOKE))
 
 
-def test_a_stopped_program_shows_what_it_has_and_exits_with_130(run, monkeypatch):
-    def stopped(wanted, scale, options, interrupt):
-        interrupt.requested = True
-        return [Row("layers", "LSTM", "some case", "jaxrnn", median=1.0)]
-
-    monkeypatch.setattr(bench, "run", stopped)
-    code, out, err = run("--smoke")
+def test_a_stopped_program_keeps_what_it_has_and_exits_with_130(
+    run, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(bench, "run", fake_suite(interrupt_at="growth"))
+    wanted = ("--suites", "layers", "growth", "compile")
+    code, out, err = run("--smoke", *wanted, "--out", tmp_path)
     assert code == 130
-    assert "some case" in out
+    assert "case of layers" in out
+    assert "case of growth" in out
+    assert "compile" not in out
     assert err == "stopped: the cases after that are missing\n"
+    for suite in ("layers", "growth"):
+        results = json.loads((tmp_path / suite / "results.json").read_text())
+        assert [row["case"] for row in results["rows"]] == [f"case of {suite}"]
+    assert not (tmp_path / "compile").exists()
 
 
-def test_more_devices_than_cores_are_another_process(monkeypatch):
-    """With its options, and rows that come back through its results."""
+def test_suites_that_are_not_run_again_stay_as_they_are(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(bench, "run", fake_suite())
+    for suite in ("layers", "growth"):
+        code, out, _ = run("--smoke", "--suites", suite, "--out", tmp_path)
+        assert code == 0
+        assert f"numbers and pictures are in {tmp_path}" in out
+    assert {path.name for path in tmp_path.iterdir()} == {"layers", "growth"}
+
+
+@pytest.mark.parametrize(
+    ("options", "path"),
+    [
+        (Options(), "runs/bench"),
+        (Options(quick=True), "runs/bench-quick"),
+        (Options(smoke=True), None),
+        (Options(smoke=True, out=Path("here")), "here"),
+    ],
+    ids=["full", "quick", "smoke", "given"],
+)
+def test_where_results_go(options, path):
+    assert options.path == (Path(path) if path else None)
+
+
+def test_the_command_line_changes_the_scale():
+    assert Options().scale == FULL
+    assert Options(quick=True).scale == QUICK
+    chosen = Options(suites=("growth",), cells=("gru",), seconds=0.0).scale
+    changes = {"suites": ("growth",), "cells": ("gru",), "seconds": 0.0}
+    assert chosen == dataclasses.replace(FULL, **changes)
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """What is started instead of processes: commands and numbers of devices."""
+    found = []
+
+    def fake_run(command, env):
+        found.append((" ".join(command[1:]), env["JAX_NUM_CPU_DEVICES"]))
+        return subprocess.CompletedProcess(command, returncode=3)
+
     monkeypatch.delenv("JAX_NUM_CPU_DEVICES", raising=False)
-    row = Row("devices", "LSTM, of 8 devices", "a", "jaxrnn", median=1.0)
-    started = []
-
-    def fake_run(command, env, stdout, check):
-        started.append((command, env["JAX_NUM_CPU_DEVICES"]))
-        out = command[command.index("--out") + 1]
-        with open(f"{out}/results.json", "w") as file:
-            json.dump({"rows": [vars(row)]}, file)
-
     monkeypatch.setattr(subprocess, "run", fake_run)
-    monkeypatch.setattr(bench, "run_case", lambda case, rounds, seconds: [])
-    options = Options(quick=True, rounds=7, seconds=1.5)
-    interrupt = types.SimpleNamespace(requested=False)
-    rows = bench.run(["devices"], SMOKE, options, interrupt)
-    assert rows == [row]
-    [(command, number)] = started
-    assert number == str(max(DEVICES))
-    given = " ".join(command)
-    assert "-m experiments.bench --suite devices" in given
-    assert "--quick" in given
-    assert "--smoke" not in given
-    assert "--rounds 7" in given
-    assert "--seconds 1.5" in given
-
-    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", number)  # As there: it starts none.
-    assert bench.run(["devices"], SMOKE, options, interrupt) == []
-    assert len(started) == 1
+    return found
 
 
-def test_the_sizes_are_those_of_the_design():
-    names = [case.name for case in cases("layers", FULL)]
-    assert len(names) == 3 * 2 * 2 * 5
-    assert names[:5] == [
-        "32 x 256, 20 to 64",
-        "32 x 256, 64 to 128",
-        "64 x 40, 256 to 512",
-        "32 x 256, 256 to 512",
-        "64 x 128, 512 to 1024",
-    ]
-    growth = [case.name for case in cases("growth", FULL)]
-    assert growth[0] == "128 x 128, 64 to 128"
-    assert growth[5] == "4 x 4096, 64 to 128"
-    assert growth[-1] == "32 x 128, 1024 to 1024"
+def test_more_devices_than_cores_are_another_process(started):
+    options = Options(quick=True, rounds=7, out=Path("there"))
+    stopped = types.SimpleNamespace(requested=True)
+    bench.run_devices(options, stopped)
+    arguments = "--suites devices --rounds 7 --seconds 3.0 --quick --out there"
+    assert started == [(f"-m experiments.bench {arguments}", "8")]
+    # Nobody stopped it: then it has failed.
+    with pytest.raises(subprocess.CalledProcessError, match="status 3"):
+        bench.run_devices(options, types.SimpleNamespace(requested=False))
 
 
-@pytest.mark.parametrize("scale", [FULL, QUICK, SMOKE], ids=["full", "quick", "smoke"])
-def test_cases_of_a_section_stand_together_and_have_names_of_their_own(scale):
-    for suite in FULL.suites:
-        listed = [(case.section, case.name) for case in cases(suite, scale)]
-        assert len(set(listed)) == len(listed) > 0
-        sections = [section for section, _ in listed]
-        changes = [a for a, b in zip(sections, sections[1:] + [""]) if a != b]
-        assert len(set(changes)) == len(changes)
+def test_the_other_process_starts_none(run, started, monkeypatch):
+    monkeypatch.setattr(bench, "run", fake_suite())
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", str(max(DEVICES)))
+    code, out, _ = run("--smoke", "--suites", "devices")
+    assert (code, started) == (0, [])
+    assert "case of devices" in out
 
 
 def test_help(run, capsys):
@@ -224,13 +237,13 @@ def test_help(run, capsys):
         run("--help")
     assert exit_.value.code == 0
     out = capsys.readouterr().out
-    for part in ("python -m experiments.bench", "--suite", "growth", "Turns of each"):
+    for part in ("python -m experiments.bench", "--suites", "growth", "Turns of each"):
         assert part in out
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--suite", "everything"], ["--rounds", "many"], ["--speed"]],
+    [["--suites", "everything"], ["--rounds", "many"], ["--speed"]],
     ids=lambda arguments: arguments[-1],
 )
 def test_wrong_arguments_exit_with_2(run, capsys, arguments):

@@ -1,9 +1,10 @@
-"""The same layer in several libraries: each gives outputs and their true gradients."""
+"""The same layer in several libraries: with the same weights they give what ours gives,
+outputs and gradients, where there is data."""
 
 import functools
-import importlib.util
 import sys
 import types
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -12,15 +13,14 @@ import pytest
 
 from experiments import contenders
 from experiments.contenders import Compiled, Task, UnavailableError
+from experiments.language import LAYERS
+from jaxrnn import torch_weights
 
-TASK = Task("lstm", batch=4, time=6, inputs=3, hidden=4)
+FULL = Task("lstm", batch=4, time=6, inputs=3, hidden=4)
 RAGGED = Task("gru", 4, 6, 3, 4, ragged=True)
 BOTH_WAYS = Task("rnn", 4, 6, 3, 4, ragged=True, bidirectional=True)
-OTHERS = {
-    "flax": contenders.flax,
-    "keras": contenders.keras,
-    "haiku": contenders.haiku,
-}
+CELLS = ["lstm", "gru", "rnn"]
+FLAX_GATES = {"lstm": "ifgo", "gru": "rzn", "rnn": [""]}
 
 
 @pytest.fixture(autouse=True)
@@ -28,17 +28,6 @@ def as_their_users_run_them():
     """With JAX's own promotion rules: others do not keep to strict ones."""
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
-
-
-def build(name, task):
-    """A contender, or the test is skipped."""
-    if name in OTHERS:
-        if importlib.util.find_spec(name) is None:
-            pytest.skip(f"{name} is not installed")
-        return OTHERS[name](task)
-    options = {"one device": {"devices": 1}, "scan": {"backend": "scan"}, "ours": {}}
-    options["in chunks"] = {"remat_chunk": 2}
-    return contenders.ours(task, **options[name])
 
 
 def test_arrays_of_a_ragged_batch():
@@ -57,37 +46,149 @@ def test_arrays_of_a_full_batch_are_the_same_every_time():
     again, _, _ = BOTH_WAYS.arrays()
     np.testing.assert_array_equal(x, again)
     assert cotangent.shape == (4, 6, 8)
-    assert TASK.arrays()[1] is None
+    assert FULL.arrays()[1] is None
+
+
+def from_flax(params, cell):
+    """The weights by PyTorch's names; likewise below."""
+    params, found = params["params"], {}
+    directions = {"": params.get("forward_rnn", params)}
+    if "backward_rnn" in params:
+        directions["_reverse"] = params["backward_rnn"]
+    for suffix, rnn in directions.items():
+        for side in "ih":
+            gates = [rnn["cell"][side + gate] for gate in FLAX_GATES[cell]]
+            bias = [gate.get("bias", np.zeros(4, np.float32)) for gate in gates]
+            kernel = np.concatenate([gate["kernel"] for gate in gates], axis=-1)
+            found[f"weight_{side}h_l0{suffix}"] = kernel.T
+            found[f"bias_{side}h_l0{suffix}"] = np.concatenate(bias)
+    return found
+
+
+def from_keras(params, cell):
+    found = {}
+    for suffix, own in {"": params[:3], "_reverse": params[3:]}.items():
+        if not own:
+            continue
+        w_x, w_h, b = map(np.asarray, own)
+        b_x, b_h = b if b.ndim == 2 else (b, np.zeros_like(b))
+        if cell == "gru":  # z r n
+            order = np.r_[4:8, 0:4, 8:12]
+            w_x, w_h, b_x, b_h = (a[..., order] for a in (w_x, w_h, b_x, b_h))
+        found |= {f"weight_ih_l0{suffix}": w_x.T, f"weight_hh_l0{suffix}": w_h.T}
+        found |= {f"bias_ih_l0{suffix}": b_x, f"bias_hh_l0{suffix}": b_h}
+    return found
+
+
+def from_haiku(params, cell):
+    assert cell == "lstm"
+    linear = params["lstm/linear"]
+    order = np.r_[0:4, 8:12, 4:8, 12:16]  # i g f o
+    w, b = (np.asarray(linear[name])[..., order] for name in "wb")
+    return {
+        "weight_ih_l0": w[:3].T,
+        "weight_hh_l0": w[3:].T,
+        "bias_ih_l0": b,
+        "bias_hh_l0": np.repeat([0.0, 1.0, 0.0, 0.0], 4),  # Of the gate f.
+    }
+
+
+OTHERS = {
+    "flax": (contenders.flax, from_flax),
+    "keras": (contenders.keras, from_keras),
+    "haiku": (contenders.haiku, from_haiku),
+}
+
+
+@functools.cache  # Every library meets the same compiled function.
+def ours(task):
+    return contenders.ours(task)
+
+
+def agrees_with_ours(task, weights, outputs, d_weights, d_x):
+    """Whether ours finds the same with these weights; weights by PyTorch's names."""
+    layer = LAYERS[task.cell](task.hidden, bidirectional=task.bidirectional)
+    function, (_, *batch) = ours(task)
+    variables = torch_weights.from_torch(weights, layer)
+    expected, d_variables, d_expected = function(variables, *batch)
+    lengths = task.arrays()[1]
+    valid = np.arange(task.time) < (task.time if lengths is None else lengths[:, None])
+    valid = np.broadcast_to(valid, (task.batch, task.time))
+    # Float32: twelve products on top of each other, of numbers around one.
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-5)
+    close(np.asarray(outputs)[valid], np.asarray(expected)[valid])
+    close(np.asarray(d_x)[valid], np.asarray(d_expected)[valid])
+    gradients = torch_weights.from_torch(d_weights, layer)["params"]
+    for place, cell in d_variables["params"].items():
+        for name in ("w_x", "w_h"):  # A bias is sometimes two, each with its gradient.
+            close(gradients[place][name], cell[name])
+
+
+def build(make, task):
+    """A contender, or the test is skipped."""
+    try:
+        return make(task)
+    except UnavailableError as error:
+        pytest.skip(str(error))
 
 
 @pytest.mark.filterwarnings("default")  # Theirs are not ours to mend.
 @pytest.mark.parametrize(
-    "task", [TASK, RAGGED, BOTH_WAYS], ids=["full", "ragged", "both-ways"]
+    ("name", "task"),
+    [
+        *[("flax", replace(BOTH_WAYS, cell=cell)) for cell in CELLS],
+        *[("keras", replace(BOTH_WAYS, cell=cell)) for cell in CELLS],
+        ("haiku", FULL),
+    ],
+    ids=lambda value: getattr(value, "cell", value),
 )
+def test_the_same_weights_give_the_same_outputs_and_gradients(name, task, rng):
+    make, to_torch = OTHERS[name]
+    function, (params, *batch) = build(make, task)
+    # Not as they begin: most biases are zero then.
+    params = jax.tree.map(lambda p: p + rng.normal(0, 0.3, p.shape).astype("f"), params)
+    outputs, d_params, d_x = function(params, *batch)
+    weights, d_weights = (to_torch(tree, task.cell) for tree in (params, d_params))
+    agrees_with_ours(task, weights, outputs, d_weights, d_x)
+
+
 @pytest.mark.parametrize(
-    "name", ["ours", "one device", "scan", "in chunks", "flax", "keras", "haiku"]
+    ("make", "task"),
+    [
+        *[(contenders.torch_packed, replace(BOTH_WAYS, cell=cell)) for cell in CELLS],
+        (contenders.torch_padded, FULL),
+    ],
+    ids=lambda value: getattr(value, "cell", value.__name__),
 )
-def test_the_gradient_of_the_inputs_is_the_slope_of_the_loss(name, task, rng):
-    """And by that the backward pass is complete, and of the loss that is promised."""
-    if name == "haiku" and task != TASK:
-        with pytest.raises(UnavailableError, match="no ragged batches"):
-            contenders.haiku(task)
-        return
-    training = build(name, task)
-    params, x, lengths, cotangent = training.arguments
-    evaluate = build(name, Task(**{**vars(task), "training": False})).function
-    outputs, d_params, d_x = training()
-    np.testing.assert_allclose(outputs, evaluate(params, x, lengths), atol=1e-6)
-    assert jax.tree.map(jnp.shape, d_params) == jax.tree.map(jnp.shape, params)
+def test_torch_gives_the_same_outputs_and_gradients(make, task):
+    """Padded it does so where all rows are full."""
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    outputs, (*gradients, d_x) = make(task)()
+    torch.manual_seed(0)
+    layers = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}
+    layer = layers[task.cell](3, 4, bidirectional=task.bidirectional)
+    weights = layer.state_dict()
+    d_weights = dict(zip(weights, gradients, strict=True))
+    agrees_with_ours(task, weights, outputs.detach(), d_weights, d_x)
 
-    def loss(x):
-        outputs = np.asarray(evaluate(params, x, lengths), np.float64)
-        return np.sum(outputs * np.asarray(cotangent))
 
-    direction = rng.normal(size=x.shape).astype(np.float32)
-    # Float32: with 1e-2, rounding and curvature both stay below a thousandth.
-    slope = (loss(x + 1e-2 * direction) - loss(x - 1e-2 * direction)) / 2e-2
-    assert np.sum(np.asarray(d_x) * direction) == pytest.approx(slope, rel=1e-2)
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize(
+    "make", [contenders.ours, *(make for make, _ in OTHERS.values())]
+)
+def test_evaluating_gives_the_outputs_of_training(make):
+    task = replace(FULL, cell="rnn")
+    function, (params, x, lengths, cotangent) = build(make, task)
+    outputs, _, _ = function(params, x, lengths, cotangent)
+    evaluate = make(replace(task, training=False)).function
+    np.testing.assert_allclose(evaluate(params, x, lengths), outputs, atol=1e-6)
+
+
+@pytest.mark.parametrize("task", [RAGGED, replace(FULL, bidirectional=True)])
+def test_haiku_reads_full_rows_in_one_direction(task):
+    with pytest.raises(UnavailableError, match="no ragged batches and no bidirection"):
+        contenders.haiku(task)
 
 
 def test_two_devices_sum_the_gradients_of_the_parameters():
@@ -105,26 +206,6 @@ def test_the_backends_agree_and_bfloat16_is_coarse():
     # Eight bits: near, and not the same.
     np.testing.assert_allclose(half[2], auto[2], atol=0.1)
     assert np.abs(half[2] - auto[2]).max() > 1e-4
-
-
-@pytest.mark.parametrize("task", [RAGGED, BOTH_WAYS], ids=["ragged", "both-ways"])
-def test_torch_packed_is_torch_padded_where_there_is_data(task):
-    """Of the last direction that reads from behind, padding is the first it sees."""
-    torch = pytest.importorskip("torch")
-    found = []
-    for make in (contenders.torch_padded, contenders.torch_packed):
-        torch.manual_seed(0)
-        outputs, gradients = make(task)()
-        found.append((outputs.detach().numpy(), gradients[-1].numpy()))
-    (padded, d_padded), (packed, d_packed) = found
-    valid = np.arange(task.time) < task.arrays()[1][:, None]
-    half = task.hidden
-    np.testing.assert_allclose(packed[valid, :half], padded[valid, :half], atol=1e-6)
-    assert (packed[~valid] == 0).all()
-    assert (padded[~valid] != 0).any()
-    assert (d_packed[valid] != 0).any()
-    if not task.bidirectional:
-        np.testing.assert_allclose(d_packed, d_padded, atol=1e-5)
 
 
 @pytest.mark.parametrize("make", [contenders.torch_padded, contenders.torch_packed])
@@ -148,7 +229,7 @@ def test_who_is_not_installed_says_so(module, make, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.delenv("KERAS_BACKEND", raising=False)
     with pytest.raises(UnavailableError, match=f"^{module} is not installed$"):
-        make(TASK)
+        make(FULL)
     assert contenders.torch_threads() == 0 or module != "torch"
 
 
@@ -166,7 +247,7 @@ def test_keras_on_another_backend_is_no_contender(monkeypatch):
     monkeypatch.setitem(sys.modules, "keras", other)
     monkeypatch.setenv("KERAS_BACKEND", "torch")
     with pytest.raises(UnavailableError, match="another backend than jax"):
-        contenders.keras(TASK)
+        contenders.keras(FULL)
 
 
 def test_temporary_bytes_are_those_of_xla():

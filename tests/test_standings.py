@@ -20,12 +20,17 @@ TIMINGS = {
 
 
 def score(
-    timings=TIMINGS, units=(1, 1), contenders=CONTENDERS, skipped="not here", **options
+    timings=TIMINGS,
+    units=(1, 1),
+    contenders=CONTENDERS,
+    skipped="not here",
+    steps=1,
+    **options,
 ):
     builders = dict.fromkeys(contenders, lambda: Work(lambda: None))
     case = Case("layers", "LSTM", "32 x 256", builders, **options)
     works = {
-        name: Work(lambda: None, count)
+        name: Work(lambda: None, count, steps)
         for name, count in zip(timings, units, strict=True)
     }
     absent = {name: skipped for name in contenders if name not in timings}
@@ -54,6 +59,13 @@ def test_ratios_are_of_the_time_for_a_unit_of_work():
     ours, torch, _ = score(units=(2, 16), unit="words")
     assert (ours.ratio, torch.ratio) == (0.25 / 0.125, 1.0)
     assert (ours.units, ours.unit) == (2, "words")
+
+
+def test_times_and_units_are_of_one_step():
+    ours, torch, _ = score(units=(40, 80), unit="words", steps=4)
+    assert (ours.median, ours.lower, ours.upper) == (0.125, 0.09375, 0.1875)
+    assert (ours.first, ours.units, torch.units) == (3.0, 10.0, 20.0)
+    assert ours.ratio == (0.5 / 40) / (2.0 / 80)
 
 
 def test_without_the_baseline_the_first_one_there_takes_its_place():
@@ -117,6 +129,6 @@ def test_who_is_absent_is_named_once_for_each_reason():
 @pytest.mark.parametrize("pictured", [True, False])
 def test_panels_have_the_ratios_of_pictured_cases(pictured):
     bars = {"jaxrnn": 0.25, "torch padded": 1.0}
-    expected = {"layers": {"LSTM, time relative to torch padded": {"32 x 256": bars}}}
+    expected = {"LSTM, time relative to torch padded": {"32 x 256": bars}}
     found = standings.panels(score(pictured=pictured))
     assert found == (expected if pictured else {})

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experiments.timing import PAUSE, Timing, measure
+from experiments.timing import LONG, PAUSE, Timing, measure
 
 
 class Stage:
@@ -39,24 +39,32 @@ def stage():
 
 def test_only_the_second_call_of_a_turn_counts(stage):
     thunks = {
-        "a": stage.thunk("a", 64.0, 8.0, 1.0, 8.0, 4.0, 8.0, 2.0),
-        "b": stage.thunk("b", 32.0, 8.0, 0.5),
+        "a": stage.thunk("a", 64.0, 8.0, 0.125, 8.0, 0.5, 8.0, 0.25),
+        "b": stage.thunk("b", 32.0, 8.0, 0.0625),
     }
     found = stage.measure(thunks, rounds=3)
-    assert found["a"] == Timing(first=64.0, rounds=(1.0, 4.0, 2.0))
-    assert found["b"] == Timing(first=32.0, rounds=(0.5, 0.5, 0.5))
-    assert found["a"].median == 2.0
-    assert found["a"].quartiles == (1.5, 3.0)
+    assert found["a"] == Timing(first=64.0, rounds=(0.125, 0.5, 0.25))
+    assert found["b"] == Timing(first=32.0, rounds=(0.0625,) * 3)
+    assert found["a"].median == 0.25
+    assert found["a"].quartiles == (0.1875, 0.375)
 
 
 def test_contenders_take_turns_and_every_round_begins_with_another(stage):
-    thunks = {name: stage.thunk(name, 1.0) for name in "abc"}
+    thunks = {name: stage.thunk(name, 0.25) for name in "abc"}
     stage.measure(thunks, rounds=4)
     expected = [*"abc"]
     for order in ("abc", "bca", "cab", "abc"):
         for name in order:
             expected += [PAUSE, name, name]
     assert stage.calls == expected
+
+
+def test_long_work_is_not_done_twice_in_a_turn(stage):
+    thunks = {"long": stage.thunk("long", LONG), "short": stage.thunk("short", 0.25)}
+    stage.measure(thunks, rounds=2)
+    first_round = [PAUSE, "long", "long", PAUSE, "short", "short"]
+    second_round = [PAUSE, "short", "short", PAUSE, "long"]
+    assert stage.calls == ["long", "short", *first_round, *second_round]
 
 
 def test_nobody_disturbs_one_who_is_alone(stage):
