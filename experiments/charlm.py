@@ -202,7 +202,9 @@ def learn(run: Run, began: float) -> tuple[Carried, Done]:
         language.make_state(model, optimizer, settings),
         epochs=settings.epochs,
         batches=streams.epoch,
-        train_step=language.make_train_step(model, optimizer, run.mesh),
+        train_step=language.make_train_step(
+            model, optimizer, run.mesh, run.settings.weight_drop
+        ),
         evaluate=evaluate,
         best="validation_nats_cold_256",
         units="characters",
