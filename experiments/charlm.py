@@ -64,7 +64,7 @@ class Options:
     data_dir: Path = Path("~/tensorflow_datasets")
     """Where tensorflow-datasets keeps the prepared text."""
     download_dir: Path | None = None
-    """Where the file of the text is, or is downloaded to."""
+    """Where the file of the text is, as manual/input.txt, or is downloaded to."""
     devices: int | None = None
     """Devices to use, default all; a CPU counts as one device per core."""
     sample: bool = False
