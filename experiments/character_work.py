@@ -34,7 +34,7 @@ def train(settings: Settings, dtype: Dtype | None = None) -> Work:
     optimizer = language.make_optimizer(settings, steps=1_000_000)
     state = language.make_state(model, optimizer, settings)
     mesh = language.make_mesh(settings.batch)
-    step = language.make_train_step(model, optimizer, mesh)
+    step = language.make_train_step(model, optimizer, mesh, settings.weight_drop)
     streams = _streams(settings)
     return Work(stepping(step, state, streams.epoch(0)), streams.characters)
 

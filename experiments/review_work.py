@@ -95,7 +95,12 @@ def train(reviews: Reviews, layout: Layout) -> Work:
 
 
 def train_epoch(reviews: Reviews) -> Work:
-    """All steps of the program on the reviews, as one."""
+    """All steps of the program on all reviews, as one.
+
+    >>> settings = Settings(hidden=4, embed=4, vocab=50, batch=4, buckets=2)
+    >>> train_epoch(Reviews(settings, number=8, sample=1)).steps
+    1
+    """
     whole = replace(reviews, sample=None)
     return train(whole, "buckets")._replace(steps=1)
 
@@ -188,7 +193,7 @@ def compile_deep(time: int, backend: Backend = "auto") -> Work:
     """Makes the train step of three bidirectional layers anew, compiles it and takes
     it once, with a row of `time` words for each device: hardly more than compiling.
 
-    >>> int(compile_deep(time=4).run().step)
+    >>> compile_deep(time=4).units
     1
     """
     settings = Settings(layers=3, vocab=1000)

@@ -158,7 +158,7 @@ def test_the_same_weights_give_the_same_outputs_and_gradients(name, task, rng):
         *[(contenders.torch_packed, replace(BOTH_WAYS, cell=cell)) for cell in CELLS],
         (contenders.torch_padded, FULL),
     ],
-    ids=lambda value: getattr(value, "cell", value.__name__),
+    ids=lambda value: value.cell if isinstance(value, Task) else value.__name__,
 )
 def test_torch_gives_the_same_outputs_and_gradients(make, task):
     """Padded it does so where all rows are full."""
