@@ -25,13 +25,14 @@ def test_a_call_is_a_step_over_all_characters():
 
 
 def test_bfloat16_reaches_the_layers():
-    weights = []
+    memories = []
     for dtype in (None, np.dtype("bfloat16")):
         with jax.numpy_dtype_promotion("standard"):  # of the output layer, Flax's
-            state = character_work.train(SETTINGS, dtype).run()
-        weights.append(state.train.params["params"]["encoder"]["l0"]["w_h"])
-        assert state.memory[0].dtype == np.float32
-    assert np.abs(weights[0] - weights[1]).max() > 0
+            [memory] = character_work.train(SETTINGS, dtype).run().memory
+        assert memory.dtype == np.float32
+        memories.append(np.asarray(memory))
+    # Rounding to 8 bits shows, and no more than that.
+    assert 1e-5 < np.abs(memories[0] - memories[1]).max() < 0.05
 
 
 def test_one_by_one_and_in_one_are_the_same_step():
