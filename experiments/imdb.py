@@ -82,14 +82,28 @@ def train(options: Options, settings: Settings, path: Path) -> None:
     with console.status("learning the words"):
         tokenized = [word_tokens(text) for text in data.train.texts]
         vocab = Vocab.build(tokenized, max_size=settings.vocab)
-    identity = {"dataset": data.name, "vocabulary": fingerprint(vocab)}
     workdir = WorkDir(path)
-    workdir.claim(identity | dataclasses.asdict(settings))
-    if workdir.results:
-        print(f"{path} holds a finished run")
-        return report(workdir.results)
-    vocab.save(path / "vocab.txt")
+    identity = {"dataset": data.name, "vocabulary": fingerprint(vocab)}
+    with workdir.claimed(identity | dataclasses.asdict(settings)):
+        if workdir.results:
+            print(f"{path} holds a finished run")
+            return report(workdir.results)
+        workdir.write_vocab(vocab)
+        results = learn(options, settings, workdir, data, tokenized, vocab, began)
+        workdir.finish(results)
+    report(results)
 
+
+def learn(
+    options: Options,
+    settings: Settings,
+    workdir: WorkDir,
+    data: reviews.Reviews,
+    tokenized: list[list[str]],
+    vocab: Vocab,
+    began: float,
+) -> dict[str, Any]:
+    """Trains to the end, and tests the best: what results.json says."""
     mesh = training.data_mesh(options.devices)
 
     def batches(examples: Examples) -> Batches:
@@ -158,8 +172,7 @@ def train(options: Options, settings: Settings, path: Path) -> None:
         **environment(),
     }
     plot_run(workdir.path, data.name, done.history, counts)
-    workdir.finish(results)
-    report(results)
+    return results
 
 
 def load(options: Options, settings: Settings) -> reviews.Reviews:
