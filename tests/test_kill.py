@@ -1,0 +1,143 @@
+"""Programs killed at random moments: each start works, and the end is the same.
+
+Some kills in CI; many with
+
+    python -m pytest -s tests/test_kill.py --kills 100
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import pytest
+
+from jaxrnn.checkpoints import Checkpoints
+from tests.test_fit import leaves
+
+ROOT = Path(__file__).parent.parent
+TIMES = {
+    "seconds",
+    "train_seconds",
+    "spent",
+    "words_per_second",
+    "characters_per_second",
+}
+
+
+class Driver:
+    """`tests.kill_driver` for one program, with all that compiles in a cache."""
+
+    def __init__(self, name, path):
+        self.log = path / "log"
+        cache = {
+            "JAX_COMPILATION_CACHE_DIR": str(path / "cache"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.kill_driver", name],
+            cwd=ROOT,
+            env=os.environ | cache | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, workdir, **fatal):
+        """Exit code, count of operations, and seconds."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        job = {"workdir": str(workdir), "log": str(self.log), **fatal}
+        began = time.monotonic()
+        print(json.dumps(job), file=self._process.stdin, flush=True)
+        answer = json.loads(self._process.stdout.readline())
+        return answer["status"], answer["operations"], time.monotonic() - began
+
+    def close(self):
+        self._process.communicate()
+
+
+def outcome(path, mode):
+    """All that a finished run leaves, times aside."""
+    found = {}
+    for name in ("results.json", "settings.json"):
+        found[name] = without_times(json.loads((path / name).read_text()))
+    lines = (path / "metrics.jsonl").read_text().splitlines()
+    found["metrics.jsonl"] = [without_times(json.loads(line)) for line in lines]
+    found["vocab.txt"] = (path / "vocab.txt").read_bytes()
+    checkpoints = Checkpoints(path / "checkpoints", mode)
+    for step in checkpoints.steps():
+        state, info = checkpoints.restore(template(path, step), step)
+        found[f"info {step}"] = without_times(info)
+        found[f"state {step}"] = [leaf.tobytes() for leaf in leaves(state)]
+    return found
+
+
+def without_times(value):
+    if isinstance(value, dict):
+        return {k: without_times(v) for k, v in value.items() if k not in TIMES}
+    if isinstance(value, list):
+        return [without_times(item) for item in value]
+    return value
+
+
+def template(path, step):
+    """The leaves of a checkpoint as its record has them."""
+    record = (path / "checkpoints" / f"step_{step}" / "record.json").read_text()
+    types = json.loads(record.splitlines()[0])["leaves"]
+    return {name: leaf_type(spelled) for name, spelled in types.items()}
+
+
+def leaf_type(spelled):
+    dtype, _, shape = spelled.rstrip("]").partition("[")
+    if dtype.startswith("key"):
+        dtype = jax.random.key(0).dtype
+    shape = tuple(map(int, shape.split(","))) if shape else ()
+    return jax.ShapeDtypeStruct(shape, dtype)
+
+
+def in_a_write(path):
+    """Whether there is half a checkpoint."""
+    steps = (path / "checkpoints").glob("step_*")
+    return any(not (step / "record.json").exists() for step in steps)
+
+
+@pytest.mark.parametrize(("name", "mode"), [("imdb", "max"), ("charlm", "min")])
+def test_a_run_killed_anywhere_ends_as_one_never_killed(tmp_path, name, mode, request):
+    wanted = request.config.getoption("--kills") // 2
+    rng = random.Random(1)
+    driver = Driver(name, tmp_path)
+    straight, path = tmp_path / "straight", tmp_path / "run"
+    # Twice, so that the compiler does not count.
+    assert driver.run(path)[0] == 0
+    shutil.rmtree(path)
+    status, operations, seconds = driver.run(straight)
+    assert status == 0
+    expected = outcome(straight, mode)
+    assert expected["results.json"]["devices"] >= 1
+    kills = writes = runs = 0
+    while kills < wanted:
+        status = -signal.SIGKILL
+        while status == -signal.SIGKILL:
+            fatal = {}
+            if kills < wanted and kills % 3 < 2:
+                fatal = {"operation": rng.randint(1, operations)}
+            elif kills < wanted:
+                fatal = {"seconds": rng.uniform(0, seconds)}
+            status, *_ = driver.run(path, **fatal)
+            kills += status == -signal.SIGKILL
+            writes += status == -signal.SIGKILL and in_a_write(path)
+        assert status == 0, driver.log.read_text()[-3000:]
+        assert outcome(path, mode) == expected
+        shutil.rmtree(path)
+        runs += 1
+    driver.close()
+    assert writes > 0
+    print(f"{name}: {kills} kills, {writes} of them in a checkpoint write, {runs} runs")
