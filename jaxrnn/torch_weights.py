@@ -162,6 +162,12 @@ def save_safetensors(arrays: Mapping[str, Any], path: str | PathLike[str]) -> No
     Raises:
         TypeError: one of them is not of numbers.
         OSError: the file cannot be written.
+
+    >>> import tempfile
+    >>> path = f"{tempfile.mkdtemp()}/lstm.safetensors"
+    >>> save_safetensors({"bias_ih_l0": np.ones(2)}, path)
+    >>> load_safetensors(path)
+    {'bias_ih_l0': array([1., 1.])}
     """
     # The format stores memory as it lies: a transposed view would come back wrong.
     dense = {name: np.ascontiguousarray(value) for name, value in arrays.items()}

@@ -28,7 +28,12 @@ Metrics = dict[str, Mean]
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """All that training carries from one step to the next."""
+    """All that training carries from one step to the next.
+
+    >>> state = TrainState.create({}, optax.sgd(0.1), jax.random.key(0))
+    >>> state.step
+    Array(0, dtype=int32)
+    """
 
     step: Int[Array, ""]
     params: PyTree
@@ -45,10 +50,6 @@ class TrainState(flax.struct.PyTreeNode):
         """The state before the first step.
 
         All is copied: a train step donates its state, not the caller's arrays.
-
-        >>> state = TrainState.create({}, optax.sgd(0.1), jax.random.key(0))
-        >>> state.step
-        Array(0, dtype=int32)
         """
         if not isinstance(optimizer, optax.GradientTransformation):
             raise TypeError(f"optimizer must be one of optax's, got {optimizer!r}")
@@ -104,7 +105,6 @@ def make_train_step(
         ValueError: the first step, if `loss` returns no `Mean` named "loss"; any
             step, as `shard_batch`.
     """
-
     function(loss=loss)
 
     def loss_without_carry(params, batch, carry, key):
@@ -144,7 +144,6 @@ def make_carried_train_step(
     >>> metrics["loss"].value, carry
     (Array(2., dtype=float32), Array([2., 6.], dtype=float32))
     """
-
     function(loss=loss)
 
     def step_on_device(state, carry, batch):
@@ -205,7 +204,6 @@ def make_eval_step(
     Raises:
         ValueError: the step, as `shard_batch`.
     """
-
     function(metrics=metrics)
 
     def metrics_without_carry(params, batch, carry):
@@ -233,7 +231,6 @@ def make_carried_eval_step(
     >>> carry, measured["mean"].value
     (Array([2., 2.], dtype=float32), Array(1., dtype=float32))
     """
-
     function(metrics=metrics)
 
     def step_on_device(params, carry, batch):
@@ -257,6 +254,9 @@ def shard_batch(batch: dict[str, ArrayLike], mesh: Mesh) -> dict[str, Array]:
 
     Raises:
         ValueError: arrays without rows, or rows that the devices do not divide.
+
+    >>> shard_batch({"x": np.ones((4, 3))}, data_mesh(2))["x"].sharding.spec
+    P('data',)
     """
     return _split_rows(batch, mesh, "batch")
 

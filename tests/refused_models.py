@@ -8,6 +8,7 @@ import optax
 import jaxrnn
 from jaxrnn import models, sampling, training
 from jaxrnn.recurrent import Recurrent
+from jaxrnn.regularizers import weight_drop
 
 KEY = jax.random.key(0)
 X = jnp.zeros((2, 5, 3))
@@ -41,6 +42,9 @@ def layer_rows(layer, cells):
             (lambda: call(layer, X, lengths=LENGTHS), "length", "9"),
             (lambda: call(layer, X, lengths=LENGTHS[:1]), "lengths", "(1,)"),
             (lambda: call(layer, X, segment_ids=X > 0), "segment_ids", "bool"),
+        ],
+        "project": [
+            (lambda: call(layer, X > 0, method="project"), "inputs", "bool"),
         ],
         "zero_state": [
             (lambda: layer.zero_state(2), "batch_shape", "2"),
@@ -189,6 +193,9 @@ REFUSED = {
         (lambda: jaxrnn.Bidirectional(4, GRU), "forward", "4"),
     ],
     **prefixed("Bidirectional", layer_rows(BIDIRECTIONAL, "fb")),
+    "Bidirectional.project": [
+        (lambda: call(BIDIRECTIONAL, X, method="project"), "bidirectional")
+    ],
     "Bidirectional.step": [
         (lambda: call(BIDIRECTIONAL, X[0], (), method="step"), "bidirectional")
     ],
@@ -254,6 +261,11 @@ REFUSED = {
         (lambda: sampling.sample(LOGITS, KEYS[:1]), "key", "(1,)"),
     ],
     "sampling.choose": [(lambda: choose(0.5), "uniform", "(1,)")],
+    "regularizers.weight_drop": [
+        (lambda: weight_drop({"w_h": X}, 1.0, KEY), "rate", "1.0"),
+        (lambda: weight_drop({"w_h": X}, "half", KEY), "rate", "'half'"),
+        (lambda: weight_drop({"w": X}, 0.5, KEY), "w_h", "['w']"),
+    ],
     "training.TrainState.create": [
         (lambda: training.TrainState.create({}, None, KEY), "optimizer", "None"),
     ],
