@@ -167,7 +167,8 @@ def prepare(text: Text, options: Options) -> Run:
     if options.bytes:
         vocab = Vocab(tuple(map(chr, range(256))))
     else:
-        vocab = Vocab.build([char_tokens(text.content)], specials=())
+        parts = map(char_tokens, texts.pieces(text.content))
+        vocab = Vocab.build(parts, specials=())
     mesh = language.make_mesh(settings.batch, options.devices)
     identity = {
         "dataset": text.name,
@@ -185,7 +186,7 @@ def learn(run: Run, began: float) -> tuple[Carried, Done]:
     """Trains to the end, with a glimpse of what the model writes after each epoch."""
     settings, model = run.settings, run.model
     train_ids, validation_ids = (
-        run.vocab.encode(char_tokens(part)) for part in run.text.split()
+        language.encode(part, run.vocab) for part in run.text.split()
     )
     streams = Streams(train_ids, settings)
     steps = settings.epochs * len(streams.epoch(0))

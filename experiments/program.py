@@ -1,11 +1,12 @@
 """What every program of this folder does around its own work: arguments and endings.
 
 Wrong input, and files that cannot be used, end with one line and exit code 2, Ctrl-C
-with 130, a closed pipe quietly. A warning is one line, too.
+and SIGTERM with 130, a closed pipe quietly. A warning is one line, too.
 """
 
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -28,6 +29,7 @@ def run(
     What it leaves open is as `options_type` says, or `defaults(arguments)`: one
     argument may be short for others.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
         try:
             options = tyro.cli(

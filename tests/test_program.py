@@ -1,6 +1,7 @@
 """How a program ends: exit codes, one line for wrong input, quiet closed pipes."""
 
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -79,6 +80,13 @@ def test_an_argument_may_be_short_for_others(run, monkeypatch, capsys):
 )
 def test_known_endings_are_one_line_and_a_code(run, error, code, message):
     assert run(failing(error)) == (code, "", message)
+
+
+def test_sigterm_ends_as_ctrl_c_does(run):
+    def main(options):
+        signal.raise_signal(signal.SIGTERM)
+
+    assert run(main) == (130, "", "interrupted\n")
 
 
 def test_a_warning_is_one_line(run):
