@@ -59,8 +59,8 @@ def penalize(
     [[1.0, -4.0, 2.0]]
     """
     logits = _rows_of_logits(logits)
-    if jnp.shape(seen) != logits.shape:
-        raise ValueError(f"seen has shape {jnp.shape(seen)}, the logits {logits.shape}")
+    if np.shape(seen) != logits.shape:
+        raise ValueError(f"seen has shape {np.shape(seen)}, the logits {logits.shape}")
     penalty = _column("repetition_penalty", repetition_penalty, logits)
     penalized = jnp.where(logits > 0, logits / penalty, logits * penalty)
     return jnp.where(seen, penalized, logits)
@@ -174,10 +174,10 @@ def choose(candidates: Candidates, uniform: Float[Array, "b"]) -> Int[Array, "b"
     [7, 7, 5]
     """
     ids, p = candidates
-    if jnp.shape(uniform) != ids.shape[:1]:
+    if np.shape(uniform) != ids.shape[:1]:
         raise ValueError(
             f"uniform must be a number for each of {ids.shape[0]} rows, "
-            f"got shape {jnp.shape(uniform)}"
+            f"got shape {np.shape(uniform)}"
         )
     reached = jnp.cumsum(p, axis=-1)
     # Of those that begin at the number or below, the last. However the sums are

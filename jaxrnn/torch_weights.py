@@ -49,7 +49,8 @@ def from_torch(
     >>> variables["params"]["l0"]["b"]
     array([2., 2.], dtype=float32)
     """
-    _require(layer, state_dict=state_dict)
+    _require_arrays(state_dict=state_dict)
+    _require_layer(layer)
     dtype = np.dtype(layer.param_dtype)
     theirs = {
         name.removeprefix(prefix): _to_numpy(value).astype(dtype)
@@ -105,7 +106,8 @@ def to_torch(
     >>> [name for name in to_torch(variables, layer) if "bias" not in name]
     ['weight_ih_l0', 'weight_hh_l0', 'weight_ih_l0_reverse', 'weight_hh_l0_reverse']
     """
-    _require(layer, variables=variables)
+    _require_arrays(variables=variables)
+    _require_layer(layer)
     ours = {
         f"{suffix}/{name}": np.asarray(value)
         for suffix, cell in variables.get("params", {}).items()
@@ -169,6 +171,7 @@ def save_safetensors(arrays: Mapping[str, Any], path: str | PathLike[str]) -> No
     >>> load_safetensors(path)
     {'bias_ih_l0': array([1., 1.])}
     """
+    _require_arrays(arrays=arrays)
     # The format stores memory as it lies: a transposed view would come back wrong.
     dense = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
     for name, array in dense.items():
@@ -177,10 +180,13 @@ def save_safetensors(arrays: Mapping[str, Any], path: str | PathLike[str]) -> No
     save_file(dense, path)
 
 
-def _require(layer: "StackedLayer", **named: Any) -> None:
+def _require_arrays(**named: Any) -> None:
     ((name, arrays),) = named.items()
     if not isinstance(arrays, Mapping):
         raise TypeError(f"{name} must be a dict of arrays, got {arrays!r:.80}")
+
+
+def _require_layer(layer: Any) -> None:
     if not hasattr(layer, "cell_type"):
         raise TypeError(f"layer must be an RNN, LSTM or GRU, got {layer!r:.80}")
 

@@ -49,7 +49,7 @@ REFUSED = {
         (lambda: text.Vocab.build([]), "corpus", "empty"),
     ],
     "text.Vocab.load": [(lambda: text.Vocab.load(__file__), __file__, "line 1")],
-    "text.Vocab.save": [(lambda: VOCAB.save(3.5), "path", "float")],
+    "text.Vocab.save": [(lambda: VOCAB.save(3.5), "os.PathLike", "float")],
     "text.Vocab.encode": [
         (lambda: VOCAB.encode("ab"), "tokens", "'ab'"),
         (lambda: VOCAB.encode(3), "tokens", "3"),

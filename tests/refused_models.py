@@ -36,9 +36,9 @@ def layer_rows(layer, cells):
         "__call__": [
             (lambda: call(layer, X[0, 0]), "inputs", "(3,)"),
             (lambda: call(layer, X.astype(int)), "inputs", "int32"),
-            (lambda: call(layer, X, state[:0]), "state", "0"),
+            (lambda: call(layer, X, state[:0]), "state", "cell"),
             (lambda: call(layer, X, layer.zero_state((3,))), "state", "(3, 4)"),
-            (lambda: call(layer, X, [*state]), "state", "list"),
+            (lambda: call(layer, X, [*state]), "state", "tuple"),
             (lambda: call(layer, X, lengths=LENGTHS), "length", "9"),
             (lambda: call(layer, X, lengths=LENGTHS[:1]), "lengths", "(1,)"),
             (lambda: call(layer, X, segment_ids=X > 0), "segment_ids", "bool"),
@@ -56,7 +56,7 @@ def layer_rows(layer, cells):
         if "b" in cells
         else {
             "step": [
-                (lambda: call(layer, X[:, 0], (), method="step"), "state", "0"),
+                (lambda: call(layer, X[:, 0], (), method="step"), "state", "cell"),
                 (
                     lambda: call(layer, X[:, 0], layer.zero_state((3,)), method="step"),
                     "state",
