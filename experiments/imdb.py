@@ -78,8 +78,7 @@ def train(options: Options, settings: Settings, path: Path) -> None:
     """Trains from the last checkpoint in `path` to the end, then tests the best."""
     data = load(options, settings)
     began = time.perf_counter()
-    console = Console(stderr=True)
-    with console.status("learning the words"):
+    with Console(stderr=True).status("learning the words"):
         tokenized = [word_tokens(text) for text in data.train.texts]
         vocab = Vocab.build(tokenized, max_size=settings.vocab)
     workdir = WorkDir(path)
@@ -122,7 +121,9 @@ def learn(
     checkpoints = Checkpoints(workdir.checkpoints, mode="max")
     vectors = None
     if settings.pretrain and not checkpoints.steps():
-        with console.status("learning word vectors from all reviews (half a minute)"):
+        with Console(stderr=True).status(
+            "learning word vectors from all reviews (half a minute)"
+        ):
             unlabelled = map(vocab.encode, map(word_tokens, data.unlabelled))
             vectors = word_vectors(
                 [*train_ids, *unlabelled], len(vocab), settings.embed
