@@ -155,7 +155,8 @@ def load_safetensors(path: str | PathLike[str]) -> Arrays:
     except OSError:
         raise
     except Exception as error:  # of several kinds: a type that numpy lacks is another
-        raise ValueError(f"{path} is no readable safetensors file: {error}") from None
+        cause = " ".join(str(error).split())  # may spell names with line breaks
+        raise ValueError(f"{path} is no readable safetensors file: {cause}") from None
 
 
 def save_safetensors(arrays: Mapping[str, Any], path: str | PathLike[str]) -> None:

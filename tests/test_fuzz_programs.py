@@ -69,9 +69,9 @@ def test_damaged_tables_of_reviews(directory, content):
 def test_tables_of_reviews(directory, rows):
     path = directory / "reviews.csv"
     table = io.StringIO(newline="")
-    writer = csv.writer(table, lineterminator="\n")
+    writer = csv.writer(table, quoting=csv.QUOTE_ALL)
     writer.writerows([("text", "label"), *rows])
-    path.write_bytes(table.getvalue().encode("utf-8", "surrogatepass"))
+    path.write_bytes(table.getvalue().encode())
     known = [(text, "1p".find(label.strip().lower()[0]) >= 0) for text, label in rows]
     positive = sum(label for _, label in known)
     try:
@@ -156,7 +156,8 @@ def test_prompts(writer, prompt, skip):
         text = texts.decode(content, "the prompt", by_byte=False)
         kept = writer.known(text, "the prompt", skip=skip)
     except ValueError as error:
-        assert_one_line(error, "")
+        if not prompt.startswith("@"):  # A name of a file may have line breaks.
+            assert_one_line(error, "")
         return
     assert kept == "".join(c for c in text if c in "abc \n'\u2019") != ""
     assert skip or kept == text

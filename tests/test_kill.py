@@ -74,10 +74,12 @@ def outcome(path, mode):
     found["metrics.jsonl"] = [without_times(json.loads(line)) for line in lines]
     found["vocab.txt"] = (path / "vocab.txt").read_bytes()
     checkpoints = Checkpoints(path / "checkpoints", mode)
-    for step in checkpoints.steps():
-        state, info = checkpoints.restore(template(path, step), step)
-        found[f"info {step}"] = without_times(info)
-        found[f"state {step}"] = [leaf.tobytes() for leaf in leaves(state)]
+    # A kill between a save and what follows it leaves an older one besides.
+    before, last = checkpoints.steps()[-2:]
+    for which in (before, last, "best"):
+        state, info = checkpoints.restore(template(path, last), which)
+        found[f"info {which}"] = without_times(info)
+        found[f"state {which}"] = [leaf.tobytes() for leaf in leaves(state)]
     return found
 
 
