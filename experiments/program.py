@@ -53,7 +53,7 @@ def run(
         _print_line(f"error: {error}")
         return 2
     except KeyboardInterrupt as interrupt:
-        print(interrupt or "interrupted", file=sys.stderr)
+        _print_line(str(interrupt) or "interrupted")
         return 130
     return 0
 
