@@ -119,6 +119,8 @@ class Run:
     model: LanguageModel
     mesh: Mesh
     workdir: WorkDir
+    identity: dict[str, Any]
+    """What its work directory must be of."""
 
 
 def train(options: Options) -> None:
@@ -126,13 +128,15 @@ def train(options: Options) -> None:
     text = load(options)
     began = time.perf_counter()
     run = prepare(text, options)
-    if run.workdir.results:
-        print(f"{run.workdir.path} holds a finished run")
-        return report(run.workdir.results)
-    state, done = learn(run, began)
-    plot_run(run, done.history)
-    results = conclude(run, state, done, began)
-    run.workdir.finish(results)
+    with run.workdir.claimed(run.identity):
+        if run.workdir.results:
+            print(f"{run.workdir.path} holds a finished run")
+            return report(run.workdir.results)
+        run.workdir.write_vocab(run.vocab)
+        state, done = learn(run, began)
+        plot_run(run, done.history)
+        results = conclude(run, state, done, began)
+        run.workdir.finish(results)
     report(results)
 
 
@@ -148,7 +152,7 @@ def load(options: Options) -> Text:
 
 
 def prepare(text: Text, options: Options) -> Run:
-    """Claims the work directory for a run on the text."""
+    """A run on the text, about which nothing is written yet."""
     asked = options.settings
     if options.smoke:
         asked = dataclasses.replace(SMOKE, seed=asked.seed)
@@ -163,26 +167,26 @@ def prepare(text: Text, options: Options) -> Run:
     if options.bytes:
         vocab = Vocab(tuple(map(chr, range(256))))
     else:
-        vocab = Vocab.build([char_tokens(text.content)], specials=())
+        parts = map(char_tokens, texts.pieces(text.content))
+        vocab = Vocab.build(parts, specials=())
     mesh = language.make_mesh(settings.batch, options.devices)
-    workdir = WorkDir(options.workdir)
     identity = {
         "dataset": text.name,
         "text": text.fingerprint,
         "vocabulary": fingerprint(vocab),
         "bytes": options.bytes,
+        **dataclasses.asdict(settings),
     }
-    workdir.claim(identity | dataclasses.asdict(settings))
-    vocab.save(workdir.path / "vocab.txt")
     model = language.make_model(settings, len(vocab))
-    return Run(text, vocab, settings, model, mesh, workdir)
+    workdir = WorkDir(options.workdir)
+    return Run(text, vocab, settings, model, mesh, workdir, identity)
 
 
 def learn(run: Run, began: float) -> tuple[Carried, Done]:
     """Trains to the end, with a glimpse of what the model writes after each epoch."""
     settings, model = run.settings, run.model
     train_ids, validation_ids = (
-        run.vocab.encode(char_tokens(part)) for part in run.text.split()
+        language.encode(part, run.vocab) for part in run.text.split()
     )
     streams = Streams(train_ids, settings)
     steps = settings.epochs * len(streams.epoch(0))

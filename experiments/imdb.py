@@ -78,18 +78,31 @@ def train(options: Options, settings: Settings, path: Path) -> None:
     """Trains from the last checkpoint in `path` to the end, then tests the best."""
     data = load(options, settings)
     began = time.perf_counter()
-    console = Console(stderr=True)
-    with console.status("learning the words"):
+    with Console(stderr=True).status("learning the words"):
         tokenized = [word_tokens(text) for text in data.train.texts]
         vocab = Vocab.build(tokenized, max_size=settings.vocab)
-    identity = {"dataset": data.name, "vocabulary": fingerprint(vocab)}
     workdir = WorkDir(path)
-    workdir.claim(identity | dataclasses.asdict(settings))
-    if workdir.results:
-        print(f"{path} holds a finished run")
-        return report(workdir.results)
-    vocab.save(path / "vocab.txt")
+    identity = {"dataset": data.name, "vocabulary": fingerprint(vocab)}
+    with workdir.claimed(identity | dataclasses.asdict(settings)):
+        if workdir.results:
+            print(f"{path} holds a finished run")
+            return report(workdir.results)
+        workdir.write_vocab(vocab)
+        results = learn(options, settings, workdir, data, tokenized, vocab, began)
+        workdir.finish(results)
+    report(results)
 
+
+def learn(
+    options: Options,
+    settings: Settings,
+    workdir: WorkDir,
+    data: reviews.Reviews,
+    tokenized: list[list[str]],
+    vocab: Vocab,
+    began: float,
+) -> dict[str, Any]:
+    """Trains to the end, and tests the best: what results.json says."""
     mesh = training.data_mesh(options.devices)
 
     def batches(examples: Examples) -> Batches:
@@ -108,7 +121,9 @@ def train(options: Options, settings: Settings, path: Path) -> None:
     checkpoints = Checkpoints(workdir.checkpoints, mode="max")
     vectors = None
     if settings.pretrain and not checkpoints.steps():
-        with console.status("learning word vectors from all reviews (half a minute)"):
+        with Console(stderr=True).status(
+            "learning word vectors from all reviews (half a minute)"
+        ):
             unlabelled = map(vocab.encode, map(word_tokens, data.unlabelled))
             vectors = word_vectors(
                 [*train_ids, *unlabelled], len(vocab), settings.embed
@@ -158,8 +173,7 @@ def train(options: Options, settings: Settings, path: Path) -> None:
         **environment(),
     }
     plot_run(workdir.path, data.name, done.history, counts)
-    workdir.finish(results)
-    report(results)
+    return results
 
 
 def load(options: Options, settings: Settings) -> reviews.Reviews:

@@ -18,10 +18,12 @@ import optax
 from jax.sharding import Mesh
 
 import jaxrnn
+from experiments.texts import pieces
 from jaxrnn import metrics, regularizers, training
 from jaxrnn.batching import epoch_rng, streams
 from jaxrnn.metrics import Mean
 from jaxrnn.models import LanguageModel
+from jaxrnn.text import Vocab, char_tokens
 from jaxrnn.training import Batch, Metrics, TrainState
 from jaxrnn.types import State
 
@@ -119,6 +121,15 @@ PRESETS = {
         clip=None, patience=None,
     ),
 }  # fmt: skip
+
+
+def encode(text: str, vocab: Vocab) -> np.ndarray:
+    """The ids of the characters of a text.
+
+    >>> encode("abba", Vocab(("a", "b")))
+    array([0, 1, 1, 0], dtype=int32)
+    """
+    return np.concatenate([vocab.encode(char_tokens(piece)) for piece in pieces(text)])
 
 
 class Streams:

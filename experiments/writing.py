@@ -118,19 +118,20 @@ def judge(path: Path, file: Path, *, skip: bool, each: bool) -> None:
     text = writer.known(text, str(file), skip=skip)
     if len(text) < 2:
         raise ValueError(f"{file} has but one character, which nothing predicts")
-    nats: list[float] = []
+    total, done = 0.0, 0
     with progress_bar("judging", len(text) - 1) as advance:
         for part in writer.nats(text):
             if each:
-                characters = text[len(nats) + 1 : len(nats) + 1 + part.size]
+                characters = text[done + 1 : done + 1 + part.size]
                 for character, value in zip(characters, part, strict=True):
                     print(f"{character!r}\t{value:.4f}")
-            nats.extend(part.tolist())
-            advance(len(nats))
-    mean = float(np.mean(nats))
+            total += float(part.sum(dtype=np.float64))
+            done += part.size
+            advance(done)
+    mean = total / done
     print(
         f"{file}: {mean:.4f} nats, {float(metrics.bits(mean)):.4f} bits per character "
-        f"({len(nats):,} predicted)"
+        f"({done:,} predicted)"
     )
 
 

@@ -20,6 +20,7 @@ from jax.sharding import PartitionSpec as P
 from jax.tree_util import keystr
 from jaxtyping import Array, ArrayLike, Int, Key, PyTree
 
+from jaxrnn.arguments import at_least, function
 from jaxrnn.metrics import Mean
 
 Batch = dict[str, Any]
@@ -48,9 +49,10 @@ class TrainState(flax.struct.PyTreeNode):
     ) -> "TrainState":
         """The state before the first step.
 
-        Everything is copied, because a train step donates its state: the caller's own
-        `params` and `key` stay valid.
+        All is copied: a train step donates its state, not the caller's arrays.
         """
+        if not isinstance(optimizer, optax.GradientTransformation):
+            raise TypeError(f"optimizer must be one of optax's, got {optimizer!r}")
         step = jnp.zeros((), jnp.int32)
         state = cls(step, params, optimizer.init(params), key)
         return jax.tree.map(jnp.copy, state)
@@ -66,11 +68,10 @@ def data_mesh(num_devices: int | None = None) -> Mesh:
         ValueError: there are fewer devices, or `num_devices` is below 1.
     """
     devices = jax.devices()
-    if num_devices is not None and not 1 <= num_devices <= len(devices):
+    if num_devices is not None and at_least(1, num_devices=num_devices) > len(devices):
         raise ValueError(
-            f"{num_devices} devices asked for, JAX sees {len(devices)}: "
-            f"ask for 1 to {len(devices)}, or on a CPU raise jax_num_cpu_devices "
-            "before JAX is first used"
+            f"{num_devices} devices asked for, JAX sees {len(devices)}: ask for fewer, "
+            "or on a CPU raise jax_num_cpu_devices before JAX is first used"
         )
     return Mesh(np.array(devices[:num_devices]), ("data",))
 
@@ -104,6 +105,7 @@ def make_train_step(
         ValueError: the first step, if `loss` returns no `Mean` named "loss"; any
             step, as `shard_batch`.
     """
+    function(loss=loss)
 
     def loss_without_carry(params, batch, carry, key):
         return loss(params, batch, key), carry
@@ -142,6 +144,7 @@ def make_carried_train_step(
     >>> metrics["loss"].value, carry
     (Array(2., dtype=float32), Array([2., 6.], dtype=float32))
     """
+    function(loss=loss)
 
     def step_on_device(state, carry, batch):
         key = jax.random.fold_in(state.key, state.step)
@@ -172,11 +175,8 @@ def make_carried_train_step(
             params=optax.apply_updates(state.params, updates),
             opt_state=opt_state,
         )
-        return (
-            state,
-            after,
-            metrics | {"gradient_norm": Mean(norm, jnp.ones_like(norm))},
-        )
+        metrics = metrics | {"gradient_norm": Mean(norm, jnp.ones_like(norm))}
+        return state, after, metrics
 
     out_specs = (P(), P("data"), P())
     compiled = jax.jit(_over_devices(step_on_device, mesh, out_specs), donate_argnums=0)
@@ -204,6 +204,7 @@ def make_eval_step(
     Raises:
         ValueError: the step, as `shard_batch`.
     """
+    function(metrics=metrics)
 
     def metrics_without_carry(params, batch, carry):
         return metrics(params, batch), carry
@@ -230,6 +231,7 @@ def make_carried_eval_step(
     >>> carry, measured["mean"].value
     (Array([2., 2.], dtype=float32), Array(1., dtype=float32))
     """
+    function(metrics=metrics)
 
     def step_on_device(params, carry, batch):
         measured, after = metrics(params, batch, carry)
