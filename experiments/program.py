@@ -12,6 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import tyro
+from jax.errors import JaxRuntimeError
+
+from experiments import cluster
 
 Options = TypeVar("Options")
 
@@ -46,10 +49,10 @@ def run(
         # Python would complain again when it flushes the closed pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except (OSError, ValueError, JaxRuntimeError) as error:
+        print(f"error: {cluster.explain(error)}", file=sys.stderr)
+        return cluster.leave(2)
     except KeyboardInterrupt as interrupt:
         print(interrupt or "interrupted", file=sys.stderr)
-        return 130
+        return 130 if interrupt.args else cluster.leave(130)
     return 0

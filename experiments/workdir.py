@@ -6,7 +6,8 @@
     results.json      written last: a run that has it is finished
     checkpoints/      see jaxrnn.checkpoints
 
-Every file appears whole or not at all. Nothing here knows what is trained.
+Every file appears whole or not at all. Of several processes, which must share the
+directory, the first one writes. Nothing here knows what is trained.
 """
 
 import dataclasses
@@ -18,6 +19,9 @@ import platform
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+
+import jax
+from jax.experimental import multihost_utils
 
 import jaxrnn
 from jaxrnn.text import Vocab
@@ -47,16 +51,23 @@ class WorkDir:
             ValueError: it cannot be written to, or belongs to a run with other
                 settings: every difference is named.
         """
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            found = self.settings
-            if found is None:
-                return self._write("settings.json", settings)
-        except OSError as error:
+        if jax.process_index() == 0:
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+                if self.settings is None:
+                    self._write("settings.json", settings)
+            except OSError as error:
+                raise ValueError(
+                    f"cannot write to work directory {self.path} ({error.strerror}): "
+                    "give another --workdir"
+                ) from error
+        multihost_utils.sync_global_devices("experiments.workdir.claim")
+        found = self.settings
+        if found is None:
             raise ValueError(
-                f"cannot write to work directory {self.path} ({error.strerror}): "
-                "give another --workdir"
-            ) from error
+                f"process {jax.process_index()} does not see what process 0 wrote to "
+                f"{self.path}: give a --workdir that all of them share"
+            )
         wanted = json.loads(json.dumps(settings))  # As JSON has it: tuples are lists.
         if found != wanted:
             raise ValueError(
@@ -133,7 +144,14 @@ class WorkDir:
     def _write(self, name: str, content: Any) -> None:
         self._replace(name, json.dumps(content, indent=2) + "\n")
 
+    def write_vocab(self, vocab: Vocab) -> None:
+        """What `vocab` reads."""
+        if jax.process_index() == 0:
+            vocab.save(self.path / "vocab.txt")
+
     def _replace(self, name: str, text: str) -> None:
+        if jax.process_index() > 0:
+            return
         partial = self.path / f"{name}.partial"
         partial.write_text(text, encoding="utf-8")
         partial.replace(self.path / name)
@@ -162,6 +180,7 @@ def environment() -> dict[str, Any]:
             "system": platform.system(),
             "processor": platform.machine(),
             "cores": os.cpu_count(),
+            "processes": jax.process_count(),
         },
     }
 
