@@ -4,6 +4,7 @@ Each process has one CPU device; the runs that they are compared with have one p
 """
 
 import dataclasses
+import functools
 import json
 import os
 import shutil
@@ -56,16 +57,17 @@ def options(name, data, workdir, devices):
 
 @pytest.fixture(scope="module")
 def alone(data, tmp_path_factory):
-    """What one process finds with one device and with two, by program and devices."""
-    found = {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XLA_FLAGS", "")  # The programs set it up for JAX.
-        for program in (charlm, imdb):
-            name = program.__name__.split(".")[-1]
-            for devices in (1, 2):
-                workdir = tmp_path_factory.mktemp(name)
-                program.main(options(name, data, workdir, devices))
-                found[name, devices] = history(workdir)
+    """What one process finds with so many devices, by program and devices."""
+
+    @functools.cache
+    def found(name, devices):
+        workdir = tmp_path_factory.mktemp(name)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("XLA_FLAGS", "")  # The program sets it up for JAX.
+            program = {"charlm": charlm, "imdb": imdb}[name]
+            program.main(options(name, data, workdir, devices))
+        return history(workdir)
+
     return found
 
 
@@ -148,8 +150,8 @@ def test_two_processes_go_on_where_one_was_lost(lost, data, alone, tmp_path):
     assert "after step 6\n" in out
     assert "characters/second" in out
     assert other[1] == ""  # process 0 speaks for both
-    assert_same(history(tmp_path), alone["charlm", 2])
-    assert_same(history(tmp_path), alone["charlm", 1])
+    assert_same(history(tmp_path), alone("charlm", 2))
+    assert_same(history(tmp_path), alone("charlm", 1))
     results = json.loads((tmp_path / "results.json").read_text())
     assert (results["devices"], results["machine"]["processes"]) == (2, 2)
     assert (tmp_path / "curves.png").exists()
@@ -163,7 +165,7 @@ def test_one_process_goes_on_where_two_were(
     monkeypatch.setenv("XLA_FLAGS", "")
     charlm.main(options("charlm", data, tmp_path, devices))
     assert "after step 6\n" in capsys.readouterr().out
-    assert_same(history(tmp_path), alone["charlm", devices])
+    assert_same(history(tmp_path), alone("charlm", devices))
 
 
 def test_two_processes_stop_together_and_others_go_on(
@@ -198,8 +200,8 @@ def test_two_processes_stop_together_and_others_go_on(
     (code, out, _), other = end(start("imdb", data, tmp_path))
     assert (code, other[:2]) == (0, (0, ""))
     assert f"after step {step + 1}\n" in out
-    assert_same(history(tmp_path), alone["imdb", 1])
-    assert_same(history(tmp_path), alone["imdb", 2])
+    assert_same(history(tmp_path), alone("imdb", 1))
+    assert_same(history(tmp_path), alone("imdb", 2))
 
 
 @pytest.mark.parametrize(
