@@ -28,7 +28,6 @@ class Writer:
     def __init__(self, model: LanguageModel, variables: Any, vocab: Vocab):
         self.vocab = vocab
         self._model, self._variables = model, variables
-        self._step = functools.partial(model.apply, variables, method="step")
         self._read = jax.jit(model.apply)
 
     @classmethod
@@ -85,13 +84,15 @@ class Writer:
         Raises:
             ValueError: as `extend` does.
         """
+        apply = functools.partial(self._model.apply, self._variables)
+        step = functools.partial(apply, method="step", table=apply(method="table"))
         key = jax.random.key(seed)
         keys = jax.vmap(functools.partial(jax.random.fold_in, key))(np.arange(texts))
         prompts = np.tile(self.vocab.encode(char_tokens(prompt)), (texts, 1))
         state = self._model.zero_state((texts,))
-        text = sampling.read(self._step, state, prompts)
+        text = sampling.read(step, state, prompts)
         for start in range(0, length, PIECE):
-            drawn = sampling.extend(self._step, text, PIECE, keys, **options)
+            drawn = sampling.extend(step, text, PIECE, keys, **options)
             text = drawn.text
             tokens = np.asarray(drawn.tokens)[:, : length - start]
             yield ["".join(self.vocab.decode(row)) for row in tokens]
