@@ -23,7 +23,8 @@ import jax
 import tyro
 from jax.sharding import Mesh
 
-from experiments import language, program, runtime, texts, writing
+from experiments import cluster, language, program, runtime, texts, writing
+from experiments.cluster import Cluster
 from experiments.evaluation import Evaluation
 from experiments.fit import Done, fit
 from experiments.language import PRESETS, Carried, Settings, Streams
@@ -32,7 +33,7 @@ from experiments.texts import Text
 from experiments.workdir import WorkDir, environment, fingerprint
 from experiments.writer import Writer
 from experiments.writing import Drawing
-from jaxrnn import metrics
+from jaxrnn import metrics, training
 from jaxrnn.checkpoints import Checkpoints
 from jaxrnn.models import LanguageModel
 from jaxrnn.text import Vocab, char_tokens
@@ -66,7 +67,8 @@ class Options:
     download_dir: Path | None = None
     """Where the file of the text is, as manual/input.txt, or is downloaded to."""
     devices: int | None = None
-    """Devices to use, default all; a CPU counts as one device per core."""
+    """Devices of each process, default all; a CPU counts as one device per core."""
+    cluster: Annotated[Cluster, tyro.conf.arg(name="")] = field(default_factory=Cluster)
     sample: bool = False
     """Write with the trained model; where there is none, train it first."""
     drawing: Annotated[Drawing, tyro.conf.arg(name="")] = field(default_factory=Drawing)
@@ -90,7 +92,7 @@ def defaults(arguments: Sequence[str]) -> Options:
 
 
 def main(options: Options) -> None:
-    runtime.configure(options.devices)
+    runtime.configure(options.devices, options.cluster.join)
     if options.smoke and options.workdir == WORKDIR:
         with tempfile.TemporaryDirectory() as scratch:
             work(dataclasses.replace(options, workdir=Path(scratch)))
@@ -125,7 +127,7 @@ class Run:
 
 def train(options: Options) -> None:
     """Trains from the last checkpoint to the end, and tells what the best one found."""
-    text = load(options)
+    text = cluster.in_turn(lambda: load(options))
     began = time.perf_counter()
     run = prepare(text, options)
     with run.workdir.claimed(run.identity):
@@ -134,7 +136,8 @@ def train(options: Options) -> None:
             return report(run.workdir.results)
         run.workdir.write_vocab(run.vocab)
         state, done = learn(run, began)
-        plot_run(run, done.history)
+        if jax.process_index() == 0:
+            plot_run(run, done.history)
         results = conclude(run, state, done, began)
         run.workdir.finish(results)
     report(results)
@@ -188,7 +191,8 @@ def learn(run: Run, began: float) -> tuple[Carried, Done]:
     train_ids, validation_ids = (
         language.encode(part, run.vocab) for part in run.text.split()
     )
-    streams = Streams(train_ids, settings)
+    own = training.process_rows(settings.batch, run.mesh)
+    streams = Streams(train_ids, settings, own)
     steps = settings.epochs * len(streams.epoch(0))
     optimizer = language.make_optimizer(settings, steps)
     evaluation = Evaluation(model, validation_ids, run.mesh)
@@ -198,12 +202,13 @@ def learn(run: Run, began: float) -> tuple[Carried, Done]:
         return {f"validation_{name}": nats for name, nats in found.items()}
 
     def glimpse(state: Carried) -> None:
-        writer = Writer(model, state.train.params, run.vocab)
+        params = jax.device_get(state.train.params)  # each process writes by itself
+        writer = Writer(model, params, run.vocab)
         pieces = writer.write(writer.beginning, GLIMPSE, 1, settings.seed)
         print("".join(piece for [piece] in pieces), end="\n----\n", flush=True)
 
     return fit(
-        language.make_state(model, optimizer, settings),
+        language.place(language.make_state(model, optimizer, settings), run.mesh),
         epochs=settings.epochs,
         batches=streams.epoch,
         train_step=language.make_train_step(

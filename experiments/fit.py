@@ -141,7 +141,7 @@ def fit(
                 _require_finite(measured, int(state.step), workdir)
                 done.count(metrics, time.perf_counter() - step_began)
                 advance(int(state.step), running(measured["loss"]))
-                if interrupt.requested:
+                if interrupt.stops_after(int(state.step)):
                     break
             if done.steps < steps:
                 save(metric=checkpoints.worst)
@@ -153,7 +153,7 @@ def fit(
                 save(metric=found[best])
                 print(_spell(done.history[-1]), flush=True)
                 after_epoch(state)
-            if interrupt.requested:
+            if interrupt.stops_after(int(state.step)):
                 raise KeyboardInterrupt(
                     f"stopped after step {int(state.step):,}, all is saved in "
                     f"{workdir.path}: the same command continues"

@@ -21,7 +21,8 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from experiments import program, reviews, runtime, sentiment
+from experiments import cluster, program, reviews, runtime, sentiment
+from experiments.cluster import Cluster
 from experiments.fit import fit, progress_bar
 from experiments.imdb_reviews import load_imdb
 from experiments.plots import plot_confusion, plot_curves
@@ -55,7 +56,8 @@ class Options:
     download_dir: Path | None = None
     """Where the archive of the reviews is, or is downloaded to."""
     devices: int | None = None
-    """Devices to use, default all; a CPU counts as one device per core."""
+    """Devices of each process, default all; a CPU counts as one device per core."""
+    cluster: Annotated[Cluster, tyro.conf.arg(name="")] = field(default_factory=Cluster)
     predict: tuple[str, ...] = ()
     """Classify these texts with the trained model; - reads one per line from stdin."""
     smoke: bool = False
@@ -63,7 +65,7 @@ class Options:
 
 
 def main(options: Options) -> None:
-    runtime.configure(options.devices)
+    runtime.configure(options.devices, options.cluster.join)
     if options.predict:
         predict(options.predict, options.workdir, options.devices)
     elif options.smoke and options.workdir == WORKDIR:
@@ -76,7 +78,7 @@ def main(options: Options) -> None:
 
 def train(options: Options, settings: Settings, path: Path) -> None:
     """Trains from the last checkpoint in `path` to the end, then tests the best."""
-    data = load(options, settings)
+    data = cluster.in_turn(lambda: load(options, settings))
     began = time.perf_counter()
     with Console(stderr=True).status("learning the words"):
         tokenized = [word_tokens(text) for text in data.train.texts]
@@ -106,7 +108,7 @@ def learn(
     mesh = training.data_mesh(options.devices)
 
     def batches(examples: Examples) -> Batches:
-        return Batches(examples, settings.batch, settings.buckets, mesh.size)
+        return Batches(examples, settings.batch, settings.buckets, mesh)
 
     def encode(split: reviews.Split) -> Examples:
         return Examples.encode(split.texts, split.labels, vocab)
@@ -129,6 +131,7 @@ def learn(
                 [*train_ids, *unlabelled], len(vocab), settings.embed
             )
     state = sentiment.make_state(model, optimizer, settings.seed, vectors)
+    state = training.replicate(state, mesh)
     eval_step = training.make_eval_step(sentiment.make_metrics(model), mesh)
 
     def evaluate(state: training.TrainState) -> dict[str, float]:
@@ -172,7 +175,8 @@ def learn(
         **dataclasses.asdict(settings),
         **environment(),
     }
-    plot_run(workdir.path, data.name, done.history, counts)
+    if jax.process_index() == 0:
+        plot_run(workdir.path, data.name, done.history, counts)
     return results
 
 
@@ -236,7 +240,7 @@ def predict(texts: Iterable[str], path: Path, devices: int | None) -> None:
     optimizer = sentiment.make_optimizer(settings, steps=1)
     template = jax.eval_shape(lambda: sentiment.make_state(model, optimizer, seed=0))
     state, _ = Checkpoints(workdir.checkpoints, mode="max").restore(template, "best")
-    batches = Batches(examples, settings.batch, settings.buckets, mesh.size)
+    batches = Batches(examples, settings.batch, settings.buckets, mesh)
     for line, p in zip(
         lines, sentiment.probabilities(model, state.params, batches, mesh), strict=True
     ):
