@@ -5,7 +5,7 @@
 
 Expect 1.530 nats per character of tiny shakespeare on cold windows of 256 (seed 0).
 Trained again in the same --workdir it continues; --sample writes with the trained
-model, --score judges a text by it.
+model, --score judges a text by it, --neurons shows what its units do.
 """
 
 import argparse
@@ -67,6 +67,8 @@ class Options:
     """Where the file of the text is, or is downloaded to."""
     devices: int | None = None
     """Devices to use, default all; a CPU counts as one device per core."""
+    tensorboard: bool = False
+    """Write logs for TensorBoard into the work directory, too."""
     sample: bool = False
     """Write with the trained model; where there is none, train it first."""
     drawing: Annotated[Drawing, tyro.conf.arg(name="")] = field(default_factory=Drawing)
@@ -74,6 +76,10 @@ class Options:
     """Tell how well the trained model predicts this file."""
     per_character: bool = False
     """With --score: tell it of each character."""
+    neurons: Path | None = None
+    """Show on a page what each unit of the trained model does as it reads this file."""
+    html: Path = Path("neurons.html")
+    """With --neurons: the page to write."""
     unknown: Literal["error", "skip"] = "error"
     """What to do with characters that the trained model has never seen."""
     smoke: bool = False
@@ -99,10 +105,13 @@ def main(options: Options) -> None:
 
 
 def work(options: Options) -> None:
-    """Trains, writes or judges."""
+    """Trains, writes, judges or shows."""
     options.settings.check()
+    path, skip = options.workdir, options.unknown == "skip"
     if options.score is not None:
-        score(options, options.score)
+        writing.judge(path, options.score, skip=skip, each=options.per_character)
+    elif options.neurons is not None:
+        writing.picture(path, options.neurons, options.html, skip=skip)
     elif options.sample:
         sample(options)
     else:
@@ -129,7 +138,7 @@ def train(options: Options) -> None:
     if run.workdir.results:
         print(f"{run.workdir.path} holds a finished run")
         return report(run.workdir.results)
-    state, done = learn(run, began)
+    state, done = learn(run, began, options.tensorboard)
     plot_run(run, done.history)
     results = conclude(run, state, done, began)
     run.workdir.finish(results)
@@ -178,7 +187,7 @@ def prepare(text: Text, options: Options) -> Run:
     return Run(text, vocab, settings, model, mesh, workdir)
 
 
-def learn(run: Run, began: float) -> tuple[Carried, Done]:
+def learn(run: Run, began: float, tensorboard: bool) -> tuple[Carried, Done]:
     """Trains to the end, with a glimpse of what the model writes after each epoch."""
     settings, model = run.settings, run.model
     train_ids, validation_ids = (
@@ -212,6 +221,7 @@ def learn(run: Run, began: float) -> tuple[Carried, Done]:
         began=began,
         patience=settings.patience,
         after_epoch=glimpse,
+        tensorboard=run.workdir.path / "tensorboard" if tensorboard else None,
     )
 
 
@@ -278,12 +288,6 @@ def sample(options: Options) -> None:
             train(options)
     skip, seed = options.unknown == "skip", options.settings.seed
     writing.write(options.workdir, options.drawing, prompt, seed=seed, skip=skip)
-
-
-def score(options: Options, path: Path) -> None:
-    """Prints how well the trained model predicts a file."""
-    skip = options.unknown == "skip"
-    writing.judge(options.workdir, path, skip=skip, each=options.per_character)
 
 
 if __name__ == "__main__":

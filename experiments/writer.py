@@ -17,6 +17,7 @@ from jaxrnn import metrics, sampling
 from jaxrnn.checkpoints import Checkpoints
 from jaxrnn.models import LanguageModel
 from jaxrnn.text import Vocab, char_tokens
+from jaxrnn.types import State
 
 PIECE = 100  # characters drawn at a time, so that they can be shown as they come
 CHUNK = 1024  # characters judged at a time
@@ -30,6 +31,7 @@ class Writer:
         self._model, self._variables = model, variables
         self._step = functools.partial(model.apply, variables, method="step")
         self._read = jax.jit(model.apply)
+        self._follow = jax.jit(functools.partial(jax.lax.scan, self._remember))
 
     @classmethod
     def load(cls, workdir: WorkDir) -> "Writer":
@@ -95,6 +97,21 @@ class Writer:
             text = drawn.text
             tokens = np.asarray(drawn.tokens)[:, : length - start]
             yield ["".join(self.vocab.decode(row)) for row in tokens]
+
+    def trace(self, text: str) -> Iterator[tuple[State, np.ndarray]]:
+        """The state after every character and the log-probabilities of what comes next
+        [t v], some characters at a time."""
+        ids = self.vocab.encode(char_tokens(text))
+        state = self._model.zero_state(())
+        for start in range(0, ids.size, CHUNK):
+            part = ids[start : start + CHUNK]
+            padded = np.pad(part, (0, CHUNK - part.size))
+            state, found = self._follow(state, padded)
+            yield jax.tree.map(lambda x, size=part.size: np.asarray(x)[:size], found)
+
+    def _remember(self, state: State, token: jax.Array):
+        logits, state = self._step(token, state)
+        return state, (state, jax.nn.log_softmax(logits))
 
     def nats(self, text: str) -> Iterator[np.ndarray]:
         """The nats of every character but the first, some at a time: how much of a
