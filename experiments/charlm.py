@@ -64,7 +64,7 @@ class Options:
     data_dir: Path = Path("~/tensorflow_datasets")
     """Where tensorflow-datasets keeps the prepared text."""
     download_dir: Path | None = None
-    """Where the file of the text is, or is downloaded to."""
+    """Where the file of the text is, as manual/input.txt, or is downloaded to."""
     devices: int | None = None
     """Devices to use, default all; a CPU counts as one device per core."""
     tensorboard: bool = False
@@ -211,7 +211,9 @@ def learn(run: Run, began: float, tensorboard: bool) -> tuple[Carried, Done]:
         language.make_state(model, optimizer, settings),
         epochs=settings.epochs,
         batches=streams.epoch,
-        train_step=language.make_train_step(model, optimizer, run.mesh),
+        train_step=language.make_train_step(
+            model, optimizer, run.mesh, run.settings.weight_drop
+        ),
         evaluate=evaluate,
         best="validation_nats_cold_256",
         units="characters",

@@ -18,7 +18,7 @@ import optax
 from jax.sharding import Mesh
 
 import jaxrnn
-from jaxrnn import metrics, training
+from jaxrnn import metrics, regularizers, training
 from jaxrnn.batching import epoch_rng, streams
 from jaxrnn.metrics import Mean
 from jaxrnn.models import LanguageModel
@@ -44,6 +44,8 @@ class Settings:
     """Use the vectors of the characters as weights of the output, too."""
     dropout: float = 0.0
     """Probability of dropping a feature between layers and before the output."""
+    weight_drop: float = 0.0
+    """Probability of dropping a recurrent weight, for a step in all places."""
     epochs: int = 4
     """Passes over the training text."""
     batch: int = 16
@@ -78,6 +80,7 @@ class Settings:
             self._require(name, "at least 1", lambda value: value >= 1)
         for name in ("dropout", "forget", "warmup"):
             self._require(name, "from 0 to 1", lambda value: 0 <= value <= 1)
+        self._require("weight_drop", "from 0 to below 1", lambda value: 0 <= value < 1)
         for name in ("learning_rate", "weight_decay", "seed"):
             self._require(name, "0 or above", lambda value: 0 <= value < math.inf)
         for name in ("clip", "patience"):
@@ -227,7 +230,10 @@ def make_state(
 
 
 def make_train_step(
-    model: LanguageModel, optimizer: optax.GradientTransformation, mesh: Mesh
+    model: LanguageModel,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    weight_drop: float = 0.0,
 ) -> Callable[[Carried, Batch], tuple[Carried, Metrics]]:
     """A compiled `step(carried, batch) -> (carried, metrics)`; the state is donated."""
 
@@ -240,8 +246,13 @@ def make_train_step(
             zeros,
             state,
         )
+        drop_key, weight_key = jax.random.split(key)
         logits, state = model.apply(
-            params, batch["inputs"], state, train=True, rngs={"dropout": key}
+            regularizers.weight_drop(params, weight_drop, weight_key),
+            batch["inputs"],
+            state,
+            train=True,
+            rngs={"dropout": drop_key},
         )  # pyright: ignore[reportAssignmentType]
         nats = metrics.cross_entropy(logits, batch["targets"])
         return {"loss": Mean.of(nats)}, state

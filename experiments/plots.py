@@ -1,11 +1,13 @@
-"""Pictures of a run: learning curves and the confusion matrix, as PNG files."""
+"""Pictures of a run: learning curves, the confusion matrix, bars, as PNG files."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 
 def plot_curves(
@@ -67,4 +69,52 @@ def plot_confusion(
             color="white" if share > 0.5 else "black",
         )
     figure.suptitle(title, wrap=True, fontsize=10)
+    figure.savefig(path, dpi=120)
+
+
+def plot_bars(
+    path: Path,
+    title: str,
+    panels: Mapping[str, Mapping[str, Mapping[str, float]]],
+) -> None:
+    """Ratios: a panel for each section, in it a group of bars for each case, in that a
+    bar for each name, of one colour everywhere; with a line at 1.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "bars.png"
+    >>> plot_bars(path, "run", {"LSTM": {"64": {"here": 0.7, "there": 1.0}}})
+    >>> path.read_bytes()[1:4]
+    b'PNG'
+    """
+    cases = [bars for groups in panels.values() for bars in groups.values()]
+    names = list(dict.fromkeys(name for bars in cases for name in bars))
+    # Made to be told apart with any colour vision (Petroff, 2021, arXiv:2107.02270).
+    colours = matplotlib.color_sequences["petroff10"]
+    figure = Figure(figsize=(10, 1.2 + 2.6 * len(panels)), layout="constrained")
+    for axes, (section, groups) in zip(
+        figure.subplots(len(panels), squeeze=False)[:, 0], panels.items(), strict=True
+    ):
+        width = 0.85 / max(len(bars) for bars in groups.values())
+        for group, bars in enumerate(groups.values()):
+            for k, (name, height) in enumerate(bars.items()):
+                x = group + (k - (len(bars) - 1) / 2) * width
+                colour = colours[names.index(name) % len(colours)]
+                bar = axes.bar(x, height, 0.9 * width, color=colour, label=name)
+                axes.bar_label(bar, fmt="%.2g", fontsize=6, padding=2)
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.margins(y=0.1)
+        axes.axhline(1, color="black", linewidth=0.8)
+        axes.set_xticks(range(len(groups)), list(groups))
+        axes.set_title(section, loc="left", fontsize=10)
+        axes.grid(axis="y", alpha=0.3)
+        axes.set_axisbelow(True)
+    handles = [
+        Patch(color=colours[k % len(colours)], label=name)
+        for k, name in enumerate(names)
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8)
+    figure.suptitle(title)
     figure.savefig(path, dpi=120)

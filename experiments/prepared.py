@@ -98,22 +98,30 @@ def download(url: str, sha256: str, path: Path) -> None:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
-    with partial.open("wb+") as file:
+    try:
+        found = _fetch(url, partial)
+        if found != sha256:
+            raise ConnectionError(f"what {url} sent has sha256 {found}, not {sha256}")
+        partial.rename(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _fetch(url: str, path: Path) -> str:
+    """The SHA-256 of what it wrote."""
+    with path.open("wb+") as file:
         try:
             # Ten seconds for each connection or read, not for all of it.
             with urllib.request.urlopen(url, timeout=10) as response:
                 size = int(response.headers.get("Content-Length", 0))
-                bar = {"description": path.name, "console": Console(stderr=True)}
+                bar = {"description": path.stem, "console": Console(stderr=True)}
                 with wrap_file(response, size, **bar) as source:
                     shutil.copyfileobj(source, file)
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
             raise ConnectionError(f"cannot download {url}: {reason}") from error
         file.seek(0)
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256:
-        raise ConnectionError(f"what {url} sent has sha256 {found}, not {sha256}")
-    partial.rename(path)
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read(builder, split: str) -> list[dict[str, Any]]:

@@ -28,18 +28,20 @@ def run(
     What it leaves open is as `options_type` says, or `defaults(arguments)`: one
     argument may be short for others.
     """
-    options = tyro.cli(
-        options_type,
-        prog=f"python -m experiments.{name}",
-        description=description,
-        default=defaults(sys.argv[1:]) if defaults else options_type(),
-    )
-    # Orbax logs every save, and warns of choices that are not the user's.
-    logging.getLogger("absl").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", module="orbax")
     try:
-        main(options)
-        sys.stdout.flush()
+        try:
+            options = tyro.cli(
+                options_type,
+                prog=f"python -m experiments.{name}",
+                description=description,
+                default=defaults(sys.argv[1:]) if defaults else options_type(),
+            )
+            # Orbax logs every save, and warns of choices that are not the user's.
+            logging.getLogger("absl").setLevel(logging.ERROR)
+            warnings.filterwarnings("ignore", module="orbax")
+            main(options)
+        finally:
+            sys.stdout.flush()  # here a pipe's end is seen, of --help too
     except BrokenPipeError:
         # Python would complain again when it flushes the closed pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -59,6 +59,21 @@ def configure(devices: int | None = None) -> None:
         )
 
 
+def memory_settings() -> dict[str, str]:
+    """What `configure` sets glibc's memory to, by the variable that would do the same;
+    nothing with another C library.
+
+    >>> all(name.startswith("MALLOC_") for name in memory_settings())
+    True
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return {}
+    return {
+        variable: os.environ.get(variable, str(value))
+        for variable, (_, value) in _MALLOPT.items()
+    }
+
+
 def _keep_freed_memory() -> None:
     if platform.libc_ver()[0] != "glibc":
         return

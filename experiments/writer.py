@@ -29,9 +29,7 @@ class Writer:
     def __init__(self, model: LanguageModel, variables: Any, vocab: Vocab):
         self.vocab = vocab
         self._model, self._variables = model, variables
-        self._step = functools.partial(model.apply, variables, method="step")
         self._read = jax.jit(model.apply)
-        self._follow = jax.jit(functools.partial(jax.lax.scan, self._remember))
 
     @classmethod
     def load(cls, workdir: WorkDir) -> "Writer":
@@ -87,13 +85,15 @@ class Writer:
         Raises:
             ValueError: as `extend` does.
         """
+        apply = functools.partial(self._model.apply, self._variables)
+        step = functools.partial(apply, method="step", table=apply(method="table"))
         key = jax.random.key(seed)
         keys = jax.vmap(functools.partial(jax.random.fold_in, key))(np.arange(texts))
         prompts = np.tile(self.vocab.encode(char_tokens(prompt)), (texts, 1))
         state = self._model.zero_state((texts,))
-        text = sampling.read(self._step, state, prompts)
+        text = sampling.read(step, state, prompts)
         for start in range(0, length, PIECE):
-            drawn = sampling.extend(self._step, text, PIECE, keys, **options)
+            drawn = sampling.extend(step, text, PIECE, keys, **options)
             text = drawn.text
             tokens = np.asarray(drawn.tokens)[:, : length - start]
             yield ["".join(self.vocab.decode(row)) for row in tokens]
@@ -103,15 +103,21 @@ class Writer:
         [t v], some characters at a time."""
         ids = self.vocab.encode(char_tokens(text))
         state = self._model.zero_state(())
+
+        @jax.jit
+        def read(variables: Any, state: State, ids: jax.Array):
+            def step(state: State, token: jax.Array):
+                after: Any = self._model.apply(variables, token, state, method="step")
+                logits, state = after
+                return state, (state, jax.nn.log_softmax(logits))
+
+            return jax.lax.scan(step, state, ids)
+
         for start in range(0, ids.size, CHUNK):
             part = ids[start : start + CHUNK]
             padded = np.pad(part, (0, CHUNK - part.size))
-            state, found = self._follow(state, padded)
+            state, found = read(self._variables, state, padded)
             yield jax.tree.map(lambda x, size=part.size: np.asarray(x)[:size], found)
-
-    def _remember(self, state: State, token: jax.Array):
-        logits, state = self._step(token, state)
-        return state, (state, jax.nn.log_softmax(logits))
 
     def nats(self, text: str) -> Iterator[np.ndarray]:
         """The nats of every character but the first, some at a time: how much of a

@@ -28,7 +28,12 @@ _RANGES = {
 
 
 class Candidates(NamedTuple):
-    """The tokens that may be drawn from each row, among others of probability zero."""
+    """The tokens that may be drawn from each row, among others of probability zero.
+
+    >>> candidates = Candidates(jnp.array([[7, 5]]), jnp.array([[0.75, 0.25]]))
+    >>> candidates.ids[0, candidates.probabilities[0].argmax()].item()
+    7
+    """
 
     ids: Int[Array, "b k"]
     probabilities: Float[Array, "b k"]

@@ -56,7 +56,11 @@ class Bidirectional(nn.Module):
             )
         return _MERGES[self.merge](ahead, behind), forward + backward
 
-    def step(self, x, state):
+    def project(self, x):
+        """Raises a `ValueError`, as `step`."""
+        self.step(x, None)
+
+    def step(self, x, state, *, projected: bool = False):
         """Raises a `ValueError`: the backward layer starts from the last step."""
         raise ValueError(
             "a bidirectional layer needs the whole sequence, it has no single step"
@@ -124,12 +128,17 @@ class Stack(nn.Module):
             after += layer_state
         return x, after
 
-    def step(self, x, state):
+    def project(self, x):
+        """As `Recurrent.project`, by the first layer."""
+        return self.layers[0].project(x)
+
+    def step(self, x, state, *, projected: bool = False):
         """As `Recurrent.step`."""
         after: State = ()
         for layer, before in zip(self.layers, _split(state, self.layers), strict=True):
-            x, layer_state = layer.step(x, before)
+            x, layer_state = layer.step(x, before, projected=projected)
             after += layer_state
+            projected = False
         return x, after
 
     def zero_state(self, batch_shape: tuple[int, ...]) -> State:

@@ -31,6 +31,9 @@ class Continuation(NamedTuple):
         tail: the last tokens drawn, where a stop string may have begun; -1 for none.
         stopped: the rows that ended with the stop string.
         position: how many tokens each row has drawn.
+
+    >>> begin({"h": jnp.zeros((2, 4))}, jnp.zeros((2, 10))).position.tolist()
+    [0, 0]
     """
 
     state: PyTree

@@ -102,11 +102,15 @@ class StackedLayer(nn.Module):
             train=train,
         )
 
+    def project(self, x: Float[Array, "*b d"]) -> Float[Array, "*b g"]:
+        """As `Recurrent.project`, by the first layer; not with `bidirectional`."""
+        return self.stack.project(x)
+
     def step(
-        self, x: Float[Array, "*b d"], state: State
+        self, x: Float[Array, "*b d"], state: State, *, projected: bool = False
     ) -> tuple[Float[Array, "*b h"], State]:
         """As `Recurrent.step`: without dropout, and not with `bidirectional`."""
-        return self.stack.step(x, state)
+        return self.stack.step(x, state, projected=projected)
 
     def zero_state(self, batch_shape: tuple[int, ...]) -> State:
         """The state before anything was read."""

@@ -144,11 +144,38 @@ class LanguageModel(nn.Module):
         )
         return self._logits(self.drop(outputs, deterministic=not train)), after
 
+    def table(self) -> Float[Array, "v g"]:
+        """What each token adds to the gates of the first layer: with it `step` looks up
+        a row where it would multiply, which is worth it for a text of many steps."""
+        return self.encoder.project(self.embed.embedding)
+
     def step(
-        self, tokens: Int[ArrayLike, "*b"], state: State
+        self,
+        tokens: Int[ArrayLike, "*b"],
+        state: State,
+        table: Float[Array, "v g"] | None = None,
     ) -> tuple[Float[Array, "*b v"], State]:
-        """The logits after one more token of each row, and the state after it."""
-        output, state = self.encoder.step(self.embed(jnp.asarray(tokens)), state)
+        """The logits after one more token of each row, and the state after it.
+
+        >>> import functools, jax
+        >>> from jaxrnn import GRU, sampling
+        >>> model = LanguageModel(100, 16, GRU(8))
+        >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 1), int))
+        >>> table = model.apply(variables, method="table")
+        >>> step = functools.partial(
+        ...     model.apply, variables, method="step", table=table
+        ... )
+        >>> keys = jax.random.split(jax.random.key(0), 1)
+        >>> drawn = sampling.generate(step, model.zero_state((1,)), [[3]], 5, keys)
+        >>> drawn.tokens.shape
+        (1, 5)
+        """
+        tokens = jnp.asarray(tokens)
+        if table is None:
+            output, state = self.encoder.step(self.embed(tokens), state)
+        else:
+            x_gates = jnp.take(table, tokens, axis=0)  # NaN outside the vocabulary
+            output, state = self.encoder.step(x_gates, state, projected=True)
         return self._logits(output), state
 
     def zero_state(self, batch_shape: tuple[int, ...]) -> State:

@@ -128,10 +128,17 @@ class Recurrent(nn.Module):
         )
         return outputs, (cell_state,)
 
+    def project(self, x: Float[Array, "*b d"]) -> Float[Array, "*b g"]:
+        """The inputs' share of the gates, for `step` with `projected`; of a cell that
+        is not of this library the inputs themselves."""
+        return self.cell.project(x) if self._projects_ahead else x
+
     def step(
-        self, x: Float[Array, "*b d"], state: State
+        self, x: Float[Array, "*b d"], state: State, *, projected: bool = False
     ) -> tuple[Float[Array, "*b h"], State]:
         """The output for one time step, and the state after it.
+
+        With `projected`, `x` is what `project` made of the inputs.
 
         >>> layer = Recurrent(cells.GRUCell(features=8))
         >>> x = jnp.ones((2, 5, 3))
@@ -151,7 +158,8 @@ class Recurrent(nn.Module):
         batch, features = x.shape[:-feature_axes], x.shape[-feature_axes:]
         cell_state = _only_cell_state(state, self._fresh_state(batch, features))
         if self._projects_ahead:
-            cell_state, output = self.cell.recur(cell_state, self.cell.project(x))
+            x_gates = x if projected else self.cell.project(x)
+            cell_state, output = self.cell.recur(cell_state, x_gates)
         else:
             cell_state, output = self.cell(cell_state, x)
         return output, (cell_state,)

@@ -72,6 +72,13 @@ class Drawn(NamedTuple):
         tokens: `pad_id` behind a stop string.
         lengths: how many tokens of each row are no padding.
         text: for `extend`.
+
+    >>> def ten(tokens, state):
+    ...     return jnp.zeros((2, 10)), state
+    >>> keys = jax.random.split(jax.random.key(0), 2)
+    >>> tokens, lengths, text = generate(ten, None, [[1], [2]], 5, keys)
+    >>> tokens.shape, lengths.tolist()
+    ((2, 5), [5, 5])
     """
 
     tokens: Int[Array, "b t"]

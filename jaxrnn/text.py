@@ -93,6 +93,10 @@ class Vocab:
     Raises:
         TypeError: a token is not a string.
         ValueError: there are no tokens, or one occurs twice.
+
+    >>> vocab = Vocab((PAD, UNK, "good", "film"))
+    >>> vocab.encode(["good", "grief"]).tolist(), vocab.decode([3, 2])
+    ([2, 1], ['film', 'good'])
     """
 
     tokens: tuple[str, ...]

@@ -152,7 +152,14 @@ def load_safetensors(path: str | PathLike[str]) -> Arrays:
 
 
 def save_safetensors(arrays: Mapping[str, Any], path: str | PathLike[str]) -> None:
-    """Writes arrays to a `.safetensors` file, which torch reads as well."""
+    """Writes arrays to a `.safetensors` file, which torch reads as well.
+
+    >>> import tempfile
+    >>> path = f"{tempfile.mkdtemp()}/lstm.safetensors"
+    >>> save_safetensors({"bias_ih_l0": np.ones(2)}, path)
+    >>> load_safetensors(path)
+    {'bias_ih_l0': array([1., 1.])}
+    """
     # The format stores memory as it lies: a transposed view would come back wrong.
     save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, path)
 

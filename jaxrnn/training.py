@@ -27,7 +27,12 @@ Metrics = dict[str, Mean]
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """All that training carries from one step to the next."""
+    """All that training carries from one step to the next.
+
+    >>> state = TrainState.create({}, optax.sgd(0.1), jax.random.key(0))
+    >>> state.step
+    Array(0, dtype=int32)
+    """
 
     step: Int[Array, ""]
     params: PyTree
@@ -45,10 +50,6 @@ class TrainState(flax.struct.PyTreeNode):
 
         Everything is copied, because a train step donates its state: the caller's own
         `params` and `key` stay valid.
-
-        >>> state = TrainState.create({}, optax.sgd(0.1), jax.random.key(0))
-        >>> state.step
-        Array(0, dtype=int32)
         """
         step = jnp.zeros((), jnp.int32)
         state = cls(step, params, optimizer.init(params), key)
@@ -251,6 +252,9 @@ def shard_batch(batch: dict[str, ArrayLike], mesh: Mesh) -> dict[str, Array]:
 
     Raises:
         ValueError: arrays without rows, or rows that the devices do not divide.
+
+    >>> shard_batch({"x": np.ones((4, 3))}, data_mesh(2))["x"].sharding.spec
+    P('data',)
     """
     return _split_rows(batch, mesh, "batch")
 

@@ -23,7 +23,14 @@ __all__ = ["Array", "Bool", "CellState", "Dtype", "Float", "Int", "LSTMState", "
 
 
 class LSTMState(NamedTuple):
-    """What an LSTM cell remembers: its last output `h` and its memory cell `c`."""
+    """What an LSTM cell remembers: its last output `h` and its memory cell `c`.
+
+    >>> import jax.numpy as jnp
+    >>> state = LSTMState(h=jnp.zeros((2, 4)), c=jnp.ones((2, 4)))
+    >>> h, c = state
+    >>> jax.tree.map(jnp.shape, state)
+    LSTMState(h=(2, 4), c=(2, 4))
+    """
 
     h: Float[Array, "*b h"]
     c: Float[Array, "*b h"]

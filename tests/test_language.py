@@ -170,11 +170,14 @@ def test_a_step_reads_on_where_rows_do_not_start(rng):
     assert int(new.step) == 1
 
 
-def test_dropout_draws_anew_at_each_step(rng):
-    settings = dataclasses.replace(TINY, dropout=0.5, learning_rate=0.0)
+@pytest.mark.parametrize("name", ["dropout", "weight_drop"])
+def test_what_is_dropped_is_drawn_anew_at_each_step(rng, name):
+    settings = dataclasses.replace(TINY, learning_rate=0.0, **{name: 0.5})
     model = language.make_model(settings, VOCAB)
     optimizer = language.make_optimizer(settings, 10)
-    step = language.make_train_step(model, optimizer, training.data_mesh(1))
+    step = language.make_train_step(
+        model, optimizer, training.data_mesh(1), settings.weight_drop
+    )
     carried = language.make_state(model, optimizer, settings)
     inputs, targets = rng.integers(VOCAB, size=(2, 4, 5)).astype(np.int32)
     batch = {"inputs": inputs, "targets": targets, "starts": np.full(4, True)}

@@ -27,6 +27,13 @@ def make(encoder=None, *, embed=EMBED, **options):
     )
 
 
+ENCODERS = [
+    lambda: jaxrnn.LSTM(HIDDEN, num_layers=2),
+    lambda: jaxrnn.GRU(HIDDEN),
+    lambda: jaxrnn.Stack([jaxrnn.Recurrent(nn.GRUCell(HIDDEN)), jaxrnn.RNN(HIDDEN)]),
+]
+
+
 def oracle(variables, tokens, state):
     """Logits and state of one row with an LSTM, from the model's own parameters."""
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), variables["params"])
@@ -80,6 +87,26 @@ def test_steps_equal_the_whole_whatever_the_batch_axes(rng, tied, batch):
         np.testing.assert_allclose(logits, whole[..., t, :], rtol=1e-5, atol=1e-5)
     for found, expected in zip(state, last, strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("make_encoder", ENCODERS)
+def test_looking_up_the_table_equals_multiplying(rng, make_encoder):
+    model, variables = make(make_encoder())
+    table = model.apply(variables, method="table")
+    state, tokens = model.zero_state((B,)), rng.integers(VOCAB, size=B)
+    expected, after = model.apply(variables, tokens, state, method="step")
+    # Nothing is multiplied with the embedding any more.
+    without = jax.tree.map(jnp.copy, variables)
+    without["params"]["embed"]["embedding"] = jnp.full((VOCAB, EMBED), jnp.nan)
+    logits, found = model.apply(without, tokens, state, table, method="step")
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5),
+        found,
+        after,
+    )
+    logits, _ = model.apply(variables, tokens + VOCAB, state, table, method="step")
+    assert np.isnan(logits).all()
 
 
 def test_chunks_with_carried_state_equal_one_pass(rng):
@@ -162,3 +189,5 @@ def test_the_encoders_errors_pass():
     both, variables = make(jaxrnn.GRU(HIDDEN, bidirectional=True))
     with pytest.raises(ValueError, match="whole sequence, it has no single step"):
         both.apply(variables, np.array([1]), both.zero_state((1,)), method="step")
+    with pytest.raises(ValueError, match="whole sequence, it has no single step"):
+        both.apply(variables, method="table")

@@ -47,3 +47,28 @@ def test_confusion_has_counts_and_shares_of_the_truth(figures):
     assert [label.get_text() for label in axes.get_yticklabels()] == ["no", "yes"]
     assert axes.get_ylabel() == "true"
     assert axes.images[0].get_array().tolist() == [[0.75, 0.25], [0, 0]]
+
+
+def test_bars_stand_in_groups_each_name_in_one_colour(figures):
+    panels = {
+        "LSTM": {"64": {"ours": 0.5, "theirs": 1.0}, "128": {"ours": 2.0}},
+        "GRU": {"64": {"theirs": 1.0, "ours": 4.0}},
+    }
+    plots.plot_bars(Path("unused"), "run", panels)
+    [figure] = figures
+    colours = {}
+    for axes, (section, groups) in zip(figure.axes, panels.items(), strict=True):
+        assert axes.get_title(loc="left") == section
+        assert axes.get_yscale() == "log"
+        assert [label.get_text() for label in axes.get_xticklabels()] == [*groups]
+        drawn = [(bars.get_label(), bars.patches[0]) for bars in axes.containers]
+        expected = [item for bars in groups.values() for item in bars.items()]
+        assert [(name, bar.get_height()) for name, bar in drawn] == expected
+        places = [k for k, bars in enumerate(groups.values()) for _ in bars]
+        for (name, bar), place in zip(drawn, places, strict=True):
+            assert abs(bar.get_x() + bar.get_width() / 2 - place) < 0.5
+            colours.setdefault(name, set()).add(bar.get_facecolor())
+    assert [len(found) for found in colours.values()] == [1, 1]
+    assert colours["ours"] != colours["theirs"]
+    [legend] = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["ours", "theirs"]

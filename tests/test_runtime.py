@@ -131,3 +131,17 @@ def test_memory_is_kept_on_glibc_alone_unless_the_user_says_otherwise(
     monkeypatch.setattr(runtime.ctypes, "CDLL", lambda name: fake)
     runtime._keep_freed_memory()
     assert set(fake.calls) == parameters
+
+
+def test_memory_settings_are_those_that_are_made(monkeypatch):
+    for variable in runtime._MALLOPT:
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "4")
+    monkeypatch.setattr(runtime.platform, "libc_ver", lambda: ("glibc", "2.36"))
+    assert runtime.memory_settings() == {
+        "MALLOC_MMAP_THRESHOLD_": str(2**30),
+        "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+        "MALLOC_ARENA_MAX": "4",
+    }
+    monkeypatch.setattr(runtime.platform, "libc_ver", lambda: ("", ""))
+    assert runtime.memory_settings() == {}

@@ -1,6 +1,7 @@
 """The shape of the project: who imports whom, what is public, how long files are."""
 
 import ast
+import inspect
 import re
 import subprocess
 import sys
@@ -91,6 +92,33 @@ def test_public_names_exist_and_are_documented():
     assert sorted(jaxrnn.__all__) == sorted(set(jaxrnn.__all__))
     for name in jaxrnn.__all__:
         assert getattr(jaxrnn, name).__doc__, name
+
+
+def public_objects():
+    """Every function and class that a user is meant to find, and its name."""
+    for name in jaxrnn.__all__:
+        thing = getattr(jaxrnn, name)
+        if not inspect.ismodule(thing):
+            yield name, thing
+            continue
+        own = [k for k, v in vars(thing).items() if is_own(v, thing.__name__)]
+        for key in getattr(thing, "__all__", own):
+            yield f"{name}.{key}", getattr(thing, key)
+
+
+def is_own(value, module):
+    """Whether a public function or class was defined there; errors need no example."""
+    return (
+        (inspect.isfunction(value) or inspect.isclass(value))
+        and value.__module__ == module
+        and not value.__name__.startswith("_")
+        and not (inspect.isclass(value) and issubclass(value, Exception))
+    )
+
+
+@pytest.mark.parametrize(("name", "value"), [*public_objects()])
+def test_what_is_public_has_a_runnable_example(name, value):
+    assert ">>> " in (value.__doc__ or ""), name
 
 
 def test_readme_names_what_is_public_and_its_example_runs():

@@ -1,0 +1,52 @@
+"""What keeps a recurrent layer from learning its training data by heart, as functions
+of the parameters: for the loss of a training step, with any model.
+
+Dropout of features is the layers' own argument.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import keystr
+from jaxtyping import Array, Key, PyTree
+
+
+def weight_drop(params: PyTree, rate: float, key: Key[Array, ""]) -> PyTree:
+    """The parameters with the entries of every `w_h` dropped with probability `rate`:
+    zero, and the others divided by `1 - rate`.
+
+    A dropped weight is so for a whole sequence, in all rows: the state itself is never
+    disturbed, and the recurrence is as fast as without. All else is left alone.
+
+    Raises:
+        ValueError: `rate` is not from 0 to below 1; there is no `w_h`, which the cells
+            of this library call their recurrent matrix.
+
+    Reference: Merity, Keskar and Socher (2018), "Regularizing and optimizing LSTM
+    language models", section 2; DropConnect of Wan et al. (2013).
+
+    >>> params = {"l0": {"w_h": jnp.ones((4, 4)), "b": jnp.ones(4)}}
+    >>> dropped = weight_drop(params, 0.5, jax.random.key(0))
+    >>> sorted(set(dropped["l0"]["w_h"].ravel().tolist())), dropped["l0"]["b"].tolist()
+    ([0.0, 2.0], [1.0, 1.0, 1.0, 1.0])
+    """
+    if not 0 <= rate < 1:
+        raise ValueError(f"rate must be from 0 to below 1, got {rate}")
+    named = jax.tree.leaves_with_path(params)
+    recurrent = [keystr(path) for path, _ in named if _is_recurrent(path)]
+    if not recurrent:
+        raise ValueError(
+            f"no parameter is called w_h: {[keystr(path) for path, _ in named][:8]}"
+        )
+    keys = dict(zip(recurrent, jax.random.split(key, len(recurrent)), strict=True))
+
+    def drop(path, weight):
+        if rate == 0 or not _is_recurrent(path):
+            return weight
+        kept = jax.random.bernoulli(keys[keystr(path)], 1 - rate, weight.shape)
+        return jnp.where(kept, weight / (1 - rate), 0)
+
+    return jax.tree.map_with_path(drop, params)
+
+
+def _is_recurrent(path: tuple) -> bool:
+    return keystr(path[-1:], simple=True) == "w_h"

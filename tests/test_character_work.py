@@ -1,0 +1,59 @@
+"""The character program's steps and texts as work."""
+
+import numpy as np
+import pytest
+
+from experiments import character_work
+from experiments.character_work import CHARACTERS
+from experiments.language import PRESETS, Settings
+
+SETTINGS = Settings(embed=8, hidden=8, batch=4, time=6, learning_rate=1e-2)
+
+
+def test_sizes_are_the_chapters():
+    assert len(CHARACTERS) == 80
+    chapter = PRESETS["chapter"]
+    sizes = (chapter.embed, chapter.hidden, chapter.batch, chapter.time)
+    assert sizes == (256, 512, 64, 40)
+
+
+def test_a_call_is_a_step_over_all_characters():
+    work = character_work.train(SETTINGS)
+    assert work.units == 4 * 6
+    assert [int(work.run().step) for _ in range(3)] == [1, 2, 3]
+
+
+def test_bfloat16_reaches_the_layers():
+    weights = []
+    for dtype in (None, np.dtype("bfloat16")):
+        state = character_work.train(SETTINGS, dtype).run()
+        weights.append(state.train.params["params"]["encoder"]["l0"]["w_h"])
+        assert state.memory[0].h.dtype == np.float32
+    assert np.abs(weights[0] - weights[1]).max() > 0
+
+
+def test_one_by_one_and_in_one_are_the_same_step():
+    torch = pytest.importorskip("torch")
+    losses = []
+    for one_by_one in (False, True):
+        torch.manual_seed(0)
+        work = character_work.train_torch(SETTINGS, one_by_one=one_by_one)
+        assert work.units == 4 * 6
+        losses.append([work.run() for _ in range(3)])
+    # Sums in another order, three times.
+    np.testing.assert_allclose(*losses, rtol=1e-5)
+    assert losses[0][2] < losses[0][0]
+
+
+@pytest.mark.parametrize("texts", [1, 3])
+@pytest.mark.parametrize("make", [character_work.draw, character_work.draw_torch])
+def test_texts_have_their_length_and_known_characters(make, texts):
+    if make is character_work.draw_torch:
+        pytest.importorskip("torch")
+    work = make(SETTINGS, length=120, texts=texts)
+    assert work.units == 120 * texts
+    drawn = work.run()
+    assert [len(text) for text in drawn] == [120] * texts
+    assert set("".join(drawn)) <= set(CHARACTERS)
+    # Untrained, it draws nearly all of them alike.
+    assert len(set("".join(drawn))) > 40
