@@ -107,7 +107,7 @@ def explain(
 
         def at(shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
             logits, gradient = on_the_way(np.float32(shares), vectors, ids.size)
-            return np.float64(logits), np.float64(gradient)
+            return np.asarray(logits, float), np.asarray(gradient, float)
 
         (baseline, *_, logit), _ = at(np.linspace(0, 1, CHUNK))
         points = CHUNK
@@ -115,7 +115,7 @@ def explain(
             middles = (np.arange(points) + 0.5) / points
             gradient = sum(at(part)[1] for part in middles.reshape(-1, CHUNK)) / points
             words = (gradient * vectors).sum(axis=-1)[: ids.size]
-            found = Explanation(words, baseline, logit, points)
+            found = Explanation(words, float(baseline), float(logit), points)
             if abs(found.residual) <= TOLERANCE or points >= MOST:
                 return found
             points *= 2

@@ -12,7 +12,7 @@ from experiments import explanation, sentiment
 from experiments.explanation import explain, running
 from experiments.reader import Reader
 from experiments.sentiment import Settings
-from experiments.workdir import WorkDir, fingerprint
+from experiments.workdir import fingerprint
 from jaxrnn import training
 from jaxrnn.checkpoints import Checkpoints
 from jaxrnn.text import PAD, UNK, Vocab
@@ -108,9 +108,8 @@ def run(tmp_path_factory):
     """The directory of a run without training."""
     path = tmp_path_factory.mktemp("run")
     _, state = untrained()
-    WorkDir(path).claim(
-        {"dataset": "none", "vocabulary": fingerprint(VOCAB), **vars(SETTINGS)}
-    )
+    identity = {"dataset": "none", "vocabulary": fingerprint(VOCAB)}
+    (path / "settings.json").write_text(json.dumps({**identity, **vars(SETTINGS)}))
     VOCAB.save(path / "vocab.txt")
     Checkpoints(path / "checkpoints", mode="max").save(1, state, info={}, metric=0.5)
     return path

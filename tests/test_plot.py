@@ -20,9 +20,8 @@ SECOND = [{"epoch": 1, "train_loss": 0.9, "validation_accuracy": 0.8, "seconds":
 def runs(tmp_path):
     paths = tmp_path / "first", tmp_path / "second"
     for path, history in zip(paths, (FIRST, SECOND), strict=True):
-        workdir = WorkDir(path)
-        workdir.claim({})
-        workdir.write_metrics(history)
+        path.mkdir()
+        WorkDir(path).write_metrics(history)
     return paths
 
 
