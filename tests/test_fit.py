@@ -272,26 +272,6 @@ def compilations():
         jax.monitoring.unregister_event_duration_listener(listener)
 
 
-def test_epochs_are_the_rows_of_a_table(tmp_path, capsys):
-    def evaluate_more(state):
-        return evaluate(state) | {"validation_accuracy": 0.91234, "held_nats": 1.5}
-
-    _, done = run(tmp_path, evaluate=evaluate_more)
-    out, err = capsys.readouterr()
-    assert err == ""  # no bar where there is no terminal
-    top, bottom, *rows = out.splitlines()
-    assert top.split() == ["train", "validation", "held", "rows"]
-    names = ["epoch", "loss", "accuracy", "nats", "seconds", "per", "second"]
-    assert bottom.split() == names
-    assert len(rows) == EPOCHS
-    for row, line in zip(rows, done.history, strict=True):
-        cells = row.split()
-        assert cells[:2] == [str(line["epoch"]), f"{line['train_loss']:.4f}"]
-        assert cells[2:4] == ["91.23%", "1.5000"]
-        assert cells[5] == f"{line['rows_per_second']:,.0f}"
-        assert len(row) == len(bottom)
-
-
 def test_the_bar_shows_what_is_done_on_a_terminal(monkeypatch, capsys):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
