@@ -161,9 +161,8 @@ def load(options: Options) -> Text:
 
 def prepare(text: Text, options: Options) -> Run:
     """A run on the text, about which nothing is written yet."""
-    asked = options.settings
-    if options.smoke:
-        asked = dataclasses.replace(SMOKE, seed=asked.seed)
+    asked, seed = options.settings, options.settings.seed
+    asked = dataclasses.replace(SMOKE, seed=seed) if options.smoke else asked
     characters = len(text.split()[0])
     settings = asked.fit_to(characters)
     if settings != asked:
@@ -200,6 +199,9 @@ def learn(run: Run, began: float, tensorboard: bool) -> tuple[Carried, Done]:
     streams = Streams(train_ids, settings, own)
     steps = settings.epochs * len(streams.epoch(0))
     optimizer = language.make_optimizer(settings, steps)
+    train_step = language.make_train_step(
+        model, optimizer, run.mesh, settings.weight_drop
+    )
     evaluation = Evaluation(model, validation_ids, run.mesh)
 
     def evaluate(state: Carried) -> dict[str, float]:
@@ -216,9 +218,7 @@ def learn(run: Run, began: float, tensorboard: bool) -> tuple[Carried, Done]:
         language.place(language.make_state(model, optimizer, settings), run.mesh),
         epochs=settings.epochs,
         batches=streams.epoch,
-        train_step=language.make_train_step(
-            model, optimizer, run.mesh, run.settings.weight_drop
-        ),
+        train_step=train_step,
         evaluate=evaluate,
         best="validation_nats_cold_256",
         units="characters",

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from experiments.fit import fit
+from experiments.fit import fit, progress_bar
 from experiments.workdir import WorkDir
 from jaxrnn import training
 from jaxrnn.batching import epoch_rng
