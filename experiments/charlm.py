@@ -4,8 +4,8 @@
     python -m experiments.charlm --sample
 
 Expect 1.530 nats per character of tiny shakespeare on cold windows of 256 (seed 0).
-Trained again in the same --workdir it continues; --sample writes with the trained
-model, --score judges a text by it, --neurons shows what its units do.
+Trained again it continues. With the trained model --sample writes, --score judges a
+text and --neurons shows what its units do.
 """
 
 import argparse
@@ -95,11 +95,10 @@ def defaults(arguments: Sequence[str]) -> Options:
 
 def main(options: Options) -> None:
     runtime.configure(options.devices, options.cluster.join)
-    if options.smoke and options.workdir == WORKDIR:
-        with tempfile.TemporaryDirectory() as scratch:
-            work(dataclasses.replace(options, workdir=Path(scratch)))
-    else:
-        work(options)
+    if not options.smoke or options.workdir != WORKDIR:
+        return work(options)
+    with tempfile.TemporaryDirectory() as scratch:
+        work(dataclasses.replace(options, workdir=Path(scratch)))
 
 
 def work(options: Options) -> None:

@@ -292,14 +292,7 @@ def test_loss_function_without_a_loss(rng):
         run([random_batch(rng)], 2, loss=unnamed)
 
 
-@pytest.mark.parametrize(
-    ("num_devices", "message"),
-    [
-        (0, "num_devices must be at least 1, got 0"),
-        (-1, "num_devices must be at least 1, got -1"),
-        (3, "3 devices asked for, JAX sees 2"),
-    ],
-)
-def test_more_devices_than_there_are(num_devices, message):
-    with pytest.raises(ValueError, match=message):
+@pytest.mark.parametrize("num_devices", [0, -1, 3])
+def test_more_devices_than_there_are(num_devices):
+    with pytest.raises(ValueError, match=f"got {num_devices}$|^3 .* JAX sees 2"):
         data_mesh(num_devices)
