@@ -5,7 +5,7 @@
 
 Expect 1.530 nats per character of tiny shakespeare on cold windows of 256 (seed 0).
 Trained again in the same --workdir it continues; --sample writes with the trained
-model, --score judges a text by it.
+model, --score judges a text by it, --neurons shows what its units do.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from experiments import cluster, language, program, runtime, texts, writing
 from experiments.cluster import Cluster
 from experiments.evaluation import Evaluation
 from experiments.fit import Done, fit
-from experiments.language import PRESETS, Carried, Settings, Streams
+from experiments.language import PRESETS, SMOKE, Carried, Settings, Streams
 from experiments.plots import plot_curves
 from experiments.texts import Text
 from experiments.workdir import WorkDir, environment, fingerprint
@@ -39,10 +39,6 @@ from jaxrnn.models import LanguageModel
 from jaxrnn.text import Vocab, char_tokens
 
 WORKDIR = Path("runs/charlm")
-SMOKE = Settings(
-    cell="lstm", embed=8, hidden=32, epochs=3, batch=8, time=16, learning_rate=2e-2,
-    patience=None,
-)  # fmt: skip
 GLIMPSE = 200  # characters written after each epoch
 
 
@@ -69,6 +65,8 @@ class Options:
     devices: int | None = None
     """Devices of each process, default all; a CPU counts as one device per core."""
     cluster: Annotated[Cluster, tyro.conf.arg(name="")] = field(default_factory=Cluster)
+    tensorboard: bool = False
+    """Write logs for TensorBoard into the work directory, too."""
     sample: bool = False
     """Write with the trained model; where there is none, train it first."""
     drawing: Annotated[Drawing, tyro.conf.arg(name="")] = field(default_factory=Drawing)
@@ -76,6 +74,10 @@ class Options:
     """Tell how well the trained model predicts this file."""
     per_character: bool = False
     """With --score: tell it of each character."""
+    neurons: Path | None = None
+    """Show on a page what each unit of the trained model does as it reads this file."""
+    html: Path = Path("neurons.html")
+    """With --neurons: the page to write."""
     unknown: Literal["error", "skip"] = "error"
     """What to do with characters that the trained model has never seen."""
     smoke: bool = False
@@ -101,10 +103,13 @@ def main(options: Options) -> None:
 
 
 def work(options: Options) -> None:
-    """Trains, writes or judges."""
+    """Trains, writes, judges or shows."""
     options.settings.check()
+    path, skip = options.workdir, options.unknown == "skip"
     if options.score is not None:
-        score(options, options.score)
+        writing.judge(path, options.score, skip=skip, each=options.per_character)
+    elif options.neurons is not None:
+        writing.picture(path, options.neurons, options.html, skip=skip)
     elif options.sample:
         sample(options)
     else:
@@ -135,7 +140,7 @@ def train(options: Options) -> None:
             print(f"{run.workdir.path} holds a finished run")
             return report(run.workdir.results)
         run.workdir.write_vocab(run.vocab)
-        state, done = learn(run, began)
+        state, done = learn(run, began, options.tensorboard)
         if jax.process_index() == 0:
             plot_run(run, done.history)
         results = conclude(run, state, done, began)
@@ -156,9 +161,8 @@ def load(options: Options) -> Text:
 
 def prepare(text: Text, options: Options) -> Run:
     """A run on the text, about which nothing is written yet."""
-    asked = options.settings
-    if options.smoke:
-        asked = dataclasses.replace(SMOKE, seed=asked.seed)
+    asked, seed = options.settings, options.settings.seed
+    asked = dataclasses.replace(SMOKE, seed=seed) if options.smoke else asked
     characters = len(text.split()[0])
     settings = asked.fit_to(characters)
     if settings != asked:
@@ -185,7 +189,7 @@ def prepare(text: Text, options: Options) -> Run:
     return Run(text, vocab, settings, model, mesh, workdir, identity)
 
 
-def learn(run: Run, began: float) -> tuple[Carried, Done]:
+def learn(run: Run, began: float, tensorboard: bool) -> tuple[Carried, Done]:
     """Trains to the end, with a glimpse of what the model writes after each epoch."""
     settings, model = run.settings, run.model
     train_ids, validation_ids = (
@@ -195,6 +199,9 @@ def learn(run: Run, began: float) -> tuple[Carried, Done]:
     streams = Streams(train_ids, settings, own)
     steps = settings.epochs * len(streams.epoch(0))
     optimizer = language.make_optimizer(settings, steps)
+    train_step = language.make_train_step(
+        model, optimizer, run.mesh, settings.weight_drop
+    )
     evaluation = Evaluation(model, validation_ids, run.mesh)
 
     def evaluate(state: Carried) -> dict[str, float]:
@@ -211,9 +218,7 @@ def learn(run: Run, began: float) -> tuple[Carried, Done]:
         language.place(language.make_state(model, optimizer, settings), run.mesh),
         epochs=settings.epochs,
         batches=streams.epoch,
-        train_step=language.make_train_step(
-            model, optimizer, run.mesh, run.settings.weight_drop
-        ),
+        train_step=train_step,
         evaluate=evaluate,
         best="validation_nats_cold_256",
         units="characters",
@@ -223,6 +228,7 @@ def learn(run: Run, began: float) -> tuple[Carried, Done]:
         began=began,
         patience=settings.patience,
         after_epoch=glimpse,
+        tensorboard=run.workdir.path / "tensorboard" if tensorboard else None,
     )
 
 
@@ -289,12 +295,6 @@ def sample(options: Options) -> None:
             train(options)
     skip, seed = options.unknown == "skip", options.settings.seed
     writing.write(options.workdir, options.drawing, prompt, seed=seed, skip=skip)
-
-
-def score(options: Options, path: Path) -> None:
-    """Prints how well the trained model predicts a file."""
-    skip = options.unknown == "skip"
-    writing.judge(options.workdir, path, skip=skip, each=options.per_character)
 
 
 if __name__ == "__main__":

@@ -132,6 +132,12 @@ def encode(text: str, vocab: Vocab) -> np.ndarray:
     return np.concatenate([vocab.encode(char_tokens(piece)) for piece in pieces(text)])
 
 
+SMOKE = Settings(
+    cell="lstm", embed=8, hidden=32, epochs=3, batch=8, time=16, learning_rate=2e-2,
+    patience=None,
+)  # fmt: skip
+
+
 class Streams:
     """The training batches: the text is read at `batch` places at once, `time`
     characters in a step, each place going on where the step before ended.

@@ -165,6 +165,18 @@ class WorkDir:
         """All metrics of the run so far, one JSON object a line."""
         self._replace("metrics.jsonl", "".join(json.dumps(m) + "\n" for m in lines))
 
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """What `write_metrics` wrote last; nothing if it wrote nothing."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return []
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+            return [dict(json.loads(line)) for line in lines]
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} is damaged ({error}): remove it") from error
+
     def _read(self, name: str) -> dict[str, Any] | None:
         """The object in a JSON file; None if there is no such file."""
         path = self.path / name
