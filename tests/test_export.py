@@ -154,10 +154,7 @@ def test_one_all_reduce_of_gradients_and_metrics(counted, devices):
 
 def test_memory_of_a_device_does_not_grow_with_their_number(counted):
     one, two, eight = (counted[str(devices)]["bytes"] for devices in (1, 2, 8))
-    assert eight == two
-    # What travels is in another place than what comes back.
-    [summed] = counted["2"]["summed"]
-    assert one <= two <= one + 2 * 4 * sum(summed)
+    assert one == two == eight > 0
 
 
 if __name__ == "__main__":
