@@ -5,7 +5,7 @@
 
 Expect 1.530 nats per character of tiny shakespeare on cold windows of 256 (seed 0).
 Trained again in the same --workdir it continues; --sample writes with the trained
-model, --score judges a text by it.
+model, --score judges a text by it, --neurons shows what its units do.
 """
 
 import argparse
@@ -23,25 +23,22 @@ import jax
 import tyro
 from jax.sharding import Mesh
 
-from experiments import language, program, runtime, texts, writing
+from experiments import cluster, language, program, runtime, texts, writing
+from experiments.cluster import Cluster
 from experiments.evaluation import Evaluation
 from experiments.fit import Done, fit
-from experiments.language import PRESETS, Carried, Settings, Streams
+from experiments.language import PRESETS, SMOKE, Carried, Settings, Streams
 from experiments.plots import plot_curves
 from experiments.texts import Text
 from experiments.workdir import WorkDir, environment, fingerprint
 from experiments.writer import Writer
 from experiments.writing import Drawing
-from jaxrnn import metrics
+from jaxrnn import metrics, training
 from jaxrnn.checkpoints import Checkpoints
 from jaxrnn.models import LanguageModel
 from jaxrnn.text import Vocab, char_tokens
 
 WORKDIR = Path("runs/charlm")
-SMOKE = Settings(
-    cell="lstm", embed=8, hidden=32, epochs=3, batch=8, time=16, learning_rate=2e-2,
-    patience=None,
-)  # fmt: skip
 GLIMPSE = 200  # characters written after each epoch
 
 
@@ -66,7 +63,10 @@ class Options:
     download_dir: Path | None = None
     """Where the file of the text is, as manual/input.txt, or is downloaded to."""
     devices: int | None = None
-    """Devices to use, default all; a CPU counts as one device per core."""
+    """Devices of each process, default all; a CPU counts as one device per core."""
+    cluster: Annotated[Cluster, tyro.conf.arg(name="")] = field(default_factory=Cluster)
+    tensorboard: bool = False
+    """Write logs for TensorBoard into the work directory, too."""
     sample: bool = False
     """Write with the trained model; where there is none, train it first."""
     drawing: Annotated[Drawing, tyro.conf.arg(name="")] = field(default_factory=Drawing)
@@ -74,6 +74,10 @@ class Options:
     """Tell how well the trained model predicts this file."""
     per_character: bool = False
     """With --score: tell it of each character."""
+    neurons: Path | None = None
+    """Show on a page what each unit of the trained model does as it reads this file."""
+    html: Path = Path("neurons.html")
+    """With --neurons: the page to write."""
     unknown: Literal["error", "skip"] = "error"
     """What to do with characters that the trained model has never seen."""
     smoke: bool = False
@@ -90,7 +94,7 @@ def defaults(arguments: Sequence[str]) -> Options:
 
 
 def main(options: Options) -> None:
-    runtime.configure(options.devices)
+    runtime.configure(options.devices, options.cluster.join)
     if options.smoke and options.workdir == WORKDIR:
         with tempfile.TemporaryDirectory() as scratch:
             work(dataclasses.replace(options, workdir=Path(scratch)))
@@ -99,10 +103,13 @@ def main(options: Options) -> None:
 
 
 def work(options: Options) -> None:
-    """Trains, writes or judges."""
+    """Trains, writes, judges or shows."""
     options.settings.check()
+    path, skip = options.workdir, options.unknown == "skip"
     if options.score is not None:
-        score(options, options.score)
+        writing.judge(path, options.score, skip=skip, each=options.per_character)
+    elif options.neurons is not None:
+        writing.picture(path, options.neurons, options.html, skip=skip)
     elif options.sample:
         sample(options)
     else:
@@ -125,7 +132,7 @@ class Run:
 
 def train(options: Options) -> None:
     """Trains from the last checkpoint to the end, and tells what the best one found."""
-    text = load(options)
+    text = cluster.in_turn(lambda: load(options))
     began = time.perf_counter()
     run = prepare(text, options)
     with run.workdir.claimed(run.identity):
@@ -133,8 +140,9 @@ def train(options: Options) -> None:
             print(f"{run.workdir.path} holds a finished run")
             return report(run.workdir.results)
         run.workdir.write_vocab(run.vocab)
-        state, done = learn(run, began)
-        plot_run(run, done.history)
+        state, done = learn(run, began, options.tensorboard)
+        if jax.process_index() == 0:
+            plot_run(run, done.history)
         results = conclude(run, state, done, began)
         run.workdir.finish(results)
     report(results)
@@ -182,13 +190,14 @@ def prepare(text: Text, options: Options) -> Run:
     return Run(text, vocab, settings, model, mesh, workdir, identity)
 
 
-def learn(run: Run, began: float) -> tuple[Carried, Done]:
+def learn(run: Run, began: float, tensorboard: bool) -> tuple[Carried, Done]:
     """Trains to the end, with a glimpse of what the model writes after each epoch."""
     settings, model = run.settings, run.model
     train_ids, validation_ids = (
         language.encode(part, run.vocab) for part in run.text.split()
     )
-    streams = Streams(train_ids, settings)
+    own = training.process_rows(settings.batch, run.mesh)
+    streams = Streams(train_ids, settings, own)
     steps = settings.epochs * len(streams.epoch(0))
     optimizer = language.make_optimizer(settings, steps)
     evaluation = Evaluation(model, validation_ids, run.mesh)
@@ -198,12 +207,13 @@ def learn(run: Run, began: float) -> tuple[Carried, Done]:
         return {f"validation_{name}": nats for name, nats in found.items()}
 
     def glimpse(state: Carried) -> None:
-        writer = Writer(model, state.train.params, run.vocab)
+        params = jax.device_get(state.train.params)  # each process writes by itself
+        writer = Writer(model, params, run.vocab)
         pieces = writer.write(writer.beginning, GLIMPSE, 1, settings.seed)
         print("".join(piece for [piece] in pieces), end="\n----\n", flush=True)
 
     return fit(
-        language.make_state(model, optimizer, settings),
+        language.place(language.make_state(model, optimizer, settings), run.mesh),
         epochs=settings.epochs,
         batches=streams.epoch,
         train_step=language.make_train_step(
@@ -218,6 +228,7 @@ def learn(run: Run, began: float) -> tuple[Carried, Done]:
         began=began,
         patience=settings.patience,
         after_epoch=glimpse,
+        tensorboard=run.workdir.path / "tensorboard" if tensorboard else None,
     )
 
 
@@ -284,12 +295,6 @@ def sample(options: Options) -> None:
             train(options)
     skip, seed = options.unknown == "skip", options.settings.seed
     writing.write(options.workdir, options.drawing, prompt, seed=seed, skip=skip)
-
-
-def score(options: Options, path: Path) -> None:
-    """Prints how well the trained model predicts a file."""
-    skip = options.unknown == "skip"
-    writing.judge(options.workdir, path, skip=skip, each=options.per_character)
 
 
 if __name__ == "__main__":

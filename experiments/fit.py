@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 import jax
@@ -19,6 +20,8 @@ from jaxtyping import PyTree
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from experiments import table
+from experiments.events import events
 from experiments.interrupt import Interrupt
 from experiments.workdir import WorkDir
 from jaxrnn.checkpoints import Checkpoints
@@ -81,7 +84,8 @@ def fit(
     checkpoints: Checkpoints,
     began: float,
     patience: int | None = None,
-    after_epoch: Callable[[PyTree], None] = lambda state: None,
+    after_epoch: Callable[[PyTree], None] | None = None,
+    tensorboard: Path | None = None,
 ) -> tuple[PyTree, Done]:
     """The state after the last epoch, and what was done, with a line for each epoch.
 
@@ -98,6 +102,7 @@ def fit(
         began: when this process began with the run, by `time.perf_counter`.
         patience: stop early when so many epochs in a row were not better than the best.
         after_epoch: is called with the state when an epoch is reported and saved.
+        tensorboard: write TensorBoard's logs there, of every step and epoch.
 
     Raises:
         ValueError: a metric is not finite. The checkpoints are as they were.
@@ -123,8 +128,10 @@ def fit(
         speed = units_per_epoch * done.steps / steps / done.seconds
         return f"{told}  loss {loss:.3f}  {speed:,.0f} {units}/second"
 
+    titled = False
     bar = progress_bar("training", epochs * steps)
-    with Interrupt() as interrupt, bar as advance:
+    logs = events(tensorboard if jax.process_index() == 0 else None, int(state.step))
+    with Interrupt() as interrupt, logs as log, bar as advance:
         while done.epochs < epochs:
             if patience and done.epochs_since_best(best, checkpoints.mode) >= patience:
                 print(
@@ -140,8 +147,9 @@ def fit(
                 measured = {name: float(mean.value) for name, mean in metrics.items()}
                 _require_finite(measured, int(state.step), workdir)
                 done.count(metrics, time.perf_counter() - step_began)
+                log("step", int(state.step), measured)
                 advance(int(state.step), running(measured["loss"]))
-                if interrupt.requested:
+                if interrupt.stops_after(int(state.step)):
                     break
             if done.steps < steps:
                 save(metric=checkpoints.worst)
@@ -151,9 +159,15 @@ def fit(
                 done.end_epoch(found, units, units_per_epoch)
                 workdir.write_metrics(done.history)
                 save(metric=found[best])
-                print(_spell(done.history[-1]), flush=True)
-                after_epoch(state)
-            if interrupt.requested:
+                line = done.history[-1]
+                log("epoch", int(state.step), line)
+                if not titled or after_epoch:  # which may print between the rows
+                    print(table.header(line))
+                    titled = True
+                print(table.row(line), flush=True)
+                if after_epoch:
+                    after_epoch(state)
+            if interrupt.stops_after(int(state.step)):
                 raise KeyboardInterrupt(
                     f"stopped after step {int(state.step):,}, all is saved in "
                     f"{workdir.path}: the same command continues"
@@ -196,23 +210,6 @@ def _require_finite(measured: Line, step: int, workdir: WorkDir) -> None:
                 f"start again in another --workdir; the checkpoints in {workdir.path} "
                 "are from before it"
             )
-
-
-def _spell(line: Line) -> str:
-    """A line of the history for people."""
-    parts = []
-    for name, value in line.items():
-        if name == "epoch":
-            parts.append(f"epoch {value}")
-        elif name.endswith("accuracy"):
-            parts.append(f"{_words(name)} {value:.2%}")
-        elif name.endswith("per_second"):
-            parts.append(f"{value:,.0f} {name.replace('_per_', '/')}")
-        elif name.endswith("loss") or "nats" in name:
-            parts.append(f"{_words(name)} {value:.4f}")
-        elif name == "seconds":
-            parts.append(f"{value:.0f} s")
-    return "  ".join(parts)
 
 
 def _words(name: str) -> str:

@@ -4,7 +4,8 @@
 
 Expect a test accuracy of 90.3% (mean of the seeds 0, 1 and 2; 90.16% to 90.42%) after 4
 minutes and 49 seconds, on 2 cores of an AMD EPYC with 178 GFLOP/s in float32.
-Trained again in the same --workdir it continues; --predict asks the trained model.
+Trained again in the same --workdir it continues; --predict asks the trained model,
+--explain shows on a page why it decides so.
 """
 
 import dataclasses
@@ -21,10 +22,20 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from experiments import program, reviews, runtime, sentiment
+from experiments import (
+    cluster,
+    explanation,
+    pages,
+    program,
+    reviews,
+    runtime,
+    sentiment,
+)
+from experiments.cluster import Cluster
 from experiments.fit import fit, progress_bar
 from experiments.imdb_reviews import load_imdb
 from experiments.plots import plot_confusion, plot_curves
+from experiments.reader import Reader
 from experiments.sentiment import Batches, Examples, Settings
 from experiments.word_vectors import word_vectors
 from experiments.workdir import WorkDir, environment, fingerprint
@@ -35,7 +46,6 @@ from jaxrnn.text import Vocab, word_tokens
 
 WORKDIR = Path("runs/imdb")
 LABELS = ("negative", "positive")
-LONGEST_REVIEW = 100_000  # words; IMDB's longest has 2,470
 SMOKE = Settings(embed=8, hidden=8, vocab=100, buckets=2, epochs=4, batch=16)
 
 
@@ -55,17 +65,27 @@ class Options:
     download_dir: Path | None = None
     """Where the archive of the reviews is, or is downloaded to."""
     devices: int | None = None
-    """Devices to use, default all; a CPU counts as one device per core."""
+    """Devices of each process, default all; a CPU counts as one device per core."""
+    cluster: Annotated[Cluster, tyro.conf.arg(name="")] = field(default_factory=Cluster)
     predict: tuple[str, ...] = ()
     """Classify these texts with the trained model; - reads one per line from stdin."""
+    explain: tuple[str, ...] = ()
+    """Show on a page how each word of these texts moves the trained model; - as with
+    --predict."""
+    html: Path = Path("explanation.html")
+    """With --explain: the page to write."""
+    tensorboard: bool = False
+    """Write logs for TensorBoard into the work directory, too."""
     smoke: bool = False
     """Try everything in seconds, on generated reviews with a tiny model."""
 
 
 def main(options: Options) -> None:
-    runtime.configure(options.devices)
+    runtime.configure(options.devices, options.cluster.join)
     if options.predict:
         predict(options.predict, options.workdir, options.devices)
+    elif options.explain:
+        explain(options.explain, options.workdir, options.devices, options.html)
     elif options.smoke and options.workdir == WORKDIR:
         with tempfile.TemporaryDirectory() as scratch:
             train(options, SMOKE, Path(scratch))
@@ -76,7 +96,7 @@ def main(options: Options) -> None:
 
 def train(options: Options, settings: Settings, path: Path) -> None:
     """Trains from the last checkpoint in `path` to the end, then tests the best."""
-    data = load(options, settings)
+    data = cluster.in_turn(lambda: load(options, settings))
     began = time.perf_counter()
     with Console(stderr=True).status("learning the words"):
         tokenized = [word_tokens(text) for text in data.train.texts]
@@ -106,7 +126,7 @@ def learn(
     mesh = training.data_mesh(options.devices)
 
     def batches(examples: Examples) -> Batches:
-        return Batches(examples, settings.batch, settings.buckets, mesh.size)
+        return Batches(examples, settings.batch, settings.buckets, mesh)
 
     def encode(split: reviews.Split) -> Examples:
         return Examples.encode(split.texts, split.labels, vocab)
@@ -129,6 +149,7 @@ def learn(
                 [*train_ids, *unlabelled], len(vocab), settings.embed
             )
     state = sentiment.make_state(model, optimizer, settings.seed, vectors)
+    state = training.replicate(state, mesh)
     eval_step = training.make_eval_step(sentiment.make_metrics(model), mesh)
 
     def evaluate(state: training.TrainState) -> dict[str, float]:
@@ -149,6 +170,7 @@ def learn(
         workdir=workdir,
         checkpoints=checkpoints,
         began=began,
+        tensorboard=workdir.path / "tensorboard" if options.tensorboard else None,
     )
 
     test_batches = batches(encode(data.test))
@@ -172,7 +194,8 @@ def learn(
         **dataclasses.asdict(settings),
         **environment(),
     }
-    plot_run(workdir.path, data.name, done.history, counts)
+    if jax.process_index() == 0:
+        plot_run(workdir.path, data.name, done.history, counts)
     return results
 
 
@@ -211,36 +234,37 @@ def report(results: dict[str, Any]) -> None:
 
 def predict(texts: Iterable[str], path: Path, devices: int | None) -> None:
     """Prints label, probability of the label and text of each review, with tabs."""
-    workdir = WorkDir(path)
-    if workdir.settings is None:
-        raise ValueError(
-            f"there is no trained model in {path}: train one with "
-            f"`python -m experiments.imdb --workdir {path}`"
+    reader = Reader.load(path, devices)
+    lines = read_lines(texts)
+    found = reader.probabilities(reader.encode(lines))
+    for line, p in zip(lines, found, strict=True):
+        print(f"{LABELS[int(p > 0.5)]}\t{max(p, 1 - p):.4f}\t{line.strip()}")
+
+
+def explain(texts: Iterable[str], path: Path, devices: int | None, page: Path) -> None:
+    """Writes a page that shows what each word did, and prints where it is."""
+    reader = Reader.load(path, devices)
+    reviews = explanation.describe(reader, read_lines(texts))
+    about = (WorkDir(path).settings or {})["dataset"]
+    data = {"model": f"Model in {path}, trained on {about}", "reviews": reviews}
+    pages.write_page(page, "explanation", "What moved the decision", data)
+    for number, review in enumerate(reviews, start=1):
+        p, residual = review["probability"], abs(review["residual"])
+        print(
+            f"{LABELS[int(p > 0.5)]}\t{max(p, 1 - p):.4f}\treview {number}: the words "
+            f"explain its logit but for {residual:.4f}"
         )
-    settings, vocab = workdir.settings_as(Settings), workdir.vocab
+    print(f"{page} shows why")
+
+
+def read_lines(texts: Iterable[str]) -> list[str]:
+    """The texts, with the lines of standard input in place of `-`."""
     lines = [line for text in texts for line in (sys.stdin if text == "-" else [text])]
     if not lines:
         raise ValueError(
             "there are no reviews on standard input, one is needed per line"
         )
-    examples = Examples.encode(lines, np.zeros(len(lines), np.float32), vocab)
-    for number, ids in enumerate(examples.ids, start=1):
-        if not 1 <= ids.size <= LONGEST_REVIEW:
-            raise ValueError(
-                f"review {number} has {ids.size:,} words, not 1 to "
-                f"{LONGEST_REVIEW:,}: {lines[number - 1].strip()[:40]!r}"
-            )
-
-    mesh = training.data_mesh(devices)
-    model = sentiment.make_model(settings, len(vocab))
-    optimizer = sentiment.make_optimizer(settings, steps=1)
-    template = jax.eval_shape(lambda: sentiment.make_state(model, optimizer, seed=0))
-    state, _ = Checkpoints(workdir.checkpoints, mode="max").restore(template, "best")
-    batches = Batches(examples, settings.batch, settings.buckets, mesh.size)
-    for line, p in zip(
-        lines, sentiment.probabilities(model, state.params, batches, mesh), strict=True
-    ):
-        print(f"{LABELS[int(p > 0.5)]}\t{max(p, 1 - p):.4f}\t{line.strip()}")
+    return lines
 
 
 if __name__ == "__main__":

@@ -13,6 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import tyro
+from jax.errors import JaxRuntimeError
+
+from experiments import cluster
 
 Options = TypeVar("Options")
 
@@ -50,12 +53,12 @@ def run(
         # Python would complain again when it flushes the closed pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (OSError, ValueError) as error:
-        _print_line(f"error: {error}")
-        return 2
+    except (OSError, ValueError, JaxRuntimeError) as error:
+        _print_line(f"error: {cluster.explain(error)}")
+        return cluster.leave(2)
     except KeyboardInterrupt as interrupt:
         _print_line(str(interrupt) or "interrupted")
-        return 130
+        return 130 if interrupt.args else cluster.leave(130)
     return 0
 
 

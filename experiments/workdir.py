@@ -7,7 +7,8 @@
     checkpoints/      see jaxrnn.checkpoints
     lock              held by the program that trains; empty
 
-Every file appears whole or not at all. Nothing here knows what is trained.
+Every file appears whole or not at all. Of several processes, which must share the
+directory, the first one writes. Nothing here knows what is trained.
 """
 
 import contextlib
@@ -21,6 +22,9 @@ import types
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import jax
+from jax.experimental import multihost_utils
 
 import jaxrnn
 from jaxrnn.text import Vocab
@@ -53,9 +57,23 @@ class WorkDir:
                 to a run with other settings: every difference is named.
         """
         with contextlib.ExitStack() as stack:
+            if jax.process_index() == 0:
+                stack.enter_context(self._locked())
+                if self.settings is None:
+                    self._write("settings.json", settings)
+            multihost_utils.sync_global_devices("experiments.workdir.claim")
+            self._check(settings)
+            yield
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / "lock").open("a")
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+        with lock:
             try:
-                self.path.mkdir(parents=True, exist_ok=True)
-                lock = stack.enter_context((self.path / "lock").open("a"))
                 # The system lets go of it when the process ends, however it ends.
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
@@ -65,13 +83,15 @@ class WorkDir:
                 ) from error
             except OSError as error:
                 raise _unwritable(self.path, error) from error
-            self._claim(settings)
             yield
 
-    def _claim(self, settings: dict[str, Any]) -> None:
+    def _check(self, settings: dict[str, Any]) -> None:
         found = self.settings
         if found is None:
-            return self._write("settings.json", settings)
+            raise ValueError(
+                f"process {jax.process_index()} does not see what process 0 wrote to "
+                f"{self.path}: give a --workdir that all of them share"
+            )
         wanted = json.loads(json.dumps(settings))  # As JSON has it: tuples are lists.
         if found != wanted:
             raise ValueError(
@@ -124,6 +144,8 @@ class WorkDir:
 
     def write_vocab(self, vocab: Vocab) -> None:
         """The vocabulary of the run."""
+        if jax.process_index() > 0:
+            return
         with self._replacing("vocab.txt") as partial:
             vocab.save(partial)
 
@@ -143,6 +165,18 @@ class WorkDir:
         """All metrics of the run so far, one JSON object a line."""
         self._replace("metrics.jsonl", "".join(json.dumps(m) + "\n" for m in lines))
 
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """What `write_metrics` wrote last; nothing if it wrote nothing."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return []
+        try:
+            lines = path.read_text(encoding="utf-8").splitlines()
+            return [dict(json.loads(line)) for line in lines]
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{path} is damaged ({error}): remove it") from error
+
     def _read(self, name: str) -> dict[str, Any] | None:
         """The object in a JSON file; None if there is no such file."""
         path = self.path / name
@@ -160,6 +194,8 @@ class WorkDir:
         self._replace(name, json.dumps(content, indent=2) + "\n")
 
     def _replace(self, name: str, text: str) -> None:
+        if jax.process_index() > 0:
+            return
         with self._replacing(name) as partial:
             partial.write_text(text, encoding="utf-8")
 
@@ -219,6 +255,7 @@ def environment() -> dict[str, Any]:
             "system": platform.system(),
             "processor": platform.machine(),
             "cores": os.cpu_count(),
+            "processes": jax.process_count(),
         },
     }
 

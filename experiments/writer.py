@@ -17,6 +17,7 @@ from jaxrnn import metrics, sampling
 from jaxrnn.checkpoints import Checkpoints
 from jaxrnn.models import LanguageModel
 from jaxrnn.text import Vocab, char_tokens
+from jaxrnn.types import State
 
 PIECE = 100  # characters drawn at a time, so that they can be shown as they come
 CHUNK = 1024  # characters judged at a time
@@ -96,6 +97,27 @@ class Writer:
             text = drawn.text
             tokens = np.asarray(drawn.tokens)[:, : length - start]
             yield ["".join(self.vocab.decode(row)) for row in tokens]
+
+    def trace(self, text: str) -> Iterator[tuple[State, np.ndarray]]:
+        """The state after every character and the log-probabilities of what comes next
+        [t v], some characters at a time."""
+        ids = self.vocab.encode(char_tokens(text))
+        state = self._model.zero_state(())
+
+        @jax.jit
+        def read(variables: Any, state: State, ids: jax.Array):
+            def step(state: State, token: jax.Array):
+                after: Any = self._model.apply(variables, token, state, method="step")
+                logits, state = after
+                return state, (state, jax.nn.log_softmax(logits))
+
+            return jax.lax.scan(step, state, ids)
+
+        for start in range(0, ids.size, CHUNK):
+            part = ids[start : start + CHUNK]
+            padded = np.pad(part, (0, CHUNK - part.size))
+            state, found = read(self._variables, state, padded)
+            yield jax.tree.map(lambda x, size=part.size: np.asarray(x)[:size], found)
 
     def nats(self, text: str) -> Iterator[np.ndarray]:
         """The nats of every character but the first, some at a time: how much of a

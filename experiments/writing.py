@@ -1,4 +1,5 @@
-"""What `experiments.charlm` does with a trained model: it writes, and judges texts."""
+"""What `experiments.charlm` does with a trained model: it writes, judges texts, and
+shows what its units do."""
 
 import functools
 import os
@@ -10,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import texts
+from experiments import neurons, pages, texts
 from experiments.fit import progress_bar
 from experiments.workdir import WorkDir
 from experiments.writer import Writer
@@ -133,6 +134,28 @@ def judge(path: Path, file: Path, *, skip: bool, each: bool) -> None:
         f"{file}: {mean:.4f} nats, {float(metrics.bits(mean)):.4f} bits per character "
         f"({done:,} predicted)"
     )
+
+
+def picture(path: Path, file: Path, page: Path, *, skip: bool) -> None:
+    """Writes a page of what the units of the model in a work directory do as it reads a
+    file, and prints where it is.
+
+    `skip` leaves out what the model has never seen of the file.
+
+    Raises:
+        ValueError: there is no model, or no page can be made of the file.
+    """
+    workdir, writer = _load(path)
+    by_byte = _encoding(workdir) == "latin-1"
+    text = writer.known(texts.read(file, by_byte), str(file), skip=skip)
+    about = (workdir.settings or {})["dataset"]
+    data = {
+        "model": f"Model in {path}, trained on {about}, reading {file}",
+        "bytes": by_byte,
+        **neurons.describe(writer, text, str(file)),
+    }
+    pages.write_page(page, "neurons", "What the units remember", data)
+    print(f"{page} shows {len(data['units'])} of {data['of']} units")
 
 
 def _load(path: Path) -> tuple[WorkDir, Writer]:

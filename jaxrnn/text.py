@@ -39,8 +39,31 @@ def word_tokens(text: str) -> list[str]:
     >>> word_tokens("Don't miss it!<br /><br />A well-made film: 8/10.")
     ["don't", 'miss', 'it', 'a', 'well', 'made', 'film', '8/10']
     """
+    return _WORD.findall(_lowered(text))
+
+
+def word_spans(text: str) -> list[tuple[int, int]]:
+    """Where each of the `word_tokens` begins and ends in the text itself.
+
+    Raises:
+        TypeError: the text is not a string.
+
+    >>> ["A well-made film."[i:j] for i, j in word_spans("A well-made film.")]
+    ['A', 'well', 'made', 'film']
+    """
+    lowered = _lowered(text)
+    # The lower case of a character may be longer: a dotted capital I becomes two.
+    place = [k for k, character in enumerate(text) for _ in character.lower()]
+    return [
+        (place[match.start()], place[match.end() - 1] + 1)
+        for match in _WORD.finditer(lowered)
+    ]
+
+
+def _lowered(text: str) -> str:
+    """Lower-cased, with blanks for line breaks and plain apostrophes."""
     text = _require_text(text).lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
-    return _WORD.findall(_BREAK.sub(" ", text))
+    return _BREAK.sub(lambda found: " " * len(found.group()), text)
 
 
 def char_tokens(text: str) -> list[str]:

@@ -56,7 +56,8 @@ def test_after_each_epoch_the_caller_has_its_state(tmp_path, capsys):
 
     run(tmp_path, after_epoch=show)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1::2] == [f"after {n}, saved {n}" for n in (4, 8, 12)]
+    # Each below a row of its own and the two lines of a header.
+    assert lines[3::4] == [f"after {n}, saved {n}" for n in (4, 8, 12)]
 
 
 def test_the_bar_leaves_what_is_printed_where_it_goes(monkeypatch, capsys):

@@ -104,7 +104,7 @@ def test_smoke_learns_and_says_what_it_found(smoke):
     # Embedding, two directions of an LSTM, and a logit of max and mean of both.
     words = len(Vocab.load(path / "vocab.txt"))
     assert results["parameters"] == words * 8 + 2 * (8 + 8 + 1) * 4 * 8 + (4 * 8 + 1)
-    assert out.count("\n") == SMOKE.epochs + 1
+    assert out.count("\n") == 2 + SMOKE.epochs + 1
     assert out.splitlines()[-1].startswith(
         f"generated: test accuracy {results['test_accuracy']:.2%} (validation "
     )

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jaxrnn import text
-from jaxrnn.text import PAD, UNK, Vocab, char_tokens, word_tokens
+from jaxrnn.text import PAD, UNK, Vocab, char_tokens, word_spans, word_tokens
 
 words = st.lists(st.sampled_from(["a", "b", "c", "d", "e"]))
 
@@ -87,6 +87,23 @@ def test_characters_survive_the_round_trip(document):
     assert "".join(tokens) == document
     vocab = Vocab.build([tokens, ["a"]])
     assert "".join(vocab.decode(vocab.encode(tokens))) == document
+
+
+@given(st.text() | st.text("aB\u0130\u03a3\u1e9e\u2019'/.,1<br />"))
+def test_word_spans_are_where_the_tokens_stand(review):
+    spans = word_spans(review)
+    places = [place for span in spans for place in span]
+    assert places == sorted(places)
+    # A sigma looks different at the end of a word, and so of a slice.
+    found = [word_tokens(review[start:stop]) for start, stop in spans]
+    assert [[token.casefold() for token in tokens] for tokens in found] == [
+        [token.casefold()] for token in word_tokens(review)
+    ]
+
+
+def test_word_spans_by_hand():
+    review = "\u0130f A<br />B, don\u2019t"
+    assert word_spans(review) == [(0, 1), (1, 2), (3, 4), (10, 11), (13, 18)]
 
 
 @pytest.mark.parametrize("tokenize", [word_tokens, char_tokens])

@@ -1,0 +1,98 @@
+"""Curves of several runs in one picture.
+
+    python -m experiments.plot runs/imdb runs/other --out curves.png
+
+A panel for each metric, a line for each work directory.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from experiments import program
+from experiments.plots import plot_curves
+from experiments.workdir import WorkDir
+
+
+@dataclass(frozen=True)
+class Options:
+    """Everything the command line says."""
+
+    runs: tyro.conf.Positional[tuple[Path, ...]] = ()
+    """Work directories; a run that still goes on has its epochs so far."""
+    out: Path = Path("curves.png")
+    """The picture to write."""
+    metrics: tuple[str, ...] = ()
+    """What to show of metrics.jsonl; by default the loss in training and all that was
+    validated."""
+
+
+def main(options: Options) -> None:
+    if not options.runs:
+        raise ValueError("there is nothing to plot: name at least one work directory")
+    histories = {str(path): read(path) for path in options.runs}
+    found = panels(histories, options.metrics)
+    try:
+        plot_curves(options.out, "", "epoch", found)
+    except OSError as error:
+        raise ValueError(
+            f"cannot write {options.out} ({error.strerror}): give another --out"
+        ) from error
+    print(f"{options.out} shows {', '.join(found)}")
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The epochs of a run.
+
+    Raises:
+        ValueError: there are none.
+    """
+    history = WorkDir(path).metrics
+    if not history:
+        raise ValueError(
+            f"{path}/metrics.jsonl: there is none: name the work directory of a run "
+            "that has ended an epoch"
+        )
+    return history
+
+
+def panels(
+    histories: Mapping[str, Sequence[Mapping[str, float]]], metrics: Sequence[str] = ()
+) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """For each metric the points (epoch, value) of each run that has it.
+
+    Raises:
+        ValueError: no run has one of `metrics`.
+
+    >>> panels({"a": [{"epoch": 1, "train_loss": 0.5, "seconds": 9.0}]})
+    {'train loss': {'a': [(1, 0.5)]}}
+    """
+    names = list(
+        dict.fromkeys(
+            name for history in histories.values() for line in history for name in line
+        )
+    )
+    unknown = [name for name in metrics if name not in names]
+    if unknown:
+        raise ValueError(
+            f"no run has the metric {unknown[0]!r}: there are {', '.join(names)}"
+        )
+    shown = metrics or [
+        name for name in names if name == "train_loss" or name.startswith("validation_")
+    ]
+    return {
+        name.replace("_", " "): {
+            run: [(line["epoch"], line[name]) for line in history if name in line]
+            for run, history in histories.items()
+            if any(name in line for line in history)
+        }
+        for name in shown
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(program.run(main, Options, "plot", __doc__))

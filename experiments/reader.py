@@ -1,0 +1,82 @@
+"""A trained sentiment model at work: judging reviews.
+
+Knows reviews and the model; printing and command lines are others' business.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from experiments import sentiment
+from experiments.sentiment import Batches, Examples, Settings
+from experiments.workdir import WorkDir
+from jaxrnn import training
+from jaxrnn.checkpoints import Checkpoints
+from jaxrnn.models import SequenceClassifier
+from jaxrnn.text import Vocab
+
+LONGEST_REVIEW = 100_000  # words; IMDB's longest has 2,470
+
+
+class Reader:
+    """A model with its weights and the words it knows."""
+
+    def __init__(
+        self,
+        model: SequenceClassifier,
+        variables: Any,
+        vocab: Vocab,
+        settings: Settings,
+        mesh: Mesh,
+    ):
+        self.model, self.variables, self.vocab = model, variables, vocab
+        self._settings, self._mesh = settings, mesh
+
+    @classmethod
+    def load(cls, path: Path, devices: int | None = None) -> "Reader":
+        """The model of the run in `path` as its best checkpoint has it.
+
+        Raises:
+            ValueError: there is none, or a file of the run is damaged.
+        """
+        workdir = WorkDir(path)
+        if workdir.settings is None:
+            raise ValueError(
+                f"there is no trained model in {path}: train one with "
+                f"`python -m experiments.imdb --workdir {path}`"
+            )
+        settings, vocab = workdir.settings_as(Settings), workdir.vocab
+        model = sentiment.make_model(settings, len(vocab))
+        optimizer = sentiment.make_optimizer(settings, steps=1)
+        template = jax.eval_shape(
+            lambda: sentiment.make_state(model, optimizer, seed=0)
+        )
+        checkpoints = Checkpoints(workdir.checkpoints, mode="max")
+        state, _ = checkpoints.restore(template, "best")
+        return cls(model, state.params, vocab, settings, training.data_mesh(devices))
+
+    def encode(self, reviews: Sequence[str], longest: int = LONGEST_REVIEW) -> Examples:
+        """The reviews as examples without labels.
+
+        Raises:
+            ValueError: one has no words, or more than `longest`.
+        """
+        labels = np.zeros(len(reviews), np.float32)
+        examples = Examples.encode(reviews, labels, self.vocab)
+        for number, ids in enumerate(examples.ids, start=1):
+            if not 1 <= ids.size <= longest:
+                raise ValueError(
+                    f"review {number} has {ids.size:,} words, not 1 to "
+                    f"{longest:,}: {reviews[number - 1].strip()[:40]!r}"
+                )
+        return examples
+
+    def probabilities(self, examples: Examples) -> np.ndarray:
+        """The probability that each example is positive."""
+        settings = self._settings
+        batches = Batches(examples, settings.batch, settings.buckets, self._mesh)
+        return sentiment.probabilities(self.model, self.variables, batches, self._mesh)

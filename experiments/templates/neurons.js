@@ -1,0 +1,114 @@
+const bytes = (packed) => Uint8Array.from(atob(packed), (c) => c.charCodeAt(0)).buffer;
+const values = new Int8Array(bytes(data.values));
+const likeliest = new Uint32Array(bytes(data.likeliest));
+const probabilities = new Uint16Array(bytes(data.probabilities));
+const following = new Uint16Array(bytes(data.following));
+const count = data.characters.length;
+const likely = likeliest.length / count;
+const part = (id) => document.getElementById(id);
+
+/* A character that can be seen: control characters have pictures, and what stands for
+   a byte is spelled as one. */
+function visible(character) {
+  const code = character.codePointAt(0);
+  if (character === "\n") return "\u21b5";
+  if (character === " ") return "\u2423";
+  if (code < 0x20) return String.fromCodePoint(0x2400 + code);
+  if (code === 0x7f) return "\u2421";
+  if (code >= 0x80 && (data.bytes || code < 0xa0)) return "\\x" + code.toString(16);
+  return character;
+}
+
+const characters = data.characters.map((character, k) => {
+  const shown = character === "\n" ? "\u21b5\n" : character === " " ? " " : visible(character);
+  const made = element("span", {}, shown);
+  made.position = k;
+  return made;
+});
+part("text").append(...characters);
+
+let unit = 0;
+let place = 0;
+
+function value(k) {
+  return values[unit * count + k] / 127;
+}
+
+function paint(k) {
+  const line = data.characters[k] === "\n" ? " line" : "";
+  characters[k].className = shade(value(k), 1) + line + (k === place ? " current" : "");
+}
+
+function choose(wanted) {
+  unit = Math.min(Math.max(wanted, 0), data.units.length - 1);
+  for (let k = 0; k < count; k += 1) paint(k);
+  const { layer, unit: number } = data.units[unit];
+  part("unit").replaceChildren(
+    element("strong", {}, `Unit ${number} of layer ${layer}`), element("br"),
+    element("span", { class: "muted small" }, `rank ${unit + 1} of ${data.units.length}`));
+  part("slider").value = unit + 1;
+  part("slider").setAttribute("aria-valuetext", `rank ${unit + 1}, unit ${number} of layer ${layer}`);
+  part("before").disabled = unit === 0;
+  part("after").disabled = unit === data.units.length - 1;
+  tell();
+}
+
+function move(wanted) {
+  const left = place;
+  place = Math.min(Math.max(wanted, 0), count - 1);
+  paint(left);
+  paint(place);
+  tell();
+}
+
+/* What the model expects after the place, and what does come. */
+function tell() {
+  const before = data.characters.slice(Math.max(0, place - 12), place).map(visible).join("");
+  part("context").replaceChildren(
+    "After ", element("code", {}, before, element("b", {}, visible(data.characters[place]))),
+    ` (${signed(value(place))}) comes`);
+  const rows = [];
+  for (let k = 0; k < likely; k += 1) {
+    const at = place * likely + k;
+    rows.push([data.vocabulary[likeliest[at]], probabilities[at] / 65535]);
+  }
+  const next = data.characters[place + 1];
+  const others = rows.every(([character]) => character !== next);
+  if (next !== undefined && others) rows.push([next, following[place] / 65535]);
+  part("next").replaceChildren(...rows.map(([character, share]) => {
+    const bar = element("span", {});
+    bar.style.width = `${100 * share}%`;
+    const name = character === next ? { class: "true", "aria-label": `${visible(character)} ${percent(share)}, as in the text` } : {};
+    return element("li", name,
+      element("code", {}, visible(character)),
+      element("span", { class: "bar", "aria-hidden": "true" }, bar),
+      element("span", { class: "number" }, percent(share)));
+  }));
+}
+
+part("before").addEventListener("click", () => choose(unit - 1));
+part("after").addEventListener("click", () => choose(unit + 1));
+part("slider").addEventListener("input", ({ target }) => choose(target.value - 1));
+for (const event of ["pointerover", "click"]) {
+  part("text").addEventListener(event, ({ target }) => {
+    if (target.position !== undefined) move(target.position);
+  });
+}
+document.addEventListener("keydown", (event) => {
+  const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+  if (step === undefined || event.ctrlKey || event.metaKey || event.altKey) return;
+  event.preventDefault();
+  if (!event.shiftKey) return choose(unit + step);
+  move(place + step);
+  characters[place].scrollIntoView({ block: "center" });
+});
+
+part("model").textContent = data.model;
+part("legend").append("\u22121", scale(), "+1");
+part("slider").max = data.units.length;
+part("ranking").textContent =
+  `The ${data.units.length} of ${data.of.toLocaleString("en")} units that remember most of this text come first, by this score: ` +
+  "from each value the mean at the same character is taken away, so that what the unit has from earlier characters is left; " +
+  `the score is the mean product of what is left with what is left ${data.lag} characters later. ` +
+  "It is great for a unit that swings widely and keeps what it has.";
+choose(0);

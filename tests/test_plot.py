@@ -1,0 +1,75 @@
+"""Curves of several runs: which points, and what cannot be plotted."""
+
+import sys
+
+import pytest
+from matplotlib.image import imread
+
+from experiments import plot, plots, program
+from experiments.workdir import WorkDir
+from tests.test_imdb import assert_refused
+
+FIRST = [
+    {"epoch": 1, "train_loss": 0.7, "validation_loss": 0.6, "seconds": 9.0},
+    {"epoch": 2, "train_loss": 0.5, "validation_loss": 0.4, "seconds": 8.0},
+]
+SECOND = [{"epoch": 1, "train_loss": 0.9, "validation_accuracy": 0.8, "seconds": 7.0}]
+
+
+@pytest.fixture
+def runs(tmp_path):
+    paths = tmp_path / "first", tmp_path / "second"
+    for path, history in zip(paths, (FIRST, SECOND), strict=True):
+        path.mkdir()
+        WorkDir(path).write_metrics(history)
+    return paths
+
+
+@pytest.fixture
+def plot_run(monkeypatch, capsys):
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["plot", *map(str, arguments)])
+        code = program.run(plot.main, plot.Options, "plot", plot.__doc__)
+        return code, *capsys.readouterr()
+
+    return run
+
+
+def test_a_panel_for_each_metric_and_a_line_for_each_run():
+    assert plot.panels({"a": FIRST, "b": SECOND}) == {
+        "train loss": {"a": [(1, 0.7), (2, 0.5)], "b": [(1, 0.9)]},
+        "validation loss": {"a": [(1, 0.6), (2, 0.4)]},
+        "validation accuracy": {"b": [(1, 0.8)]},
+    }
+    assert plot.panels({"a": FIRST}, ["seconds"]) == {
+        "seconds": {"a": [(1, 9.0), (2, 8.0)]}
+    }
+
+
+def test_the_picture_is_of_the_runs(runs, plot_run, tmp_path, monkeypatch):
+    drawn = {}
+
+    def record(path, title, x_label, panels):
+        drawn.update(panels)
+        plots.plot_curves(path, title, x_label, panels)
+
+    monkeypatch.setattr(plot, "plot_curves", record)
+    out = tmp_path / "out.png"
+    assert plot_run(*runs, "--out", out) == (
+        0,
+        f"{out} shows train loss, validation loss, validation accuracy\n",
+        "",
+    )
+    assert drawn == plot.panels({str(runs[0]): FIRST, str(runs[1]): SECOND})
+    assert imread(out).shape[1] > 1000  # three panels side by side
+
+
+def test_what_cannot_be_plotted(runs, plot_run, tmp_path):
+    out = ("--out", tmp_path / "none" / "out.png")
+    assert_refused(plot_run(), "there is nothing to plot: name at least one work")
+    assert_refused(plot_run(tmp_path), f"{tmp_path}/metrics.jsonl: there is none")
+    assert_refused(plot_run(*runs, "--metrics", "nats"), "no run has the metric 'nats'")
+    assert_refused(plot_run(*runs, *out), f"cannot write {out[1]} (No such file")
+    for content in ("{", "[1]", '"a"'):
+        (runs[1] / "metrics.jsonl").write_text(content)
+        assert_refused(plot_run(*runs), f"{runs[1]}/metrics.jsonl is damaged (")
