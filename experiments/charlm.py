@@ -23,7 +23,8 @@ import jax
 import tyro
 from jax.sharding import Mesh
 
-from experiments import language, program, runtime, texts, writing
+from experiments import cluster, language, program, runtime, texts, writing
+from experiments.cluster import Cluster
 from experiments.evaluation import Evaluation
 from experiments.fit import Done, fit
 from experiments.language import PRESETS, Carried, Settings, Streams
@@ -31,8 +32,8 @@ from experiments.plots import plot_curves
 from experiments.texts import Text
 from experiments.workdir import WorkDir, environment, fingerprint
 from experiments.writer import Writer
-from experiments.writing import Drawing
-from jaxrnn import metrics
+from experiments.writing import Drawing, Reading
+from jaxrnn import metrics, training
 from jaxrnn.checkpoints import Checkpoints
 from jaxrnn.models import LanguageModel
 from jaxrnn.text import Vocab, char_tokens
@@ -66,20 +67,14 @@ class Options:
     download_dir: Path | None = None
     """Where the file of the text is, as manual/input.txt, or is downloaded to."""
     devices: int | None = None
-    """Devices to use, default all; a CPU counts as one device per core."""
+    """Devices of each process, default all; a CPU counts as one device per core."""
+    cluster: Annotated[Cluster, tyro.conf.arg(name="")] = field(default_factory=Cluster)
     tensorboard: bool = False
     """Write logs for TensorBoard into the work directory, too."""
     sample: bool = False
     """Write with the trained model; where there is none, train it first."""
     drawing: Annotated[Drawing, tyro.conf.arg(name="")] = field(default_factory=Drawing)
-    score: Path | None = None
-    """Tell how well the trained model predicts this file."""
-    per_character: bool = False
-    """With --score: tell it of each character."""
-    neurons: Path | None = None
-    """Show on a page what each unit of the trained model does as it reads this file."""
-    html: Path = Path("neurons.html")
-    """With --neurons: the page to write."""
+    reading: Annotated[Reading, tyro.conf.arg(name="")] = field(default_factory=Reading)
     unknown: Literal["error", "skip"] = "error"
     """What to do with characters that the trained model has never seen."""
     smoke: bool = False
@@ -96,7 +91,7 @@ def defaults(arguments: Sequence[str]) -> Options:
 
 
 def main(options: Options) -> None:
-    runtime.configure(options.devices)
+    runtime.configure(options.devices, options.cluster.join)
     if options.smoke and options.workdir == WORKDIR:
         with tempfile.TemporaryDirectory() as scratch:
             work(dataclasses.replace(options, workdir=Path(scratch)))
@@ -107,11 +102,9 @@ def main(options: Options) -> None:
 def work(options: Options) -> None:
     """Trains, writes, judges or shows."""
     options.settings.check()
-    path, skip = options.workdir, options.unknown == "skip"
-    if options.score is not None:
-        writing.judge(path, options.score, skip=skip, each=options.per_character)
-    elif options.neurons is not None:
-        writing.picture(path, options.neurons, options.html, skip=skip)
+    if options.reading.wanted:
+        skip = options.unknown == "skip"
+        writing.read(options.workdir, options.reading, skip=skip)
     elif options.sample:
         sample(options)
     else:
@@ -128,20 +121,25 @@ class Run:
     model: LanguageModel
     mesh: Mesh
     workdir: WorkDir
+    identity: dict[str, Any]
+    """What its work directory must be of."""
 
 
 def train(options: Options) -> None:
     """Trains from the last checkpoint to the end, and tells what the best one found."""
-    text = load(options)
+    text = cluster.in_turn(lambda: load(options))
     began = time.perf_counter()
     run = prepare(text, options)
-    if run.workdir.results:
-        print(f"{run.workdir.path} holds a finished run")
-        return report(run.workdir.results)
-    state, done = learn(run, began, options.tensorboard)
-    plot_run(run, done.history)
-    results = conclude(run, state, done, began)
-    run.workdir.finish(results)
+    with run.workdir.claimed(run.identity):
+        if run.workdir.results:
+            print(f"{run.workdir.path} holds a finished run")
+            return report(run.workdir.results)
+        run.workdir.write_vocab(run.vocab)
+        state, done = learn(run, began, options.tensorboard)
+        if jax.process_index() == 0:
+            plot_run(run, done.history)
+        results = conclude(run, state, done, began)
+        run.workdir.finish(results)
     report(results)
 
 
@@ -157,7 +155,7 @@ def load(options: Options) -> Text:
 
 
 def prepare(text: Text, options: Options) -> Run:
-    """Claims the work directory for a run on the text."""
+    """A run on the text, about which nothing is written yet."""
     asked = options.settings
     if options.smoke:
         asked = dataclasses.replace(SMOKE, seed=asked.seed)
@@ -172,28 +170,29 @@ def prepare(text: Text, options: Options) -> Run:
     if options.bytes:
         vocab = Vocab(tuple(map(chr, range(256))))
     else:
-        vocab = Vocab.build([char_tokens(text.content)], specials=())
+        parts = map(char_tokens, texts.pieces(text.content))
+        vocab = Vocab.build(parts, specials=())
     mesh = language.make_mesh(settings.batch, options.devices)
-    workdir = WorkDir(options.workdir)
     identity = {
         "dataset": text.name,
         "text": text.fingerprint,
         "vocabulary": fingerprint(vocab),
         "bytes": options.bytes,
+        **dataclasses.asdict(settings),
     }
-    workdir.claim(identity | dataclasses.asdict(settings))
-    vocab.save(workdir.path / "vocab.txt")
     model = language.make_model(settings, len(vocab))
-    return Run(text, vocab, settings, model, mesh, workdir)
+    workdir = WorkDir(options.workdir)
+    return Run(text, vocab, settings, model, mesh, workdir, identity)
 
 
 def learn(run: Run, began: float, tensorboard: bool) -> tuple[Carried, Done]:
     """Trains to the end, with a glimpse of what the model writes after each epoch."""
     settings, model = run.settings, run.model
     train_ids, validation_ids = (
-        run.vocab.encode(char_tokens(part)) for part in run.text.split()
+        language.encode(part, run.vocab) for part in run.text.split()
     )
-    streams = Streams(train_ids, settings)
+    own = training.process_rows(settings.batch, run.mesh)
+    streams = Streams(train_ids, settings, own)
     steps = settings.epochs * len(streams.epoch(0))
     optimizer = language.make_optimizer(settings, steps)
     evaluation = Evaluation(model, validation_ids, run.mesh)
@@ -203,12 +202,13 @@ def learn(run: Run, began: float, tensorboard: bool) -> tuple[Carried, Done]:
         return {f"validation_{name}": nats for name, nats in found.items()}
 
     def glimpse(state: Carried) -> None:
-        writer = Writer(model, state.train.params, run.vocab)
+        params = jax.device_get(state.train.params)  # each process writes by itself
+        writer = Writer(model, params, run.vocab)
         pieces = writer.write(writer.beginning, GLIMPSE, 1, settings.seed)
         print("".join(piece for [piece] in pieces), end="\n----\n", flush=True)
 
     return fit(
-        language.make_state(model, optimizer, settings),
+        language.place(language.make_state(model, optimizer, settings), run.mesh),
         epochs=settings.epochs,
         batches=streams.epoch,
         train_step=language.make_train_step(

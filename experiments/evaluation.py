@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from jaxrnn import metrics, training
@@ -39,7 +40,9 @@ class Evaluation:
     def __init__(self, model: LanguageModel, ids: np.ndarray, mesh: Mesh):
         self._ids = ids
         self._rows = math.ceil(ROWS / mesh.size) * mesh.size
-        self._zeros = model.zero_state((self._rows,))
+        # Of each batch every process makes its own rows alone.
+        self._own = training.process_rows(self._rows, mesh)
+        self._zeros = model.zero_state((self._own.stop - self._own.start,))
         self._step = training.make_carried_eval_step(_make_metrics(model), mesh)
 
     def __call__(self, params: Any) -> dict[str, float]:
@@ -60,11 +63,14 @@ class Evaluation:
         """
         per_row = math.ceil((self._ids.size - 1) / self._rows)
         [rows] = self._cut(math.ceil(per_row / TIME) * TIME)
-        before, nats = jax.device_get(self._zeros), math.nan
+        before = multihost_utils.process_allgather(self._zeros, tiled=True)
+        nats = math.nan
         for _ in range(self._rows):
-            after, mean = self._read(params, rows, before)
+            own = jax.tree.map(lambda leaf: leaf[self._own], before)
+            after, mean = self._read(params, rows, own)
             nats = float(mean.value)
-            moved = jax.tree.map(_one_row_on, jax.device_get(after))
+            everyone = multihost_utils.process_allgather(after, tiled=True)
+            moved = jax.tree.map(_one_row_on, everyone)
             if _near(before, moved):
                 break
             before = moved
@@ -73,8 +79,9 @@ class Evaluation:
     def _cut(self, length: int) -> Iterator[Batch]:
         """The text in rows of `length` characters, `ROWS` of them at a time."""
         size = self._ids.size - 1
-        group = self._rows * length
-        for start in range(0, size, group):
+        group = (self._own.stop - self._own.start) * length
+        for batch in range(0, size, self._rows * length):
+            start = min(batch + self._own.start * length, size)
             stop = min(start + group, size)
             inputs, targets = self._ids[start:stop], self._ids[start + 1 : stop + 1]
             weights = np.ones(stop - start, np.float32)

@@ -149,7 +149,7 @@ def fit(
                 done.count(metrics, time.perf_counter() - step_began)
                 log("step", int(state.step), measured)
                 advance(int(state.step), running(measured["loss"]))
-                if interrupt.requested:
+                if interrupt.stops_after(int(state.step)):
                     break
             if done.steps < steps:
                 save(metric=checkpoints.worst)
@@ -167,7 +167,7 @@ def fit(
                 print(table.row(line), flush=True)
                 if after_epoch:
                     after_epoch(state)
-            if interrupt.requested:
+            if interrupt.stops_after(int(state.step)):
                 raise KeyboardInterrupt(
                     f"stopped after step {int(state.step):,}, all is saved in "
                     f"{workdir.path}: the same command continues"

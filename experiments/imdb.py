@@ -22,7 +22,16 @@ import numpy as np
 import tyro
 from rich.console import Console
 
-from experiments import explanation, pages, program, reviews, runtime, sentiment
+from experiments import (
+    cluster,
+    explanation,
+    pages,
+    program,
+    reviews,
+    runtime,
+    sentiment,
+)
+from experiments.cluster import Cluster
 from experiments.fit import fit, progress_bar
 from experiments.imdb_reviews import load_imdb
 from experiments.plots import plot_confusion, plot_curves
@@ -56,7 +65,8 @@ class Options:
     download_dir: Path | None = None
     """Where the archive of the reviews is, or is downloaded to."""
     devices: int | None = None
-    """Devices to use, default all; a CPU counts as one device per core."""
+    """Devices of each process, default all; a CPU counts as one device per core."""
+    cluster: Annotated[Cluster, tyro.conf.arg(name="")] = field(default_factory=Cluster)
     predict: tuple[str, ...] = ()
     """Classify these texts with the trained model; - reads one per line from stdin."""
     explain: tuple[str, ...] = ()
@@ -71,7 +81,7 @@ class Options:
 
 
 def main(options: Options) -> None:
-    runtime.configure(options.devices)
+    runtime.configure(options.devices, options.cluster.join)
     if options.predict:
         predict(options.predict, options.workdir, options.devices)
     elif options.explain:
@@ -86,24 +96,37 @@ def main(options: Options) -> None:
 
 def train(options: Options, settings: Settings, path: Path) -> None:
     """Trains from the last checkpoint in `path` to the end, then tests the best."""
-    data = load(options, settings)
+    data = cluster.in_turn(lambda: load(options, settings))
     began = time.perf_counter()
-    console = Console(stderr=True)
-    with console.status("learning the words"):
+    with Console(stderr=True).status("learning the words"):
         tokenized = [word_tokens(text) for text in data.train.texts]
         vocab = Vocab.build(tokenized, max_size=settings.vocab)
-    identity = {"dataset": data.name, "vocabulary": fingerprint(vocab)}
     workdir = WorkDir(path)
-    workdir.claim(identity | dataclasses.asdict(settings))
-    if workdir.results:
-        print(f"{path} holds a finished run")
-        return report(workdir.results)
-    vocab.save(path / "vocab.txt")
+    identity = {"dataset": data.name, "vocabulary": fingerprint(vocab)}
+    with workdir.claimed(identity | dataclasses.asdict(settings)):
+        if workdir.results:
+            print(f"{path} holds a finished run")
+            return report(workdir.results)
+        workdir.write_vocab(vocab)
+        results = learn(options, settings, workdir, data, tokenized, vocab, began)
+        workdir.finish(results)
+    report(results)
 
+
+def learn(
+    options: Options,
+    settings: Settings,
+    workdir: WorkDir,
+    data: reviews.Reviews,
+    tokenized: list[list[str]],
+    vocab: Vocab,
+    began: float,
+) -> dict[str, Any]:
+    """Trains to the end, and tests the best: what results.json says."""
     mesh = training.data_mesh(options.devices)
 
     def batches(examples: Examples) -> Batches:
-        return Batches(examples, settings.batch, settings.buckets, mesh.size)
+        return Batches(examples, settings.batch, settings.buckets, mesh)
 
     def encode(split: reviews.Split) -> Examples:
         return Examples.encode(split.texts, split.labels, vocab)
@@ -118,12 +141,15 @@ def train(options: Options, settings: Settings, path: Path) -> None:
     checkpoints = Checkpoints(workdir.checkpoints, mode="max")
     vectors = None
     if settings.pretrain and not checkpoints.steps():
-        with console.status("learning word vectors from all reviews (half a minute)"):
+        with Console(stderr=True).status(
+            "learning word vectors from all reviews (half a minute)"
+        ):
             unlabelled = map(vocab.encode, map(word_tokens, data.unlabelled))
             vectors = word_vectors(
                 [*train_ids, *unlabelled], len(vocab), settings.embed
             )
     state = sentiment.make_state(model, optimizer, settings.seed, vectors)
+    state = training.replicate(state, mesh)
     eval_step = training.make_eval_step(sentiment.make_metrics(model), mesh)
 
     def evaluate(state: training.TrainState) -> dict[str, float]:
@@ -144,7 +170,7 @@ def train(options: Options, settings: Settings, path: Path) -> None:
         workdir=workdir,
         checkpoints=checkpoints,
         began=began,
-        tensorboard=path / "tensorboard" if options.tensorboard else None,
+        tensorboard=workdir.path / "tensorboard" if options.tensorboard else None,
     )
 
     test_batches = batches(encode(data.test))
@@ -168,9 +194,9 @@ def train(options: Options, settings: Settings, path: Path) -> None:
         **dataclasses.asdict(settings),
         **environment(),
     }
-    plot_run(workdir.path, data.name, done.history, counts)
-    workdir.finish(results)
-    report(results)
+    if jax.process_index() == 0:
+        plot_run(workdir.path, data.name, done.history, counts)
+    return results
 
 
 def load(options: Options, settings: Settings) -> reviews.Reviews:

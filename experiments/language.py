@@ -18,10 +18,12 @@ import optax
 from jax.sharding import Mesh
 
 import jaxrnn
+from experiments.texts import pieces
 from jaxrnn import metrics, regularizers, training
 from jaxrnn.batching import epoch_rng, streams
 from jaxrnn.metrics import Mean
 from jaxrnn.models import LanguageModel
+from jaxrnn.text import Vocab, char_tokens
 from jaxrnn.training import Batch, Metrics, TrainState
 from jaxrnn.types import State
 
@@ -121,17 +123,26 @@ PRESETS = {
 }  # fmt: skip
 
 
+def encode(text: str, vocab: Vocab) -> np.ndarray:
+    """The ids of the characters of a text.
+
+    >>> encode("abba", Vocab(("a", "b")))
+    array([0, 1, 1, 0], dtype=int32)
+    """
+    return np.concatenate([vocab.encode(char_tokens(piece)) for piece in pieces(text)])
+
+
 class Streams:
     """The training batches: the text is read at `batch` places at once, `time`
     characters in a step, each place going on where the step before ended.
 
     An epoch starts a little later than the first character, by as much as its seed says
     and leaves over: so steps begin and end elsewhere in each. Its seed also says where
-    a place forgets what it has read.
+    a place forgets what it has read. Batches have the places `own` alone.
     """
 
-    def __init__(self, ids: np.ndarray, settings: Settings):
-        self._ids = ids
+    def __init__(self, ids: np.ndarray, settings: Settings, own: slice = slice(None)):
+        self._ids, self._own = ids, own
         self._rows, self._time = settings.batch, settings.time
         self._forget, self._seed = settings.forget, settings.seed
         self._steps = (ids.size - 1) // (self._rows * self._time)
@@ -150,9 +161,11 @@ class Streams:
         starts = rng.random((self._steps, self._rows)) < self._forget
         starts[0] = True
         return [
-            functools.partial(dict, inputs=inputs, targets=targets, starts=rows)
+            functools.partial(
+                dict, inputs=inputs[self._own], targets=targets[self._own], starts=rows
+            )
             for (inputs, targets), rows in zip(
-                streams(text, self._rows, self._time), starts, strict=True
+                streams(text, self._rows, self._time), starts[:, self._own], strict=True
             )
         ]
 
@@ -169,18 +182,20 @@ class Carried(flax.struct.PyTreeNode):
 
 
 def make_mesh(rows: int, devices: int | None = None) -> Mesh:
-    """Of `devices`, or as many of all devices as divide the rows of a batch.
+    """Of `devices` of each process, or as many of them as divide the rows of a batch.
 
     Raises:
-        ValueError: `devices` do not divide them.
+        ValueError: `devices`, or the processes, do not divide them.
     """
+    processes = jax.process_count()
     if devices is None:
-        counts = range(1, jax.device_count() + 1)
-        devices = max(count for count in counts if rows % count == 0)
-    if rows % devices:
+        counts = range(1, jax.local_device_count() + 1)
+        divisors = [count for count in counts if rows % (count * processes) == 0]
+        devices = max(divisors, default=1)
+    if rows % (devices * processes):
         raise ValueError(
-            f"{devices} devices do not divide a batch of {rows}: give another --batch, "
-            "or other --devices"
+            f"{devices * processes} devices do not divide a batch of {rows}: give "
+            "another --batch, or other --devices"
         )
     return training.data_mesh(devices)
 
@@ -227,6 +242,17 @@ def make_state(
     variables = jax.jit(model.init)(weights_key, jnp.zeros((1, 1), jnp.int32))
     train = TrainState.create(variables, optimizer, key)
     return Carried(train, model.zero_state((settings.batch,)))
+
+
+def place(carried: Carried, mesh: Mesh) -> Carried:
+    """The same on the devices of `mesh`, the places split over them."""
+    places = jax.tree.leaves(carried.memory)[0].shape[0]
+    own = training.process_rows(places, mesh)
+    memory = jax.tree.map(lambda leaf: leaf[own], carried.memory)
+    return Carried(
+        training.replicate(carried.train, mesh),
+        training.split_rows(memory, mesh, "memory"),
+    )
 
 
 def make_train_step(

@@ -1,17 +1,21 @@
 """What every program of this folder does around its own work: arguments and endings.
 
 Wrong input, and files that cannot be used, end with one line and exit code 2, Ctrl-C
-with 130, a closed pipe quietly.
+and SIGTERM with 130, a closed pipe quietly. A warning is one line, too.
 """
 
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import tyro
+from jax.errors import JaxRuntimeError
+
+from experiments import cluster
 
 Options = TypeVar("Options")
 
@@ -28,6 +32,7 @@ def run(
     What it leaves open is as `options_type` says, or `defaults(arguments)`: one
     argument may be short for others.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     try:
         try:
             options = tyro.cli(
@@ -39,6 +44,7 @@ def run(
             # Orbax logs every save, and warns of choices that are not the user's.
             logging.getLogger("absl").setLevel(logging.ERROR)
             warnings.filterwarnings("ignore", module="orbax")
+            warnings.showwarning = _show_in_one_line
             main(options)
         finally:
             sys.stdout.flush()  # here a pipe's end is seen, of --help too
@@ -46,10 +52,20 @@ def run(
         # Python would complain again when it flushes the closed pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except (OSError, ValueError, JaxRuntimeError) as error:
+        _print_line(f"error: {cluster.explain(error)}")
+        return cluster.leave(2)
     except KeyboardInterrupt as interrupt:
-        print(interrupt or "interrupted", file=sys.stderr)
-        return 130
+        _print_line(str(interrupt) or "interrupted")
+        return 130 if interrupt.args else cluster.leave(130)
     return 0
+
+
+def _show_in_one_line(message: Warning | str, *_: object, **__: object) -> None:
+    _print_line(f"warning: {message}")
+
+
+def _print_line(text: str) -> None:
+    """On standard error; a file may have any name, line breaks in it too."""
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    print(line, file=sys.stderr)

@@ -78,6 +78,6 @@ class Reader:
     def probabilities(self, examples: Examples) -> np.ndarray:
         """The probability that each example is positive."""
         batches = Batches(
-            examples, self._settings.batch, self._settings.buckets, self._mesh.size
+            examples, self._settings.batch, self._settings.buckets, self._mesh
         )
         return sentiment.probabilities(self.model, self.variables, batches, self._mesh)

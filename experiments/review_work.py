@@ -86,7 +86,7 @@ def train(reviews: Reviews, layout: Layout) -> Work:
     else:
         buckets = settings.buckets if layout == "buckets" else 1
         # They ascend in length: the middles of equal parts are a fair sample.
-        batches = Batches(examples, settings.batch, buckets, mesh.size).epoch()
+        batches = Batches(examples, settings.batch, buckets, mesh).epoch()
         loss = sentiment.make_loss(model)
     batches = reviews.sampled(batches)
     optimizer = sentiment.make_optimizer(settings, steps=1_000_000)
@@ -176,7 +176,8 @@ def train_torch(reviews: Reviews, *, packs: bool) -> Work:
             output(torch.cat([most, mean], dim=1)), torch.from_numpy(batch["labels"])
         )
 
-    source = Batches(reviews.examples(), settings.batch, buckets=1, devices=1)
+    one = training.data_mesh(1)
+    source = Batches(reviews.examples(), settings.batch, buckets=1, mesh=one)
     # Shuffled: in the order of lengths, a batch would have hardly any padding.
     order = reviews.sampled(source.order(np.random.default_rng(SEED)))
     batches = [functools.partial(_no_spare_rows, source, *batch) for batch in order]

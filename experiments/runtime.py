@@ -7,6 +7,7 @@ ignore them, so nothing here needs to know which backend JAX will choose.
 import ctypes
 import os
 import platform
+from collections.abc import Callable
 
 # Parameters of glibc's mallopt (malloc.h), by the environment variable that sets the
 # same one, and the value given to each. XLA allocates the temporaries of a step anew
@@ -20,8 +21,11 @@ _MALLOPT = {
 }
 
 
-def configure(devices: int | None = None) -> None:
-    """Prepares the process for JAX; with `devices` also starts it, to count them.
+def configure(
+    devices: int | None = None, join: Callable[[], None] = lambda: None
+) -> None:
+    """Prepares the process for JAX; with `devices` also starts it, to count them. In
+    between it calls `join`, to meet other processes.
 
     On a CPU there is one device per core, or `devices` of them; with more than one,
     each runs its own program on its own core (`--xla_cpu_multi_thread_eigen=false`).
@@ -52,9 +56,10 @@ def configure(devices: int | None = None) -> None:
         # XLA reads the variable when the backend starts, not when JAX is imported.
         os.environ["XLA_FLAGS"] = f"{xla_flags} --xla_cpu_multi_thread_eigen=false"
 
-    if devices is not None and devices > jax.device_count():
+    join()
+    if devices is not None and devices > jax.local_device_count():
         raise ValueError(
-            f"{devices} devices asked for, there are {jax.device_count()} "
+            f"{devices} devices asked for, there are {jax.local_device_count()} "
             f"({jax.default_backend()}): ask for fewer"
         )
 

@@ -100,14 +100,15 @@ class Examples:
 
 class Batches:
     """Batches of few shapes out of examples: padded to one of `buckets` lengths, every
-    one with the same number of rows, a multiple of `devices`; rows added to get there
-    have weight 0."""
+    one with the same number of rows, a multiple of the devices of `mesh`; rows added to
+    get there have weight 0. Of each batch only the rows of this process are made."""
 
-    def __init__(self, examples: Examples, batch: int, buckets: int, devices: int):
+    def __init__(self, examples: Examples, batch: int, buckets: int, mesh: Mesh):
         self._examples = examples
         self._lengths = np.array([ids.size for ids in examples.ids])
         self._batch = batch
-        self._rows = math.ceil(batch / devices) * devices
+        rows = math.ceil(batch / mesh.size) * mesh.size
+        self._own = training.process_rows(rows, mesh)
         self._boundaries = bucket_boundaries(self._lengths, buckets)
 
     @property
@@ -128,15 +129,15 @@ class Batches:
         return [functools.partial(self.make, *batch) for batch in self.order(rng)]
 
     def make(self, indices: np.ndarray, length: int) -> training.Batch:
-        """The batch of these examples, padded to `length` words."""
-        tokens, lengths = pad([self._examples.ids[i] for i in indices], length)
-        batch = {
-            "tokens": tokens,
-            "lengths": lengths,
+        """This process's rows of the batch of these examples, padded to `length`."""
+        indices, rows = indices[self._own], self._own.stop - self._own.start
+        given = [self._examples.ids[i] for i in indices]
+        tokens, lengths = pad([*given, *[()] * (rows - len(given))], length)
+        others = {
             "labels": self._examples.labels[indices, None],
             "weights": np.ones((indices.size, 1), np.float32),
         }
-        return pad_rows(batch, self._rows)
+        return {"tokens": tokens, "lengths": lengths, **pad_rows(others, rows)}
 
 
 def make_model(settings: Settings, vocab_size: int) -> SequenceClassifier:
@@ -252,12 +253,14 @@ def probabilities(
 ) -> np.ndarray:
     """The probability that each example, in its order, is positive."""
 
-    @jax.jit
+    everywhere = NamedSharding(mesh, PartitionSpec())
+
+    @functools.partial(jax.jit, out_shardings=everywhere)
     def positive(params: Any, batch: training.Batch) -> jax.Array:
         logits: Any = model.apply(params, batch["tokens"], lengths=batch["lengths"])
         return jax.nn.sigmoid(logits.squeeze(-1))
 
-    params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+    params = training.replicate(params, mesh)
     order = batches.order()
     found = np.zeros(sum(indices.size for indices, _ in order))
     for indices, length in order:

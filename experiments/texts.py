@@ -10,7 +10,7 @@ Networks", whose excerpt of Shakespeare's plays this is.
 import hashlib
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -144,6 +144,16 @@ def decode(content: bytes, name: str, by_byte: bool) -> str:
         return content.decode("latin-1")
     text = decode_utf8(content, name, "save it as UTF-8, or use --bytes")
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def pieces(text: str, size: int = 2**20) -> Iterator[str]:
+    """The text in parts of at most so many characters: a list of all of them would take
+    many times the memory of the text.
+
+    >>> list(pieces("abcde", size=2))
+    ['ab', 'cd', 'e']
+    """
+    return (text[start : start + size] for start in range(0, len(text), size))
 
 
 def decode_utf8(content: bytes, name: str, remedy: str) -> str:

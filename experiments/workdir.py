@@ -5,19 +5,26 @@
     metrics.jsonl     one JSON object a line
     results.json      written last: a run that has it is finished
     checkpoints/      see jaxrnn.checkpoints
+    lock              held by the program that trains; empty
 
-Every file appears whole or not at all. Nothing here knows what is trained.
+Every file appears whole or not at all. Of several processes, which must share the
+directory, the first one writes. Nothing here knows what is trained.
 """
 
-import dataclasses
+import contextlib
+import fcntl
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Sequence
+import types
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+import jax
+from jax.experimental import multihost_utils
 
 import jaxrnn
 from jaxrnn.text import Vocab
@@ -31,8 +38,8 @@ class WorkDir:
 
     >>> import tempfile
     >>> workdir = WorkDir(Path(tempfile.mkdtemp()))
-    >>> workdir.claim({"seed": 0})
-    >>> workdir.finish({"accuracy": 0.5})
+    >>> with workdir.claimed({"seed": 0}):
+    ...     workdir.finish({"accuracy": 0.5})
     >>> WorkDir(workdir.path).results
     {'accuracy': 0.5}
     """
@@ -40,23 +47,51 @@ class WorkDir:
     def __init__(self, path: Path):
         self.path = path
 
-    def claim(self, settings: dict[str, Any]) -> None:
-        """Makes the directory that of a run with `settings`, if it is not already.
+    @contextlib.contextmanager
+    def claimed(self, settings: dict[str, Any]) -> Iterator[None]:
+        """Makes the directory that of a run with `settings`, if it is not already, and
+        keeps other programs from it until the end of the block.
 
         Raises:
-            ValueError: it cannot be written to, or belongs to a run with other
-                settings: every difference is named.
+            ValueError: it cannot be written to, another program holds it, or it belongs
+                to a run with other settings: every difference is named.
         """
+        with contextlib.ExitStack() as stack:
+            if jax.process_index() == 0:
+                stack.enter_context(self._locked())
+                if self.settings is None:
+                    self._write("settings.json", settings)
+            multihost_utils.sync_global_devices("experiments.workdir.claim")
+            self._check(settings)
+            yield
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            found = self.settings
-            if found is None:
-                return self._write("settings.json", settings)
+            lock = (self.path / "lock").open("a")
         except OSError as error:
+            raise _unwritable(self.path, error) from error
+        with lock:
+            try:
+                # The system lets go of it when the process ends, however it ends.
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise ValueError(
+                    f"another program is at work in {self.path}: wait for its end, or "
+                    "give another --workdir"
+                ) from error
+            except OSError as error:
+                raise _unwritable(self.path, error) from error
+            yield
+
+    def _check(self, settings: dict[str, Any]) -> None:
+        found = self.settings
+        if found is None:
             raise ValueError(
-                f"cannot write to work directory {self.path} ({error.strerror}): "
-                "give another --workdir"
-            ) from error
+                f"process {jax.process_index()} does not see what process 0 wrote to "
+                f"{self.path}: give a --workdir that all of them share"
+            )
         wanted = json.loads(json.dumps(settings))  # As JSON has it: tuples are lists.
         if found != wanted:
             raise ValueError(
@@ -74,20 +109,26 @@ class WorkDir:
         """The settings of the run as a `kind`, a dataclass of some of them.
 
         Raises:
-            ValueError: there is no run, or one of them is not among its settings.
+            ValueError: there is no run, or one of them is not among its settings, or
+                of another type.
         """
-        known = self.settings or {}
-        names = [field.name for field in dataclasses.fields(kind)]  # pyright: ignore[reportArgumentType]
-        missing = [name for name in names if name not in known]
+        known, hints = self.settings or {}, get_type_hints(kind)
+        missing = [name for name in hints if name not in known]
         if missing:
             raise ValueError(
                 f"{self.path}/settings.json is of another version, without {missing}"
             )
-        return kind(**{name: known[name] for name in names})
+        for name, hint in hints.items():
+            if not _fits(known[name], hint):
+                raise ValueError(
+                    f"{self.path}/settings.json is damaged: {name} is "
+                    f"{known[name]!r:.40}, not {getattr(hint, '__name__', hint)}"
+                )
+        return kind(**{name: known[name] for name in hints})
 
     @property
     def vocab(self) -> Vocab:
-        """The vocabulary of the run, which `claim` was given the fingerprint of.
+        """The vocabulary of the run, whose fingerprint the settings have.
 
         Raises:
             ValueError: the file is damaged, or another vocabulary's.
@@ -100,6 +141,13 @@ class WorkDir:
                 f"{fingerprint(vocab)}, the run {expected}"
             )
         return vocab
+
+    def write_vocab(self, vocab: Vocab) -> None:
+        """The vocabulary of the run."""
+        if jax.process_index() > 0:
+            return
+        with self._replacing("vocab.txt") as partial:
+            vocab.save(partial)
 
     @property
     def checkpoints(self) -> Path:
@@ -146,9 +194,42 @@ class WorkDir:
         self._replace(name, json.dumps(content, indent=2) + "\n")
 
     def _replace(self, name: str, text: str) -> None:
+        if jax.process_index() > 0:
+            return
+        with self._replacing(name) as partial:
+            partial.write_text(text, encoding="utf-8")
+
+    @contextlib.contextmanager
+    def _replacing(self, name: str) -> Iterator[Path]:
+        """Where to write what becomes the file of that name at the end of the block."""
         partial = self.path / f"{name}.partial"
-        partial.write_text(text, encoding="utf-8")
-        partial.replace(self.path / name)
+        try:
+            yield partial
+            partial.replace(self.path / name)
+        except OSError as error:
+            raise _unwritable(self.path / name, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> ValueError:
+    return ValueError(
+        f"cannot write to {path} ({error.strerror}): make room there, or give another "
+        "--workdir"
+    )
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value out of JSON is what the type of a setting says."""
+    arguments = get_args(hint)
+    if get_origin(hint) is Literal:
+        return value in arguments
+    if get_origin(hint) is tuple:  # of any length
+        is_list = isinstance(value, list)
+        return is_list and all(_fits(item, arguments[0]) for item in value)
+    if get_origin(hint) is types.UnionType:
+        return any(_fits(value, argument) for argument in arguments)
+    if hint is float:
+        return type(value) in (int, float)
+    return type(value) is hint
 
 
 def fingerprint(vocab: Vocab) -> str:
@@ -174,6 +255,7 @@ def environment() -> dict[str, Any]:
             "system": platform.system(),
             "processor": platform.machine(),
             "cores": os.cpu_count(),
+            "processes": jax.process_count(),
         },
     }
 

@@ -122,10 +122,9 @@ class Writer:
     def nats(self, text: str) -> Iterator[np.ndarray]:
         """The nats of every character but the first, some at a time: how much of a
         surprise each is after all before it."""
-        ids = self.vocab.encode(char_tokens(text))
         state = self._model.zero_state((1,))
-        for start in range(0, ids.size - 1, CHUNK):
-            part = ids[start : start + CHUNK + 1]
+        for start in range(0, len(text) - 1, CHUNK):
+            part = self.vocab.encode(char_tokens(text[start : start + CHUNK + 1]))
             inputs = np.pad(part[:-1], (0, CHUNK + 1 - part.size))
             logits, state = self._read(self._variables, inputs[None], state)
             yield np.asarray(

@@ -62,6 +62,25 @@ class Drawing:
         return {name: getattr(self, name) for name in names}
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What to tell of a file."""
+
+    score: Path | None = None
+    """Tell how well the trained model predicts this file."""
+    per_character: bool = False
+    """With --score: tell it of each character."""
+    neurons: Path | None = None
+    """Show on a page what each unit of the trained model does as it reads this file."""
+    html: Path = Path("neurons.html")
+    """With --neurons: the page to write."""
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is a file to read."""
+        return self.score is not None or self.neurons is not None
+
+
 def read_prompt(prompt: str | None) -> bytes | None:
     """What a `Drawing` has for a prompt, from wherever it is."""
     if prompt is None:
@@ -105,6 +124,20 @@ def write(
     show("\n" + "".join(f"----\n{text}\n" for text in others))
 
 
+def read(path: Path, reading: Reading, *, skip: bool) -> None:
+    """Tells of files what is wanted, by the model in a work directory.
+
+    `skip` leaves out what the model has never seen of them.
+
+    Raises:
+        ValueError: there is no model, or a file cannot be judged or shown.
+    """
+    if reading.score is not None:
+        judge(path, reading.score, skip=skip, each=reading.per_character)
+    if reading.neurons is not None:
+        picture(path, reading.neurons, reading.html, skip=skip)
+
+
 def judge(path: Path, file: Path, *, skip: bool, each: bool) -> None:
     """Prints the mean nats and bits of the characters of a file, all but the first,
     under the model in a work directory; and before it those of `each`.
@@ -119,19 +152,20 @@ def judge(path: Path, file: Path, *, skip: bool, each: bool) -> None:
     text = writer.known(text, str(file), skip=skip)
     if len(text) < 2:
         raise ValueError(f"{file} has but one character, which nothing predicts")
-    nats: list[float] = []
+    total, done = 0.0, 0
     with progress_bar("judging", len(text) - 1) as advance:
         for part in writer.nats(text):
             if each:
-                characters = text[len(nats) + 1 : len(nats) + 1 + part.size]
+                characters = text[done + 1 : done + 1 + part.size]
                 for character, value in zip(characters, part, strict=True):
                     print(f"{character!r}\t{value:.4f}")
-            nats.extend(part.tolist())
-            advance(len(nats))
-    mean = float(np.mean(nats))
+            total += float(part.sum(dtype=np.float64))
+            done += part.size
+            advance(done)
+    mean = total / done
     print(
         f"{file}: {mean:.4f} nats, {float(metrics.bits(mean)):.4f} bits per character "
-        f"({len(nats):,} predicted)"
+        f"({done:,} predicted)"
     )
 
 

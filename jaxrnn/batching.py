@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from jaxrnn.arguments import at_least
+
 Ids = Sequence[int] | np.ndarray
 
 
@@ -20,7 +22,7 @@ def epoch_rng(seed: int, epoch: int) -> np.random.Generator:
     >>> epoch_rng(seed=0, epoch=3).permutation(4).shape
     (4,)
     """
-    seed, epoch = _at_least(0, seed=seed), _at_least(0, epoch=epoch)
+    seed, epoch = at_least(0, seed=seed), at_least(0, epoch=epoch)
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch,)))
 
 
@@ -44,7 +46,7 @@ def pad(
         raise ValueError("there are no sequences to pad")
     lengths = np.array([row.size for row in rows], np.int32)
     longest = int(lengths.max())
-    length = longest if length is None else _at_least(0, length=length)
+    length = longest if length is None else at_least(0, length=length)
     if longest > length:
         raise ValueError(
             f"sequence {int(lengths.argmax())} has {longest} ids, more than "
@@ -68,6 +70,7 @@ def pad_rows(batch: Mapping[str, np.ndarray], rows: int) -> dict[str, np.ndarray
     >>> pad_rows({"labels": np.array([1]), "weights": np.ones(1)}, 2)["weights"]
     array([1., 0.])
     """
+    rows = at_least(0, rows=rows)
     counts = {name: len(array) for name, array in batch.items()}
     if len(set(counts.values())) > 1 or max(counts.values(), default=0) > rows:
         raise ValueError(
@@ -95,7 +98,7 @@ def bucket_boundaries(lengths: Ids, num_buckets: int) -> tuple[int, ...]:
     >>> bucket_boundaries([1, 2, 2, 9, 10], num_buckets=2)
     (2, 10)
     """
-    num_buckets = _at_least(1, num_buckets=num_buckets)
+    num_buckets = at_least(1, num_buckets=num_buckets)
     lengths = np.maximum(_lengths(lengths, minimum=0), 1)
     distinct, counts = np.unique(lengths, return_counts=True)
     # shorter[j]: how many sequences are shorter than distinct[j];
@@ -149,7 +152,7 @@ def bucketed(
     """
     lengths = _lengths(lengths, minimum=0)
     edges = _lengths(boundaries, minimum=1, name="boundaries")
-    batch_size = _at_least(1, batch_size=batch_size)
+    batch_size = at_least(1, batch_size=batch_size)
     if (np.diff(edges) <= 0).any():
         raise ValueError(f"boundaries must ascend, got {tuple(boundaries)}")
     if lengths.max() > edges[-1]:
@@ -189,7 +192,7 @@ def pack(lengths: Ids, row_length: int) -> list[np.ndarray]:
     [[3, 1], [0, 2]]
     """
     lengths = _lengths(lengths, minimum=1)
-    row_length = _at_least(1, row_length=row_length)
+    row_length = at_least(1, row_length=row_length)
     if lengths.max() > row_length:
         raise ValueError(
             f"length {lengths.max()} of example {lengths.argmax()} is more than "
@@ -253,8 +256,8 @@ def streams(
     [[3], [7]] [[4], [8]]
     """
     ids = _integers("ids", ids)
-    batch_size = _at_least(1, batch_size=batch_size)
-    time = _at_least(1, time=time)
+    batch_size = at_least(1, batch_size=batch_size)
+    time = at_least(1, time=time)
     steps = (ids.size - 1) // batch_size
     if steps < 1:
         raise ValueError(
@@ -267,15 +270,6 @@ def streams(
         (inputs[:, start : start + time], targets[:, start : start + time])
         for start in range(0, steps, time)
     )
-
-
-def _at_least(minimum: int, **named: int) -> int:
-    ((name, value),) = named.items()
-    if not isinstance(value, int | np.integer):
-        raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {value}")
-    return int(value)
 
 
 def _lengths(lengths: Ids, minimum: int, name: str = "lengths") -> np.ndarray:

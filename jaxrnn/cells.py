@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Initializer
 
+from jaxrnn.arguments import at_least, sizes
 from jaxrnn.equations import (
     ACTIVATIONS,
     Activation,
@@ -46,8 +47,7 @@ class Cell(nn.RNNCellBase):
     gates: ClassVar[int]
 
     def __post_init__(self):
-        if self.features < 1:
-            raise ValueError(f"features must be at least 1, got {self.features}")
+        at_least(1, features=self.features)
         super().__post_init__()
 
     def setup(self):
@@ -96,6 +96,7 @@ class Cell(nn.RNNCellBase):
 
     def zero_state(self, batch_shape: tuple[int, ...]) -> CellState:
         """The state before anything was read."""
+        batch_shape = sizes(batch_shape=batch_shape)
         return jnp.zeros((*batch_shape, self.features), self.state_dtype)
 
     def initialize_carry(self, rng, input_shape: tuple[int, ...]) -> CellState:
@@ -218,7 +219,10 @@ class LSTMCell(Cell):
     gates: ClassVar[int] = 4
 
     def __post_init__(self):
-        if self.proj_size and not 0 < self.proj_size < self.features:
+        if (
+            at_least(0, proj_size=self.proj_size)
+            and not 0 < self.proj_size < self.features
+        ):
             raise ValueError(
                 f"proj_size must be below features ({self.features}) or 0 for none, "
                 f"got {self.proj_size}"
@@ -232,10 +236,9 @@ class LSTMCell(Cell):
             self.w_p = self.param("w_p", self.kernel_init, shape, self.param_dtype)
 
     def zero_state(self, batch_shape):
-        return LSTMState(
-            h=jnp.zeros((*batch_shape, self.output_features), self.state_dtype),
-            c=jnp.zeros((*batch_shape, self.features), self.state_dtype),
-        )
+        c = super().zero_state(batch_shape)
+        h = jnp.zeros((*c.shape[:-1], self.output_features), c.dtype)
+        return LSTMState(h, c)
 
     @property
     def output_features(self) -> int:

@@ -1,4 +1,4 @@
-"""Training states on disk: the last and the best of a run, in one directory.
+"""Training states on disk: the last two and the best of a run, in one directory.
 
 orbax writes the arrays, of any sharding and from any number of processes. Here are
 decided what is kept, what a checkpoint must match, and what is said of a damaged one:
@@ -11,13 +11,14 @@ pytree of arrays; models and optimizers are not known here, and nothing is unpic
 """
 
 import contextlib
-import hashlib
 import json
 import math
 import os
 import pathlib
+import re
 import shutil
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import jax
@@ -26,7 +27,10 @@ from jax.experimental import multihost_utils
 from jax.sharding import SingleDeviceSharding
 from jaxtyping import PyTree
 
-_RECORD = "record.json"
+from jaxrnn import records
+from jaxrnn.arguments import at_least, number
+
+_NAME = re.compile("step_(0|[1-9][0-9]{0,17})")
 
 
 class CheckpointError(ValueError):
@@ -34,7 +38,7 @@ class CheckpointError(ValueError):
 
 
 class Checkpoints:
-    """The checkpoints of one run: the one with the greatest step, and the best one.
+    """The checkpoints of one run: the two with the greatest steps, and the best one.
 
     With several processes all of them make the same calls, on a shared directory.
 
@@ -72,13 +76,13 @@ class Checkpoints:
 
     def steps(self) -> tuple[int, ...]:
         """The steps that have a complete checkpoint, ascending."""
-        records = self._directory.glob(f"step_[0-9]*/{_RECORD}")
-        return tuple(sorted(int(path.parent.name[5:]) for path in records))
+        complete = [k for k in self._begun() if (self._path(k) / records.NAME).exists()]
+        return tuple(sorted(complete))
 
     def save(
         self, step: int, state: PyTree, *, info: dict[str, Any], metric: float
     ) -> None:
-        """Writes a checkpoint, then removes those neither last nor best any longer.
+        """Writes a checkpoint, then removes all but the last two and the best.
 
         When it returns the checkpoint is complete and `state` may be donated; if it
         raises, the checkpoints before are untouched. `info` is whatever else a run
@@ -90,44 +94,58 @@ class Checkpoints:
             TypeError: `info` is not JSON.
             CheckpointError: it could not be written.
         """
+        step, metric = at_least(0, step=step), number(metric=metric)
         if math.isnan(metric):
             raise ValueError(f"the metric of step {step} is NaN: not saved")
-        damaged = set()
-        if step in self.steps():
-            try:
-                self._verified_record(step)
-            except CheckpointError:
-                damaged = {step}
-            else:
-                raise ValueError(f"{self._directory} has a checkpoint of step {step}")
+        damaged = {step}.intersection(self.steps())
+        if damaged and step in self._ranked(self._verified_record):
+            raise ValueError(f"{self._directory} has a checkpoint of step {step}")
         leaves = _leaves_by_name(state)
-        record = {"metric": float(metric), "info": info, "leaves": _types(leaves)}
-        json.dumps(record)  # what is not JSON fails before anything is written
+        record = {"metric": metric, "info": info, "leaves": _types(leaves)}
+        try:
+            json.dumps(record)  # before anything is written
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"info must be JSON: {error}, in {info!r:.80}") from error
         with _in_one_line(f"cannot save step {step} in {self._directory}"):
             self._remove(damaged)
             path = self._path(step)
             path.mkdir(parents=True, exist_ok=True)
             self._orbax.save(path / "state", args=ocp.args.StandardSave(leaves))
             if jax.process_index() == 0:
-                _write_record(path, record | {"sha256": _digests(path)})
+                records.write(path, record)
             multihost_utils.sync_global_devices("jaxrnn.checkpoints.save")
-            self._remove(self._superseded())
+            # A damaged one counts for nothing, and stays for its owner to judge.
+            good = self._ranked(self._verified_record)
+            self._remove(set(good[1:]).difference(sorted(good)[-2:]))
 
     def restore(
         self, template: PyTree, which: Literal["last", "best"] | int = "last"
     ) -> tuple[PyTree, dict[str, Any]]:
         """The state and the info of the last checkpoint, the best, or that of a step.
 
-        The state has the structure, dtypes and shardings of `template`, whose leaves
-        are arrays or `jax.ShapeDtypeStruct`s (without a sharding: the first device). So
-        it may be restored to other devices than it was saved from.
+        In the place of a damaged one comes the last or the best of the others, and a
+        `UserWarning` says so. The state has the structure, dtypes and shardings of
+        `template`, whose leaves are arrays or `jax.ShapeDtypeStruct`s (without a
+        sharding: the first device): also on other devices than it was saved from.
 
         Raises:
-            CheckpointError: the checkpoint is damaged.
+            CheckpointError: the checkpoint of that step is damaged, or all are.
             ValueError: there is no such checkpoint, or it holds another state than
                 `template`: every difference is listed.
         """
-        step = self._find(which)
+        faults = []
+        for step in self._find(which):
+            try:
+                restored = self._restore(template, step)
+            except CheckpointError as error:
+                faults.append(str(error))
+                continue
+            for fault in faults:
+                warnings.warn(f"{fault}: going back to step {step}", stacklevel=2)
+            return restored
+        raise CheckpointError("; ".join(faults))
+
+    def _restore(self, template: PyTree, step: int) -> tuple[PyTree, dict[str, Any]]:
         record = self._verified_record(step)
         leaves = _leaves_by_name(template)
         differences = _differences(_types(leaves), record["leaves"])
@@ -147,53 +165,48 @@ class Checkpoints:
     def _path(self, step: int) -> pathlib.Path:
         return self._directory / f"step_{step}"
 
-    def _find(self, which: Literal["last", "best"] | int) -> int:
+    def _begun(self) -> list[int]:
+        """The steps that have a directory, with a complete checkpoint or not."""
+        names = [path.name for path in self._directory.glob("step_*")]
+        return [int(name[5:]) for name in names if _NAME.fullmatch(name)]
+
+    def _find(self, which: Literal["last", "best"] | int) -> Sequence[int]:
+        """The steps to try, in this order."""
         steps = self.steps()
         if not steps:
             raise ValueError(f"there is no checkpoint in {self._directory}")
         if which == "last":
-            return steps[-1]
+            return steps[::-1]
         if which == "best":
-            return self._best({step: self._record(step)["metric"] for step in steps})
+            ranked = self._ranked(self._record)
+            return [*(step for step in steps if step not in ranked), *ranked]
         if which not in steps:
             raise ValueError(
                 f"there is no checkpoint {which!r} in {self._directory}: "
                 f'ask for "last", "best" or one of the steps {steps}'
             )
-        return which
+        return [which]
 
-    def _best(self, metrics: dict[int, float]) -> int:
-        return max(metrics, key=lambda step: (self._sign * metrics[step], step))
+    def _ranked(self, read: Callable[[int], dict[str, Any]]) -> list[int]:
+        """The steps whose record can be read, the best first."""
+        ranks = []
+        for step in self.steps():
+            with contextlib.suppress(CheckpointError):
+                ranks.append((self._sign * read(step)["metric"], step))
+        return [step for _, step in sorted(ranks, reverse=True)]
 
     def _record(self, step: int) -> dict[str, Any]:
         with self._damaged(step):
-            text, digest, *_ = (self._path(step) / _RECORD).read_text().split("\n")
-            if digest != _sha256(text):
-                raise ValueError(f"changed: {_RECORD}")
-            return json.loads(text)
+            return records.read(self._path(step))
 
     def _verified_record(self, step: int) -> dict[str, Any]:
-        record, found = self._record(step), _digests(self._path(step))
         with self._damaged(step):
-            written = record["sha256"]
-            changed = [name for name in written if found.get(name) != written[name]]
-            if changed:
-                raise ValueError("missing or changed: " + ", ".join(changed))
-        return record
+            return records.verified(self._path(step))
 
     def _damaged(self, step: int) -> contextlib.AbstractContextManager[None]:
         return _in_one_line(
-            f"the checkpoint of step {step} in {self._directory} is damaged "
-            f"(remove {self._path(step).name} to go on without it)"
+            f"the checkpoint of step {step} in {self._directory} is damaged, remove it"
         )
-
-    def _superseded(self) -> set[int]:
-        metrics = {}
-        for step in self.steps():
-            # A damaged one counts for nothing, and stays for its owner to judge.
-            with contextlib.suppress(CheckpointError):
-                metrics[step] = self._record(step)["metric"]
-        return metrics.keys() - {max(metrics), self._best(metrics)}
 
     def _remove(self, steps: set[int]) -> None:
         """These steps, and all without a record, as a killed run leaves them.
@@ -202,42 +215,21 @@ class Checkpoints:
         """
         if jax.process_index() == 0:
             for step in steps:
-                (self._path(step) / _RECORD).unlink()
-            for path in self._directory.glob("step_[0-9]*"):
-                if not (path / _RECORD).exists():
-                    shutil.rmtree(path)
+                (self._path(step) / records.NAME).unlink()
+            for step in set(self._begun()).difference(self.steps()):
+                shutil.rmtree(self._path(step))
         multihost_utils.sync_global_devices("jaxrnn.checkpoints.remove")
-
-
-def _write_record(path: pathlib.Path, record: dict[str, Any]) -> None:
-    """One line of JSON, and one with its digest."""
-    text = json.dumps(record)
-    partial = path / f"{_RECORD}.partial"
-    partial.write_text(f"{text}\n{_sha256(text)}\n")
-    partial.replace(path / _RECORD)
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _digests(path: pathlib.Path) -> dict[str, str]:
-    """The SHA-256 of every file of the state: orbax does not notice a flipped bit."""
-    digests = {}
-    for file in sorted((path / "state").rglob("*")):
-        if file.is_file():
-            with file.open("rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").hexdigest()
-            digests[file.relative_to(path).as_posix()] = digest
-    return digests
 
 
 def _leaves_by_name(tree: PyTree) -> dict[str, Any]:
     """A flat dict: containers are the template's business, not the file's."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in jax.tree.leaves_with_path(tree)
-    }
+    leaves = {}
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        if not hasattr(leaf, "dtype"):
+            raise TypeError(f"{name or 'the state'} must be an array, got {leaf!r}")
+        leaves[name] = leaf
+    return leaves
 
 
 def _types(leaves: dict[str, Any]) -> dict[str, str]:
@@ -271,5 +263,5 @@ def _in_one_line(message: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        cause = str(error).strip().split("\n")[0]
+        cause = next(iter(str(error).strip().splitlines()), "")
         raise CheckpointError(f"{message}: {type(error).__name__}: {cause}") from error

@@ -59,8 +59,8 @@ def penalize(
     [[1.0, -4.0, 2.0]]
     """
     logits = _rows_of_logits(logits)
-    if seen.shape != logits.shape:
-        raise ValueError(f"seen has shape {seen.shape}, the logits {logits.shape}")
+    if np.shape(seen) != logits.shape:
+        raise ValueError(f"seen has shape {np.shape(seen)}, the logits {logits.shape}")
     penalty = _column("repetition_penalty", repetition_penalty, logits)
     penalized = jnp.where(logits > 0, logits / penalty, logits * penalty)
     return jnp.where(seen, penalized, logits)
@@ -166,11 +166,19 @@ def choose(candidates: Candidates, uniform: Float[Array, "b"]) -> Int[Array, "b"
     on a CPU costs more than all the rest. With either, probabilities below 1e-7 drown
     in float32.
 
+    Raises:
+        ValueError: there is not one number for each row.
+
     >>> candidates = Candidates(jnp.array([[7, 5]]), jnp.array([[0.75, 0.25]]))
     >>> [choose(candidates, jnp.array([u])).item() for u in (0.0, 0.7, 0.8)]
     [7, 7, 5]
     """
     ids, p = candidates
+    if np.shape(uniform) != ids.shape[:1]:
+        raise ValueError(
+            f"uniform must be a number for each of {ids.shape[0]} rows, "
+            f"got shape {np.shape(uniform)}"
+        )
     reached = jnp.cumsum(p, axis=-1)
     # Of those that begin at the number or below, the last. However the sums are
     # rounded, there is one, and it has not probability zero.
@@ -197,6 +205,8 @@ def per_row(name: str, value: PerRow, rows: int) -> Float[ArrayLike, "b"]:
         )
     if isinstance(value, Tracer):
         return jnp.broadcast_to(value.astype(float), (rows,))
+    if np.asarray(value).dtype.kind not in "biuf":
+        raise TypeError(f"{name} must be a number, got {value!r}")
     with np.errstate(over="ignore"):
         known = np.asarray(value, jnp.result_type(float))
     if not within(known).all():

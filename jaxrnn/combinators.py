@@ -10,6 +10,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxrnn.arguments import share
 from jaxrnn.types import State
 
 Merge = Literal["concat", "sum", "mean", "mul", "stack"]
@@ -42,6 +43,8 @@ class Bidirectional(nn.Module):
     def __post_init__(self):
         if self.merge not in _MERGES:
             raise ValueError(f"merge must be one of {[*_MERGES]}, got {self.merge!r}")
+        _require_layer("forward", self.forward)
+        _require_layer("backward", self.backward)
         super().__post_init__()
 
     def __call__(self, x, state=None, *, reverse: bool = False, **options):
@@ -106,10 +109,11 @@ class Stack(nn.Module):
     dropout: float = 0.0
 
     def __post_init__(self):
-        if not 0 <= self.dropout <= 1:
-            raise ValueError(f"dropout must be from 0 to 1, got {self.dropout}")
+        share(dropout=self.dropout)
         if not self.layers:
             raise ValueError("a stack needs at least one layer, got none")
+        for layer in self.layers:
+            _require_layer("each of layers", layer)
         object.__setattr__(self, "layers", tuple(self.layers))  # A module is hashable.
         super().__post_init__()
 
@@ -149,6 +153,11 @@ class Stack(nn.Module):
     def chosen_backends(self) -> tuple[str, ...]:
         """Which recurrence runs each cell, in the order of the state."""
         return sum((layer.chosen_backends for layer in self.layers), ())
+
+
+def _require_layer(name: str, layer: Any) -> None:
+    if not isinstance(layer, nn.Module):
+        raise TypeError(f"{name} must be a layer, got {layer!r}")
 
 
 def _split(state: State | None, layers: Sequence[Any]) -> list[State | None]:

@@ -20,6 +20,7 @@ from flax.typing import Initializer
 from jax.typing import ArrayLike
 
 from jaxrnn import cells
+from jaxrnn.arguments import at_least, share, sizes
 from jaxrnn.combinators import Bidirectional, Stack
 from jaxrnn.equations import Activation
 from jaxrnn.recurrent import Backend, Recurrent
@@ -50,7 +51,7 @@ class StackedLayer(nn.Module):
             computes the others again; None keeps all it needs. For long sequences.
 
     Raises:
-        ValueError: if a number is out of range.
+        TypeError, ValueError: if a number is none, or out of range.
     """
 
     features: int
@@ -69,11 +70,9 @@ class StackedLayer(nn.Module):
     cell_type: ClassVar[type[cells.Cell]]
 
     def __post_init__(self):
-        for name in ("features", "num_layers"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"{name} must be at least 1, got {getattr(self, name)}"
-                )
+        at_least(1, features=self.features)
+        at_least(1, num_layers=self.num_layers)
+        share(dropout=self.dropout)
         super().__post_init__()
 
     def setup(self):
@@ -114,9 +113,10 @@ class StackedLayer(nn.Module):
 
     def zero_state(self, batch_shape: tuple[int, ...]) -> State:
         """The state before anything was read."""
+        batch_shape = sizes(batch_shape=batch_shape)
         cell = self._cell(parent=None)
         directions = 2 if self.bidirectional else 1
-        return (cell.zero_state(tuple(batch_shape)),) * self.num_layers * directions
+        return (cell.zero_state(batch_shape),) * self.num_layers * directions
 
     @property
     def chosen_backends(self) -> tuple[str, ...]:

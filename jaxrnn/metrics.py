@@ -8,7 +8,9 @@ exactly the mean of the whole. Nothing here knows of models or devices.
 import math
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float, Num
 
@@ -36,10 +38,10 @@ class Mean(NamedTuple):
         Raises:
             ValueError: `weights` have another shape than `values`.
         """
-        values = _at_least_float32(values)
+        values = _at_least_float32("values", values)
         if weights is None:
             return cls(jnp.sum(values), jnp.asarray(values.size, values.dtype))
-        weights = jnp.asarray(weights)
+        weights = _numbers("weights", weights)
         if weights.shape != values.shape:
             raise ValueError(
                 f"weights have shape {weights.shape}, values {values.shape}: "
@@ -51,6 +53,8 @@ class Mean(NamedTuple):
 
     def merge(self, other: "Mean") -> "Mean":
         """The mean of both parts together (`+` on a tuple would concatenate)."""
+        if not isinstance(other, Mean):
+            raise TypeError(f"other must be a Mean, got {other!r}")
         return Mean(self.total + other.total, self.weight + other.weight)
 
     @property
@@ -68,9 +72,12 @@ def cross_entropy(
     Array([1.3862944], dtype=float32)
 
     Raises:
-        ValueError: `ids` do not have the shape of `logits` without the last axis.
+        ValueError: `ids` are not integers, or do not have the shape of `logits`
+            without the last axis.
     """
-    logits, ids = _at_least_float32(logits), jnp.asarray(ids)
+    logits, ids = _at_least_float32("logits", logits), _numbers("ids", ids)
+    if not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise ValueError(f"ids must be integers, got {ids.dtype}")
     if logits.shape[:-1] != ids.shape:
         raise ValueError(
             f"logits of shape {logits.shape} need ids of shape {logits.shape[:-1]}, "
@@ -90,7 +97,7 @@ def binary_cross_entropy(
     Raises:
         ValueError: `labels` have another shape than `logits`.
     """
-    logits, labels = _at_least_float32(logits), jnp.asarray(labels)
+    logits, labels = _at_least_float32("logits", logits), _numbers("labels", labels)
     if logits.shape != labels.shape:
         raise ValueError(
             f"logits of shape {logits.shape} need labels of the same shape, "
@@ -113,7 +120,7 @@ def correct(
     Raises:
         ValueError: the shapes fit neither case.
     """
-    logits, labels = _at_least_float32(logits), jnp.asarray(labels)
+    logits, labels = _at_least_float32("logits", logits), _numbers("labels", labels)
     if logits.shape == labels.shape:
         predictions = logits > 0
     elif logits.shape[:-1] == labels.shape:
@@ -132,7 +139,7 @@ def perplexity(nats: Float[ArrayLike, "*b"]) -> Float[Array, "*b"]:
     >>> perplexity(math.log(8))
     Array(8., dtype=float32, weak_type=True)
     """
-    return jnp.exp(nats)
+    return jnp.exp(_numbers("nats", nats))
 
 
 def bits(nats: Float[ArrayLike, "*b"]) -> Float[Array, "*b"]:
@@ -141,10 +148,18 @@ def bits(nats: Float[ArrayLike, "*b"]) -> Float[Array, "*b"]:
     >>> bits(math.log(8))
     Array(3., dtype=float32, weak_type=True)
     """
-    return jnp.asarray(nats) / math.log(2)
+    return _numbers("nats", nats) / math.log(2)
 
 
-def _at_least_float32(values: Num[ArrayLike, "*shape"]) -> Float[Array, "*shape"]:
+def _numbers(name: str, values: Num[ArrayLike, "*shape"]) -> Num[Array, "*shape"]:
+    if not isinstance(values, jax.Array) and np.asarray(values).dtype.kind in "OSU":
+        raise TypeError(f"{name} must be numbers, got {values!r:.80}")
+    return jnp.asarray(values)
+
+
+def _at_least_float32(
+    name: str, values: Num[ArrayLike, "*shape"]
+) -> Float[Array, "*shape"]:
     """bfloat16 has 8 bits: too few to sum or to take logarithms in."""
-    values = jnp.asarray(values)
+    values = _numbers(name, values)
     return values.astype(jnp.float64 if values.dtype == jnp.float64 else jnp.float32)

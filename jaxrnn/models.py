@@ -8,6 +8,7 @@ from flax.typing import Initializer
 from jax.typing import ArrayLike
 
 from jaxrnn import segments
+from jaxrnn.arguments import at_least, share
 from jaxrnn.types import Array, Float, Int, State
 
 
@@ -42,6 +43,13 @@ class SequenceClassifier(nn.Module):
     word_dropout: float = 0.0
     embed_init: Initializer = nn.initializers.normal(0.1)
 
+    def __post_init__(self):
+        _check_sizes(self)
+        share(word_dropout=self.word_dropout)
+        if not self.pooling:
+            raise ValueError(f"pooling must name at least one, got {self.pooling!r}")
+        super().__post_init__()
+
     def setup(self):
         self.embed = nn.Embed(
             self.vocab_size, self.embed_features, embedding_init=self.embed_init
@@ -65,7 +73,7 @@ class SequenceClassifier(nn.Module):
         Raises:
             ValueError: as the encoder does.
         """
-        tokens = jnp.asarray(tokens)
+        tokens = _integers(tokens)
         ids = segments.resolve(tokens.shape, lengths, segment_ids)
         if ids is None:
             ids = jnp.ones(tokens.shape, jnp.int32)
@@ -106,6 +114,10 @@ class LanguageModel(nn.Module):
     tied: bool = False
     embed_init: Initializer = nn.initializers.normal(0.1)
 
+    def __post_init__(self):
+        _check_sizes(self)
+        super().__post_init__()
+
     def setup(self):
         self.embed = nn.Embed(
             self.vocab_size, self.embed_features, embedding_init=self.embed_init
@@ -136,7 +148,7 @@ class LanguageModel(nn.Module):
             ValueError: as the encoder does.
         """
         outputs, after = self.encoder(
-            self.embed(jnp.asarray(tokens)),
+            self.embed(_integers(tokens)),
             state,
             lengths=lengths,
             segment_ids=segment_ids,
@@ -170,7 +182,7 @@ class LanguageModel(nn.Module):
         >>> drawn.tokens.shape
         (1, 5)
         """
-        tokens = jnp.asarray(tokens)
+        tokens = _integers(tokens)
         if table is None:
             output, state = self.encoder.step(self.embed(tokens), state)
         else:
@@ -189,3 +201,18 @@ class LanguageModel(nn.Module):
             outputs = self.project(outputs)
         logits = self.embed.attend(outputs)
         return logits + jnp.expand_dims(self.bias, range(logits.ndim - 1))
+
+
+def _check_sizes(model: SequenceClassifier | LanguageModel) -> None:
+    at_least(1, vocab_size=model.vocab_size)
+    at_least(1, embed_features=model.embed_features)
+    share(dropout=model.dropout)
+    if not isinstance(model.encoder, nn.Module):
+        raise TypeError(f"encoder must be a layer, got {model.encoder!r}")
+
+
+def _integers(tokens: Int[ArrayLike, "*b t"]) -> Int[Array, "*b t"]:
+    tokens = jnp.asarray(tokens)
+    if not jnp.issubdtype(tokens.dtype, jnp.integer):
+        raise ValueError(f"tokens must be integers, got {tokens.dtype}")
+    return tokens

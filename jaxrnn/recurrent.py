@@ -15,6 +15,7 @@ from flax import linen as nn
 from jax.typing import ArrayLike
 
 from jaxrnn import cells, segments
+from jaxrnn.arguments import at_least, sizes
 from jaxrnn.chunks import over_chunks
 from jaxrnn.fused import fused, supports
 from jaxrnn.scan import scan
@@ -54,8 +55,10 @@ class Recurrent(nn.Module):
     remat_chunk: int | None = None
 
     def __post_init__(self):
-        if self.remat_chunk is not None and self.remat_chunk < 1:
-            raise ValueError(f"remat_chunk must be at least 1, got {self.remat_chunk}")
+        if not isinstance(self.cell, nn.Module):
+            raise TypeError(f"cell must be a Flax cell, got {self.cell!r}")
+        if self.remat_chunk is not None:
+            at_least(1, remat_chunk=self.remat_chunk)
         if self.backend not in BACKENDS:
             raise ValueError(
                 f"backend must be one of {[*BACKENDS]}, got {self.backend!r}"
@@ -174,12 +177,13 @@ class Recurrent(nn.Module):
         >>> Recurrent(cells.GRUCell(features=3)).zero_state((1,))[0].tolist()
         [[0.0, 0.0, 0.0]]
         """
+        batch_shape = sizes(batch_shape=batch_shape)
         if self.cell.num_feature_axes != 1:
             raise ValueError(
                 f"the state of {type(self.cell).__name__} depends on the shape of its "
                 "inputs: make it with the cell's own initialize_carry"
             )
-        return (self._fresh_state(tuple(batch_shape), (1,)),)
+        return (self._fresh_state(batch_shape, (1,)),)
 
     def _over_time(self, cell: Any, state, x, **options):
         if self.chosen_backends == ("fused",):

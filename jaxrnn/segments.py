@@ -18,6 +18,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
 
+from jaxrnn.arguments import at_least
 from jaxrnn.types import Array, Bool, Float, Int
 
 Pooling = Literal["first", "last", "mean", "max"]
@@ -35,6 +36,7 @@ def from_lengths(lengths: Int[ArrayLike, "*b"], time: int) -> Int[Array, "*b t"]
     >>> from_lengths(jnp.array([3, 0]), time=4).tolist()
     [[1, 1, 1, 0], [0, 0, 0, 0]]
     """
+    time = at_least(0, time=time)
     _check_integers("lengths", lengths)
     values = _known_values(lengths)
     if values is not None and values.size:
@@ -70,6 +72,8 @@ def lengths(segment_ids: Int[Array, "*b t"], num_segments: int) -> Int[Array, "*
     >>> lengths(jnp.array([1, 1, 1, 2, 0]), num_segments=3).tolist()
     [3, 1, 0]
     """
+    num_segments = at_least(1, num_segments=num_segments)
+    _check_integers("segment_ids", segment_ids)
     return _members(segment_ids, num_segments).sum(axis=-1, dtype=jnp.int32)
 
 
@@ -84,6 +88,7 @@ def starts(
     >>> starts(jnp.array([1, 1, 0, 1, 2, 2]), reverse=True).tolist()
     [False, False, False, True, False, True]
     """
+    _check_integers("segment_ids", segment_ids)
     if reverse:
         # From behind ids fall; counted down from the greatest number they rise.
         greatest = jnp.iinfo(segment_ids.dtype).max
@@ -100,6 +105,7 @@ def first(segment_ids: Int[Array, "*b t"]) -> Bool[Array, "*b t"]:
     >>> first(jnp.array([0, 1, 0, 1, 2])).tolist()
     [False, True, False, True, False]
     """
+    _check_integers("segment_ids", segment_ids)
     valid = segment_ids > 0
     greatest = jnp.iinfo(segment_ids.dtype).max
     lowest = jnp.where(valid, segment_ids, greatest).min(
@@ -128,6 +134,13 @@ def pool(
     """
     if how not in _POOLINGS:
         raise ValueError(f"pooling must be one of {[*_POOLINGS]}, got {how!r}")
+    num_segments = at_least(1, num_segments=num_segments)
+    _check_integers("segment_ids", segment_ids)
+    if np.shape(segment_ids) != x.shape[:-1]:
+        raise ValueError(
+            f"segment_ids has shape {np.shape(segment_ids)}, "
+            f"but batch and time of x are {x.shape[:-1]}"
+        )
     values = _known_values(segment_ids)
     if values is not None and values.size and values.max() > num_segments:
         raise ValueError(

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from jaxrnn.arguments import at_least
+
 PAD = "<pad>"
 UNK = "<unk>"
 
@@ -102,7 +104,7 @@ class Vocab:
     tokens: tuple[str, ...]
 
     def __post_init__(self):
-        object.__setattr__(self, "tokens", tuple(self.tokens))
+        object.__setattr__(self, "tokens", tuple(_require_tokenized(self.tokens)))
         _require_strings(self.tokens)
         if not self.tokens:
             raise ValueError("a vocabulary needs at least one token, got none")
@@ -133,9 +135,8 @@ class Vocab:
         >>> Vocab.build([["to", "be"], ["not", "to"]]).tokens
         ('<pad>', '<unk>', 'to', 'be', 'not')
         """
-        if min_count < 1:
-            raise ValueError(f"min_count must be at least 1, got {min_count}")
-        if max_size is not None and max_size <= len(specials):
+        min_count = at_least(1, min_count=min_count)
+        if max_size is not None and at_least(1, max_size=max_size) <= len(specials):
             raise ValueError(
                 f"max_size {max_size} leaves no room beside the {len(specials)} "
                 f"specials: at least {len(specials) + 1} is needed"
@@ -257,6 +258,8 @@ def _require_tokenized(tokens: Sequence[str]) -> Sequence[str]:
             f"expected a sequence of tokens, got the string {tokens[:40]!r}: split it "
             "with word_tokens or char_tokens first"
         )
+    if not isinstance(tokens, Iterable):
+        raise TypeError(f"expected a sequence of tokens, got {tokens!r}")
     return tokens
 
 

@@ -18,7 +18,6 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 if TYPE_CHECKING:
@@ -38,6 +37,7 @@ def from_torch(
     alone.
 
     Raises:
+        TypeError: if `state_dict` is no mapping or `layer` another one.
         ValueError: if entries are missing, unexpected or mis-shaped; lists them all.
 
     >>> import jaxrnn
@@ -49,6 +49,8 @@ def from_torch(
     >>> variables["params"]["l0"]["b"]
     array([2., 2.], dtype=float32)
     """
+    _require_arrays(state_dict=state_dict)
+    _require_layer(layer)
     dtype = np.dtype(layer.param_dtype)
     theirs = {
         name.removeprefix(prefix): _to_numpy(value).astype(dtype)
@@ -95,6 +97,7 @@ def to_torch(
     `load_state_dict` takes them after `torch.from_numpy`.
 
     Raises:
+        TypeError: if `variables` is no mapping or `layer` another one.
         ValueError: if parameters are missing, unexpected or mis-shaped; lists them all.
 
     >>> import jax, jaxrnn
@@ -103,6 +106,8 @@ def to_torch(
     >>> [name for name in to_torch(variables, layer) if "bias" not in name]
     ['weight_ih_l0', 'weight_hh_l0', 'weight_ih_l0_reverse', 'weight_hh_l0_reverse']
     """
+    _require_arrays(variables=variables)
+    _require_layer(layer)
     ours = {
         f"{suffix}/{name}": np.asarray(value)
         for suffix, cell in variables.get("params", {}).items()
@@ -136,7 +141,7 @@ def load_safetensors(path: str | PathLike[str]) -> Arrays:
     """The arrays of a `.safetensors` file, by name.
 
     Raises:
-        ValueError: if the file is not one, or is damaged.
+        ValueError: if the file is not one, is damaged, or has types that numpy lacks.
         OSError: if it cannot be read.
 
     >>> import os, tempfile
@@ -147,12 +152,19 @@ def load_safetensors(path: str | PathLike[str]) -> Arrays:
     """
     try:
         return load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{path} is no readable safetensors file: {error}") from None
+    except OSError:
+        raise
+    except Exception as error:  # of several kinds: a type that numpy lacks is another
+        cause = " ".join(str(error).split())  # may spell names with line breaks
+        raise ValueError(f"{path} is no readable safetensors file: {cause}") from None
 
 
 def save_safetensors(arrays: Mapping[str, Any], path: str | PathLike[str]) -> None:
     """Writes arrays to a `.safetensors` file, which torch reads as well.
+
+    Raises:
+        TypeError: one of them is not of numbers.
+        OSError: the file cannot be written.
 
     >>> import tempfile
     >>> path = f"{tempfile.mkdtemp()}/lstm.safetensors"
@@ -160,8 +172,24 @@ def save_safetensors(arrays: Mapping[str, Any], path: str | PathLike[str]) -> No
     >>> load_safetensors(path)
     {'bias_ih_l0': array([1., 1.])}
     """
+    _require_arrays(arrays=arrays)
     # The format stores memory as it lies: a transposed view would come back wrong.
-    save_file({k: np.ascontiguousarray(v) for k, v in arrays.items()}, path)
+    dense = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+    for name, array in dense.items():
+        if array.dtype.kind in "OSUMm":
+            raise TypeError(f"{name} must be an array of numbers, got {array.dtype}")
+    save_file(dense, path)
+
+
+def _require_arrays(**named: Any) -> None:
+    ((name, arrays),) = named.items()
+    if not isinstance(arrays, Mapping):
+        raise TypeError(f"{name} must be a dict of arrays, got {arrays!r:.80}")
+
+
+def _require_layer(layer: Any) -> None:
+    if not hasattr(layer, "cell_type"):
+        raise TypeError(f"layer must be an RNN, LSTM or GRU, got {layer!r:.80}")
 
 
 def _suffixes(layer: "StackedLayer", inputs: int) -> Iterator[tuple[str, int]]:

@@ -1,10 +1,11 @@
 """Train and eval steps over a mesh of devices, whatever the model and the data are.
 
-One code path for any number of devices: the mesh has the one axis "data", the batch is
-split over it and the state copied to all. Each device differentiates the *total* of its
-own part of the loss; one all-reduce sums gradients and metrics, and only then is
-divided by the weight of the global batch. So padding, masked rows and uneven parts
-change nothing: the step is that of one device with the whole batch.
+One code path for any number of devices of any number of processes: the mesh has the one
+axis "data", the batch is split over it and the state copied to all. Each device
+differentiates the *total* of its own part of the loss; one all-reduce sums gradients
+and metrics, and only then is divided by the weight of the global batch. So padding,
+masked rows and uneven parts change nothing: the step is that of one device with the
+whole batch.
 """
 
 from collections.abc import Callable
@@ -13,14 +14,18 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
-from jax.tree_util import keystr
-from jaxtyping import Array, ArrayLike, Int, Key, PyTree
+from jaxtyping import Array, Int, Key, PyTree
 
+from jaxrnn.arguments import function
 from jaxrnn.metrics import Mean
+from jaxrnn.placement import data_mesh as data_mesh
+from jaxrnn.placement import process_rows as process_rows
+from jaxrnn.placement import replicate as replicate
+from jaxrnn.placement import shard_batch as shard_batch
+from jaxrnn.placement import split_rows as split_rows
 
 Batch = dict[str, Any]
 Metrics = dict[str, Mean]
@@ -48,31 +53,13 @@ class TrainState(flax.struct.PyTreeNode):
     ) -> "TrainState":
         """The state before the first step.
 
-        Everything is copied, because a train step donates its state: the caller's own
-        `params` and `key` stay valid.
+        All is copied: a train step donates its state, not the caller's arrays.
         """
+        if not isinstance(optimizer, optax.GradientTransformation):
+            raise TypeError(f"optimizer must be one of optax's, got {optimizer!r}")
         step = jnp.zeros((), jnp.int32)
         state = cls(step, params, optimizer.init(params), key)
         return jax.tree.map(jnp.copy, state)
-
-
-def data_mesh(num_devices: int | None = None) -> Mesh:
-    """The first `num_devices` devices, or all, along the one axis "data".
-
-    >>> data_mesh(1).size
-    1
-
-    Raises:
-        ValueError: there are fewer devices, or `num_devices` is below 1.
-    """
-    devices = jax.devices()
-    if num_devices is not None and not 1 <= num_devices <= len(devices):
-        raise ValueError(
-            f"{num_devices} devices asked for, JAX sees {len(devices)}: "
-            f"ask for 1 to {len(devices)}, or on a CPU raise jax_num_cpu_devices "
-            "before JAX is first used"
-        )
-    return Mesh(np.array(devices[:num_devices]), ("data",))
 
 
 def make_train_step(
@@ -96,7 +83,7 @@ def make_train_step(
     >>> optimizer = optax.sgd(0.1)
     >>> step = make_train_step(loss, optimizer, data_mesh(1))
     >>> state = TrainState.create({"w": jnp.zeros(())}, optimizer, jax.random.key(0))
-    >>> state, metrics = step(state, {"x": np.ones(2), "y": np.ones(2)})
+    >>> state, metrics = step(state, {"x": jnp.ones(2), "y": jnp.ones(2)})
     >>> metrics["loss"].value, state.params["w"]
     (Array(1., dtype=float32), Array(0.2, dtype=float32))
 
@@ -104,6 +91,7 @@ def make_train_step(
         ValueError: the first step, if `loss` returns no `Mean` named "loss"; any
             step, as `shard_batch`.
     """
+    function(loss=loss)
 
     def loss_without_carry(params, batch, carry, key):
         return loss(params, batch, key), carry
@@ -136,12 +124,13 @@ def make_carried_train_step(
     >>> optimizer = optax.sgd(0.1)
     >>> step = make_carried_train_step(loss, optimizer, data_mesh(1))
     >>> state = TrainState.create({"w": jnp.ones(())}, optimizer, jax.random.key(0))
-    >>> carry = np.zeros(2)
+    >>> carry = jnp.zeros(2)
     >>> for _ in range(2):
-    ...     state, carry, metrics = step(state, carry, {"x": np.array([1.0, 3.0])})
+    ...     state, carry, metrics = step(state, carry, {"x": jnp.array([1.0, 3.0])})
     >>> metrics["loss"].value, carry
     (Array(2., dtype=float32), Array([2., 6.], dtype=float32))
     """
+    function(loss=loss)
 
     def step_on_device(state, carry, batch):
         key = jax.random.fold_in(state.key, state.step)
@@ -172,18 +161,15 @@ def make_carried_train_step(
             params=optax.apply_updates(state.params, updates),
             opt_state=opt_state,
         )
-        return (
-            state,
-            after,
-            metrics | {"gradient_norm": Mean(norm, jnp.ones_like(norm))},
-        )
+        metrics = metrics | {"gradient_norm": Mean(norm, jnp.ones_like(norm))}
+        return state, after, metrics
 
     out_specs = (P(), P("data"), P())
     compiled = jax.jit(_over_devices(step_on_device, mesh, out_specs), donate_argnums=0)
 
     def step(state, carry, batch):
-        carry = _split_rows(carry, mesh, "carry")
-        return compiled(_replicate(state, mesh), carry, shard_batch(batch, mesh))
+        carry = split_rows(carry, mesh, "carry")
+        return compiled(replicate(state, mesh), carry, shard_batch(batch, mesh))
 
     return step
 
@@ -198,12 +184,13 @@ def make_eval_step(
     >>> def metrics(params, batch):
     ...     return {"mean": Mean.of(params["w"] * batch["x"])}
     >>> step = make_eval_step(metrics, data_mesh(1))
-    >>> step({"w": np.ones(())}, {"x": np.array([1.0, 2.0])})["mean"].value
+    >>> step({"w": jnp.ones(())}, {"x": jnp.array([1.0, 2.0])})["mean"].value
     Array(1.5, dtype=float32)
 
     Raises:
         ValueError: the step, as `shard_batch`.
     """
+    function(metrics=metrics)
 
     def metrics_without_carry(params, batch, carry):
         return metrics(params, batch), carry
@@ -226,10 +213,11 @@ def make_carried_eval_step(
     >>> def metrics(params, batch, carry):
     ...     return {"mean": Mean.of(params["w"] * carry)}, carry + batch["x"]
     >>> step = make_carried_eval_step(metrics, data_mesh(1))
-    >>> carry, measured = step({"w": np.ones(())}, np.ones(2), {"x": np.ones(2)})
+    >>> carry, measured = step({"w": jnp.ones(())}, jnp.ones(2), {"x": jnp.ones(2)})
     >>> carry, measured["mean"].value
     (Array([2., 2.], dtype=float32), Array(1., dtype=float32))
     """
+    function(metrics=metrics)
 
     def step_on_device(params, carry, batch):
         measured, after = metrics(params, batch, carry)
@@ -238,51 +226,10 @@ def make_carried_eval_step(
     compiled = jax.jit(_over_devices(step_on_device, mesh, (P("data"), P())))
 
     def step(params, carry, batch):
-        carry = _split_rows(carry, mesh, "carry")
-        return compiled(_replicate(params, mesh), carry, shard_batch(batch, mesh))
+        carry = split_rows(carry, mesh, "carry")
+        return compiled(replicate(params, mesh), carry, shard_batch(batch, mesh))
 
     return step
-
-
-def shard_batch(batch: dict[str, ArrayLike], mesh: Mesh) -> dict[str, Array]:
-    """The batch split along the first axis over the devices of `mesh`.
-
-    With several processes each gives its own rows, the same number in each. The steps
-    do this to every batch they are given; a batch split beforehand passes as it is.
-
-    Raises:
-        ValueError: arrays without rows, or rows that the devices do not divide.
-
-    >>> shard_batch({"x": np.ones((4, 3))}, data_mesh(2))["x"].sharding.spec
-    P('data',)
-    """
-    return _split_rows(batch, mesh, "batch")
-
-
-def _split_rows(tree: PyTree, mesh: Mesh, name: str) -> PyTree:
-    sharding = NamedSharding(mesh, P("data"))
-    if _has_sharding(tree, sharding):
-        return tree
-    devices = len(mesh.local_devices)
-    for path, array in jax.tree.leaves_with_path(tree):
-        shape = np.shape(array)
-        if not shape or shape[0] % devices:
-            rows = f"{shape[0]} rows" if shape else "no axis of rows"
-            raise ValueError(
-                f"{name}{keystr(path)} has {rows}, which {devices} devices do not "
-                "divide: fill it up with batching.pad_rows"
-            )
-    return jax.make_array_from_process_local_data(sharding, tree)
-
-
-def _replicate(tree: PyTree, mesh: Mesh) -> PyTree:
-    """`tree` on every device: after the first step it is there and nothing is done."""
-    sharding = NamedSharding(mesh, P())
-    return tree if _has_sharding(tree, sharding) else jax.device_put(tree, sharding)
-
-
-def _has_sharding(tree: PyTree, sharding: NamedSharding) -> bool:
-    return all(getattr(x, "sharding", None) == sharding for x in jax.tree.leaves(tree))
 
 
 def _over_devices(function: Callable, mesh: Mesh, out_specs: PyTree) -> Callable:

@@ -13,6 +13,12 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--kills", type=int, default=6, help="how often test_kill.py kills a program"
+    )
+
+
 @pytest.fixture
 def rng():
     """A numpy generator, the same in every run."""

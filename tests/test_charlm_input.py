@@ -59,7 +59,7 @@ def test_a_short_text_shrinks_the_batch_and_says_so(tmp_path, capsys):
     text = texts.Text("short", "to be or not to be, " * 15)
     run = charlm.prepare(text, Options(workdir=tmp_path))
     assert (run.settings.batch, run.settings.time) == (2, 128)
-    assert run.workdir.settings["batch"] == 2
+    assert run.identity["batch"] == 2
     assert capsys.readouterr().err == (
         "270 characters to train on fill --batch 2 --time 128, not 16 and 128\n"
     )

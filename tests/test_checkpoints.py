@@ -1,8 +1,6 @@
-"""Checkpoints: exact, the last and the best kept, nothing damaged goes unnoticed."""
+"""Checkpoints: exact, the last and the best kept, others refused."""
 
 import os
-import resource
-import shutil
 
 import jax
 import jax.numpy as jnp
@@ -60,15 +58,25 @@ def test_template_may_be_shapes_alone(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("mode", "kept"),
+    ("mode", "kept", "bests"),
     [
-        ("min", [{1}, {1, 2}, {3}, {3, 4}, {3, 5}, {6}]),
-        ("max", [{1}, {2}, {2, 3}, {2, 4}, {5}, {5, 6}]),
+        (
+            "min",
+            [{1}, {1, 2}, {2, 3}, {3, 4}, {3, 4, 5}, {5, 6}],
+            [1, 1, 3, 3, 3, 6],
+        ),
+        (
+            "max",
+            [{1}, {1, 2}, {2, 3}, {2, 3, 4}, {4, 5}, {5, 6}],
+            [1, 2, 2, 2, 5, 5],
+        ),
     ],
 )
-def test_last_and_best_are_kept(tmp_path, mode, kept):
+def test_the_last_two_and_the_best_are_kept(tmp_path, mode, kept, bests):
     metrics = [0.5, 0.8, 0.2, 0.7, 0.8, 0.2]  # of equal ones the latest is best
-    for step, (metric, expected) in enumerate(zip(metrics, kept, strict=True), 1):
+    for step, (metric, expected, best) in enumerate(
+        zip(metrics, kept, bests, strict=True), start=1
+    ):
         # A new object each time: what is kept depends on the directory alone.
         checkpoints = Checkpoints(tmp_path, mode)
         checkpoints.save(step, random_state(step), info={"at": step}, metric=metric)
@@ -76,7 +84,6 @@ def test_last_and_best_are_kept(tmp_path, mode, kept):
         assert {path.name for path in tmp_path.iterdir()} == {
             f"step_{step}" for step in expected
         }
-        best = step if len(expected) == 1 else min(expected)
         restored = [
             (checkpoints.restore(random_state(0), "last"), step),
             (checkpoints.restore(random_state(0), "best"), best),
@@ -131,114 +138,6 @@ def test_restores_into_the_shardings_of_the_template(tmp_path):
         for name, value in values.items():
             np.testing.assert_array_equal(restored[name], value)
             assert restored[name].sharding == shardings[name]
-
-
-def test_every_truncated_file_is_noticed(tmp_path):
-    good = tmp_path / "good"
-    Checkpoints(good).save(5, random_state(1), info={"epoch": 1}, metric=0.5)
-    state_files = files_below(good / "step_5" / "state")
-    assert len(state_files) > 5
-    for file in [*state_files, good / "step_5" / "record.json"]:
-        content = file.read_bytes()
-        for damaged in (b"", content[: len(content) // 2], content[:-1], flip(content)):
-            file.write_bytes(damaged)
-            check_identical_or_error(good)
-        file.write_bytes(content)
-    assert check_identical_or_error(good) == "identical"
-
-
-def test_every_missing_file_of_the_state_is_noticed(tmp_path):
-    Checkpoints(tmp_path).save(5, random_state(1), info={"epoch": 1}, metric=0.5)
-    for file in files_below(tmp_path / "step_5" / "state"):
-        content = file.read_bytes()
-        file.unlink()
-        assert file.name in check_identical_or_error(tmp_path)
-        file.write_bytes(content)
-    shutil.rmtree(tmp_path / "step_5" / "state")
-    assert "_METADATA" in check_identical_or_error(tmp_path)
-
-
-def flip(content):
-    middle = len(content) // 2
-    return content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-
-
-def check_identical_or_error(directory):
-    """The error's text, one line that names step and directory; or "identical"."""
-    checkpoints = Checkpoints(directory)
-    assert checkpoints.steps() == (5,)
-    try:
-        state, info = checkpoints.restore(random_state(2))
-    except CheckpointError as error:
-        message = str(error)
-        assert message.startswith(f"the checkpoint of step 5 in {directory} is damaged")
-        assert "\n" not in message
-        return message
-    assert_identical(state, random_state(1))
-    assert info == {"epoch": 1}
-    return "identical"
-
-
-def test_damaged_record_neither_hides_nor_costs_the_others(tmp_path):
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(1, random_state(1), info={}, metric=0.1)
-    checkpoints.save(2, random_state(2), info={}, metric=0.2)
-    record = tmp_path / "step_1" / "record.json"
-    record.write_text(record.read_text().replace("0.1", "0.9"))
-    with pytest.raises(CheckpointError, match=r"step 1 .*changed: record\.json"):
-        checkpoints.restore(random_state(0), "best")
-    state, _ = checkpoints.restore(random_state(0), "last")
-    assert_identical(state, random_state(2))
-    checkpoints.save(3, random_state(3), info={}, metric=0.3)
-    assert checkpoints.steps() == (1, 2, 3)
-
-
-def test_a_damaged_checkpoint_is_replaced_and_a_good_one_is_not(tmp_path):
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(1, random_state(1), info={}, metric=0.1)
-    with pytest.raises(ValueError, match="has a checkpoint of step 1"):
-        checkpoints.save(1, random_state(2), info={}, metric=0.1)
-    assert_identical(checkpoints.restore(random_state(0))[0], random_state(1))
-    (tmp_path / "step_1" / "state" / "_METADATA").unlink()
-    checkpoints.save(1, random_state(2), info={}, metric=0.1)
-    assert_identical(checkpoints.restore(random_state(0))[0], random_state(2))
-
-
-def test_what_a_killed_run_leaves_is_not_a_checkpoint(tmp_path):
-    checkpoints = Checkpoints(tmp_path)
-    checkpoints.save(1, random_state(1), info={}, metric=0.1)
-    (tmp_path / "notes").mkdir()
-    shutil.copytree(tmp_path / "step_1", tmp_path / "step_2")
-    (tmp_path / "step_2" / "record.json").rename(
-        tmp_path / "step_2" / "record.json.partial"
-    )
-    (tmp_path / "step_3" / "state.orbax-checkpoint-tmp").mkdir(parents=True)
-    assert Checkpoints(tmp_path).steps() == (1,)
-    assert_identical(checkpoints.restore(random_state(0))[0], random_state(1))
-    assert (tmp_path / "step_2").exists()  # reading removes nothing
-    checkpoints.save(2, random_state(2), info={}, metric=0.2)
-    assert {path.name for path in tmp_path.iterdir()} == {"notes", "step_1", "step_2"}
-    assert_identical(checkpoints.restore(random_state(0))[0], random_state(2))
-
-
-def test_failed_write_loses_nothing(tmp_path):
-    checkpoints = Checkpoints(tmp_path)
-    large = {"w": jax.random.normal(jax.random.key(0), (300, 300))}
-    small = {"w": jnp.ones(2)}
-    checkpoints.save(1, small, info={}, metric=0.1)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # a disk that is full
-    try:
-        with pytest.raises(CheckpointError, match="cannot save step 2") as error:
-            checkpoints.save(2, large, info={}, metric=0.0)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert "\n" not in str(error.value)
-    assert checkpoints.steps() == (1,)
-    assert_identical(checkpoints.restore(small, "best")[0], small)
-    checkpoints.save(2, large, info={}, metric=0.0)
-    assert checkpoints.steps() == (2,)
-    assert_identical(checkpoints.restore(large)[0], large)
 
 
 def test_place_that_is_no_directory(tmp_path):

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import resource
 import signal
 import time
 
@@ -11,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from experiments.fit import fit, progress_bar
+from experiments.fit import fit
 from experiments.workdir import WorkDir
 from jaxrnn import training
 from jaxrnn.batching import epoch_rng
@@ -122,7 +123,7 @@ def assert_as_uninterrupted(path, state, done, uninterrupted):
     assert done.epochs == EPOCHS
     lines = (path / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == done.history
-    assert checkpoints(path).steps() == checkpoints(other_path).steps()
+    assert checkpoints(path).steps()[-1] == checkpoints(other_path).steps()[-1]
     for which in ("last", "best"):
         found, _ = checkpoints(path).restore(state, which)
         expected, _ = checkpoints(other_path).restore(state, which)
@@ -209,39 +210,6 @@ def test_time_spent_adds_up_over_processes(tmp_path):
     assert 3000 < done.spent < 3600
 
 
-@pytest.mark.parametrize("name", ["loss", "gradient_norm"])
-def test_a_step_that_is_not_finite_stops_and_saves_nothing(tmp_path, name):
-    before = {}
-
-    def train_step(state, batch):
-        state, metrics = compiled_step(state, batch)
-        if int(state.step) == STEPS + 2:
-            before.update(files_below(tmp_path))
-            return state, metrics | {name: Mean.of(np.array([np.inf]))}
-        return state, metrics
-
-    with pytest.raises(ValueError, match=f"{name} at step 6 is inf: lower") as error:
-        run(tmp_path, train_step=train_step)
-    assert "\n" not in str(error.value)
-    assert str(tmp_path) in str(error.value)
-    assert checkpoints(tmp_path).steps() == (STEPS,)
-    assert files_below(tmp_path) == before
-
-
-def test_an_evaluation_that_is_not_finite_stops_and_saves_nothing(tmp_path):
-    before = {}
-
-    def evaluate_nan(state):
-        if int(state.step) < 2 * STEPS:
-            return evaluate(state)
-        before.update(files_below(tmp_path))
-        return {"loss": float("nan"), "score": 0.0}
-
-    with pytest.raises(ValueError, match="loss at step 8 is nan: lower"):
-        run(tmp_path, evaluate=evaluate_nan)
-    assert files_below(tmp_path) == before
-
-
 def test_only_the_first_of_each_shape_compiles(tmp_path):
     step = training.make_train_step(loss, OPTIMIZER, training.data_mesh(2))
     compiled = []
@@ -272,13 +240,32 @@ def compilations():
         jax.monitoring.unregister_event_duration_listener(listener)
 
 
-def test_the_bar_shows_what_is_done_on_a_terminal(monkeypatch, capsys):
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "120")
-    with progress_bar("training", 2000) as advance:
-        advance(1500, "epoch 2/2")
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert "epoch 2/2" in err
-    assert "1,500/2,000" in err
+@pytest.mark.parametrize("stop", [STEPS + 1, 2 * STEPS])
+def test_behind_a_damaged_checkpoint_a_run_goes_back(
+    tmp_path, uninterrupted, capsys, stop
+):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, train_step=stopping_at([stop]))
+    damaged = tmp_path / "checkpoints" / f"step_{stop}"
+    (damaged / "state" / "_METADATA").unlink()
+    message = f"step {stop} in .* is damaged, remove it: .*_METADATA: going back to "
+    with pytest.warns(UserWarning, match=f"{message}step {STEPS}$"):
+        state, done = run(tmp_path)
+    assert f"continuing in {tmp_path} after step {STEPS}" in capsys.readouterr().out
+    assert_as_uninterrupted(tmp_path, state, done, uninterrupted)
+
+
+def test_a_full_disk_stops_a_run_and_loses_nothing(tmp_path, uninterrupted, capsys):
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, train_step=stopping_at([STEPS + 1]))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    before = files_below(tmp_path / "checkpoints")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(ValueError, match=f"cannot .*{tmp_path}.*large") as error:
+            run(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(error.value)
+    assert before.items() <= files_below(tmp_path / "checkpoints").items()
+    assert_as_uninterrupted(tmp_path, *run(tmp_path), uninterrupted)

@@ -231,16 +231,17 @@ def test_a_work_directory_of_another_data_set(csv_run, csv_file, program_run, tm
     assert_refused(result, f"(dataset 'csv: {csv_file}', not 'csv: {other}')")
 
 
-def test_a_truncated_checkpoint_is_not_trained_on(
+def test_truncated_checkpoints_are_not_trained_on(
     tmp_path, csv_run, csv_file, program_run
 ):
     path = shutil.copytree(csv_run, tmp_path / "run")
     (path / "results.json").unlink()
-    truncate(largest_file(path, "last"))
+    for which in ("first", "last"):
+        truncate(largest_file(path, which))
     before = files_below(path)
     result = program_run(*tiny_arguments(path, csv_file))
     assert_refused(result, "the checkpoint of step 18 in ")
-    assert "is damaged (remove step_18 to go on without it)" in result[2]
+    assert "is damaged, remove it: " in result[2]
     assert files_below(path) == before
 
 
@@ -265,4 +266,4 @@ def test_a_work_directory_below_a_file(tmp_path, csv_file, program_run):
     (tmp_path / "file").write_text("mine")
     path = tmp_path / "file" / "run"
     result = program_run(*tiny_arguments(path, csv_file))
-    assert_refused(result, f"cannot write to work directory {path} (Not a directory)")
+    assert_refused(result, f"cannot write to {path} (Not a directory): make room")

@@ -1,8 +1,10 @@
 """How a program ends: exit codes, one line for wrong input, quiet closed pipes."""
 
 import os
+import signal
 import subprocess
 import sys
+import warnings
 from dataclasses import dataclass
 
 import pytest
@@ -67,11 +69,33 @@ def test_an_argument_may_be_short_for_others(run, monkeypatch, capsys):
             2,
             "error: [Errno 21] Is a directory: 'vocab.txt'\n",
         ),
+        (
+            OSError(2, "No file", "a\x1b\nb"),
+            2,
+            "error: [Errno 2] No file: 'a\\x1b\\nb'\n",
+        ),
+        (ValueError("a\x1b[2J\nb: none"), 2, "error: a\\x1b[2J\\nb: none\n"),
         (KeyboardInterrupt("all is saved"), 130, "all is saved\n"),
     ],
 )
 def test_known_endings_are_one_line_and_a_code(run, error, code, message):
     assert run(failing(error)) == (code, "", message)
+
+
+def test_sigterm_ends_as_ctrl_c_does(run):
+    def main(options):
+        signal.raise_signal(signal.SIGTERM)
+
+    assert run(main) == (130, "", "interrupted\n")
+
+
+def test_a_warning_is_one_line(run):
+    def main(options):
+        warnings.warn("going back", stacklevel=2)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        assert run(main) == (0, "", "warning: going back\n")
 
 
 def test_a_bug_keeps_its_traceback(run):
@@ -98,6 +122,7 @@ def test_help_has_name_description_and_defaults(run, capsys):
 
 CHATTY = """
 import sys
+import warnings
 from dataclasses import dataclass
 from experiments import program
 

@@ -22,7 +22,7 @@ PYTHON = sorted(
 
 # A file may import those to the left of it.
 ORDER = [
-    ["types"],
+    ["types", "arguments"],
     ["segments", "products"],
     ["equations"],
     ["cells"],
@@ -33,8 +33,8 @@ ORDER = [
     ["layers"],
     ["models"],
 ]
-NO_JAX = {"text", "batching", "torch_weights"}
-NO_MODELS = {"sampling", "continuation", "choice", "closures"}
+NO_JAX = {"arguments", "text", "batching", "torch_weights"}
+NO_MODELS = {"arguments", "sampling", "continuation", "choice", "closures"}
 HEAVY = {"torch", "tensorflow", "tensorflow_datasets"}
 
 

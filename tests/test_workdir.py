@@ -17,21 +17,27 @@ from jaxrnn.text import Vocab
 SETTINGS = {"cell": "lstm", "pooling": ("max", "mean"), "seed": 0, "rate": 0.1}
 
 
+def claim(path, settings):
+    with WorkDir(path).claimed(settings):
+        pass
+
+
 def test_claiming_writes_the_settings_and_leaves_nothing_else(tmp_path):
     workdir = WorkDir(tmp_path / "deep" / "run")
     assert workdir.settings is None
     assert workdir.results is None
     assert not workdir.path.exists()
-    workdir.claim(SETTINGS)
-    assert [file.name for file in workdir.path.iterdir()] == ["settings.json"]
+    claim(workdir.path, SETTINGS)
+    names = sorted(file.name for file in workdir.path.iterdir())
+    assert names == ["lock", "settings.json"]
     assert workdir.settings == SETTINGS | {"pooling": ["max", "mean"]}
     assert json.loads((workdir.path / "settings.json").read_text()) == workdir.settings
 
 
 def test_the_same_settings_may_claim_again(tmp_path):
-    WorkDir(tmp_path).claim(SETTINGS)
+    claim(tmp_path, SETTINGS)
     before = (tmp_path / "settings.json").read_bytes()
-    WorkDir(tmp_path).claim(dict(reversed(SETTINGS.items())))
+    claim(tmp_path, dict(reversed(SETTINGS.items())))
     assert (tmp_path / "settings.json").read_bytes() == before
 
 
@@ -49,9 +55,9 @@ def test_the_same_settings_may_claim_again(tmp_path):
 def test_other_settings_are_refused_with_every_difference(
     tmp_path, changed, differences
 ):
-    WorkDir(tmp_path).claim(SETTINGS)
+    claim(tmp_path, SETTINGS)
     with pytest.raises(ValueError, match="belongs to a run with other") as error:
-        WorkDir(tmp_path).claim(SETTINGS | changed)
+        claim(tmp_path, SETTINGS | changed)
     assert f"{tmp_path} belongs" in str(error.value)
     assert differences in str(error.value)
     assert "\n" not in str(error.value)
@@ -59,10 +65,10 @@ def test_other_settings_are_refused_with_every_difference(
 
 
 def test_a_setting_that_is_no_longer_there_is_a_difference(tmp_path):
-    WorkDir(tmp_path).claim(SETTINGS)
+    claim(tmp_path, SETTINGS)
     fewer = {name: value for name, value in SETTINGS.items() if name != "rate"}
     with pytest.raises(ValueError, match=r"\(rate 0.1, not None\)"):
-        WorkDir(tmp_path).claim(fewer)
+        claim(tmp_path, fewer)
 
 
 @pytest.mark.parametrize(
@@ -73,7 +79,7 @@ def test_a_directory_that_cannot_be_made_is_one_clear_line(tmp_path, below, reas
     file.write_text("mine")
     path = file / below
     with pytest.raises(ValueError, match=f"cannot write to .*{reason}.*--workdir") as e:
-        WorkDir(path).claim(SETTINGS)
+        claim(path, SETTINGS)
     assert str(path) in str(e.value)
     assert "\n" not in str(e.value)
     assert file.read_text() == "mine"
@@ -82,7 +88,7 @@ def test_a_directory_that_cannot_be_made_is_one_clear_line(tmp_path, below, reas
 def test_a_directory_that_cannot_be_written_is_one_clear_line(tmp_path):
     (tmp_path / "settings.json.partial").mkdir()  # chmod would not stop root
     with pytest.raises(ValueError, match=r"cannot write to .*Is a directory"):
-        WorkDir(tmp_path).claim(SETTINGS)
+        claim(tmp_path, SETTINGS)
     assert WorkDir(tmp_path).settings is None
 
 
@@ -106,21 +112,19 @@ def test_damaged_files_are_named_and_kept(tmp_path, name, content, reason):
     assert "\n" not in str(e.value)
     if name == "settings":
         with pytest.raises(ValueError, match="damaged"):
-            workdir.claim(SETTINGS)
+            claim(tmp_path, SETTINGS)
     assert path.read_bytes() == content
 
 
 def test_finished_is_who_has_results(tmp_path):
     workdir = WorkDir(tmp_path)
-    workdir.claim(SETTINGS)
+    claim(tmp_path, SETTINGS)
     assert workdir.results is None
     workdir.finish({"accuracy": 0.5, "confusion": [[1, 2], [3, 4]]})
     again = WorkDir(tmp_path)
     assert again.results == {"accuracy": 0.5, "confusion": [[1, 2], [3, 4]]}
-    assert sorted(p.name for p in tmp_path.iterdir()) == [
-        "results.json",
-        "settings.json",
-    ]
+    names = sorted(file.name for file in tmp_path.iterdir())
+    assert names == ["lock", "results.json", "settings.json"]
 
 
 def test_metrics_are_one_json_object_a_line_and_replaced_whole(tmp_path):
@@ -143,7 +147,9 @@ def test_a_write_that_fails_keeps_what_was_there(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(type(tmp_path), "write_text", full)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(
+        ValueError, match=r"results.json \(No space left on device\): make"
+    ):
         workdir.finish({"accuracy": 0.9})
     assert workdir.results == {"accuracy": 0.5}
 
@@ -172,7 +178,7 @@ class Settings:
 
 def test_the_settings_come_back_as_a_dataclass(tmp_path):
     workdir = WorkDir(tmp_path)
-    workdir.claim(SETTINGS)
+    claim(tmp_path, SETTINGS)
     assert workdir.settings_as(Settings) == Settings("lstm", 0)
 
 
@@ -180,7 +186,7 @@ def test_the_settings_come_back_as_a_dataclass(tmp_path):
 def test_settings_of_another_version_are_refused(tmp_path, settings):
     workdir = WorkDir(tmp_path)
     if settings is not None:
-        workdir.claim(settings)
+        claim(tmp_path, settings)
     missing = ["cell", "seed"] if settings is None else ["cell"]
     message = f"{tmp_path}/settings.json is of another version, without {missing}"
     with pytest.raises(ValueError, match=re.escape(message)):
@@ -189,9 +195,9 @@ def test_settings_of_another_version_are_refused(tmp_path, settings):
 
 def test_only_the_vocabulary_of_the_run_is_taken(tmp_path):
     workdir, vocab = WorkDir(tmp_path), Vocab(("x", "\n"))
-    workdir.claim({"vocabulary": fingerprint(vocab)})
-    vocab.save(tmp_path / "vocab.txt")
+    claim(tmp_path, {"vocabulary": fingerprint(vocab)})
+    workdir.write_vocab(vocab)
     assert workdir.vocab == vocab
-    Vocab(("x", "y")).save(tmp_path / "vocab.txt")
+    workdir.write_vocab(Vocab(("x", "y")))
     with pytest.raises(ValueError, match=r"is not the vocabulary .* has 2 tokens, "):
         _ = workdir.vocab

@@ -254,7 +254,9 @@ def test_a_model_of_bytes_writes_bytes(tmp_path, charlm_run, monkeypatch):
     optimizer = language.make_optimizer(settings, 1)
     state = language.make_state(run.model, optimizer, settings)
     checkpoints = Checkpoints(run.workdir.checkpoints)
-    checkpoints.save(1, state, info={}, metric=1.0)
+    with run.workdir.claimed(run.identity):
+        run.workdir.write_vocab(run.vocab)
+        checkpoints.save(1, state, info={}, metric=1.0)
     stdout = io.TextIOWrapper(io.BytesIO())
     with monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", stdout)

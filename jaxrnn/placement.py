@@ -1,0 +1,136 @@
+"""Where arrays are: a mesh of devices, rows split over it, states copied to all of it.
+
+The mesh has the one axis "data" and spans the devices of all processes, grouped by
+process, so each process holds consecutive rows of a batch and needs to make only those.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jax.tree_util import keystr
+from jaxtyping import Array, ArrayLike, PyTree
+
+from jaxrnn.arguments import at_least
+
+
+def data_mesh(num_devices: int | None = None) -> Mesh:
+    """The first `num_devices` devices of each process, or all, along the axis "data".
+
+    >>> data_mesh(1).size
+    1
+
+    Raises:
+        ValueError: a process has fewer devices, or `num_devices` is below 1.
+    """
+    devices: list[Any] = []
+    for process in range(jax.process_count()):
+        own = jax.local_devices(process_index=process)
+        if num_devices is not None and at_least(1, num_devices=num_devices) > len(own):
+            raise ValueError(
+                f"{num_devices} devices asked for, JAX sees {len(own)}: ask for fewer, "
+                "or on a CPU raise jax_num_cpu_devices before JAX is first used"
+            )
+        devices += own[:num_devices]
+    return Mesh(np.array(devices), ("data",))
+
+
+def process_rows(rows: int, mesh: Mesh) -> slice:
+    """Which of the rows of a global batch the devices of this process hold.
+
+    >>> process_rows(4, data_mesh(1))
+    slice(0, 4, None)
+
+    Raises:
+        ValueError: the devices of `mesh` do not divide the rows.
+    """
+    if rows % mesh.size:
+        raise ValueError(
+            f"{mesh.size} devices do not divide {rows} rows: "
+            "fill them up with batching.pad_rows"
+        )
+    each, devices = rows // mesh.size, mesh.devices.ravel().tolist()
+    first = devices.index(mesh.local_devices[0])
+    return slice(first * each, (first + len(mesh.local_devices)) * each)
+
+
+def shard_batch(batch: dict[str, ArrayLike], mesh: Mesh) -> dict[str, Array]:
+    """The batch split along the first axis over the devices of `mesh`.
+
+    With several processes each gives its own rows, `process_rows`. The steps do this
+    to every batch they are given; a batch split beforehand passes as it is.
+
+    >>> shard_batch({"x": np.ones(2)}, data_mesh(1))
+    {'x': Array([1., 1.], dtype=float32)}
+
+    Raises:
+        ValueError: arrays without rows, or rows that the devices do not divide.
+    """
+    return split_rows(batch, mesh, "batch")
+
+
+def split_rows(tree: PyTree, mesh: Mesh, name: str) -> PyTree:
+    """As `shard_batch`, of any tree of arrays; messages call it `name`.
+
+    >>> split_rows((np.ones(2), np.zeros(4)), data_mesh(1), "carry")
+    (Array([1., 1.], dtype=float32), Array([0., 0., 0., 0.], dtype=float32))
+    """
+    sharding = NamedSharding(mesh, P("data"))
+    if _has_sharding(tree, sharding):
+        return tree
+    devices = len(mesh.local_devices)
+    for path, array in jax.tree.leaves_with_path(tree):
+        shape = np.shape(array)
+        if not shape or shape[0] % devices:
+            rows = f"{shape[0]} rows" if shape else "no axis of rows"
+            raise ValueError(
+                f"{name}{keystr(path)} has {rows}, which {devices} devices do not "
+                "divide: fill it up with batching.pad_rows"
+            )
+    return jax.make_array_from_process_local_data(sharding, tree)
+
+
+def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
+    """`tree` on every device of `mesh`; with several processes, that of the first one.
+
+    The steps do this to every state they are given; after the first step it is there
+    and nothing is done.
+
+    >>> replicate({"w": np.ones(2)}, data_mesh(1))
+    {'w': Array([1., 1.], dtype=float32)}
+    """
+    sharding = NamedSharding(mesh, P())
+    if _has_sharding(tree, sharding):
+        return tree
+    if jax.process_count() == 1:
+        return jax.device_put(tree, sharding)
+    leaves, treedef = jax.tree.flatten(tree)
+    return treedef.unflatten(_from_first_process(leaves, sharding))
+
+
+def _from_first_process(leaves: Sequence[Any], sharding: NamedSharding) -> list[Array]:
+    """Each process may have computed a last bit otherwise: one of them must be right.
+
+    Keys travel as the numbers they are made of."""
+    is_key = [jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in leaves]
+    numbers = [
+        jax.random.key_data(leaf) if key else leaf
+        for leaf, key in zip(leaves, is_key, strict=True)
+    ]
+    placed = [
+        jax.make_array_from_callback(x.shape, sharding, x.__getitem__)
+        for x in multihost_utils.broadcast_one_to_all(numbers)
+    ]
+    return [
+        jax.random.wrap_key_data(x, impl=jax.random.key_impl(leaf)) if key else x
+        for x, leaf, key in zip(placed, leaves, is_key, strict=True)
+    ]
+
+
+def _has_sharding(tree: PyTree, sharding: NamedSharding) -> bool:
+    return all(getattr(x, "sharding", None) == sharding for x in jax.tree.leaves(tree))

@@ -1,0 +1,60 @@
+"""What the tests of readers with random files share.
+
+Each reader has 2,000 cases, and by hand as many as `FUZZ_CASES` says:
+
+    FUZZ_CASES=100000 python -m pytest tests/test_fuzz_*.py
+"""
+
+import os
+
+import hypothesis
+from hypothesis import strategies as st
+
+CASES = int(os.environ.get("FUZZ_CASES", "2000"))
+
+# The same cases in every run: what is found tomorrow is not today's fault.
+fuzz = hypothesis.settings(
+    max_examples=CASES,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(hypothesis.HealthCheck),
+)
+
+# For a reader with two tests.
+half = hypothesis.settings(fuzz, max_examples=CASES // 2)
+
+any_json = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from([10**400, "\x00", "\ud800", "../../x", 2**63]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner)
+    ),
+    max_leaves=6,
+)
+
+
+@st.composite
+def damaged(draw, content):
+    """A good file after one to three accidents."""
+    for _ in range(draw(st.integers(1, 3))):
+        start = draw(st.integers(0, len(content)))
+        stop = min(start + draw(st.integers(0, 8)), len(content))
+        content = content[:start] + draw(st.binary(max_size=8)) + content[stop:]
+    return content
+
+
+def files(content):
+    """Files of any bytes, and damaged copies of a good one."""
+    return st.binary(max_size=200) | damaged(content)
+
+
+def assert_one_line(error, name):
+    """That an error says in one line which file it is about."""
+    assert str(name) in str(error)
+    assert len(str(error).splitlines()) == 1, str(error)
+    assert len(str(error)) < 1000

@@ -1,0 +1,194 @@
+"""What the functions on data refuse: by function, calls and the words of the error."""
+
+import tempfile
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import jaxrnn
+from jaxrnn import batching, metrics, segments, text, torch_weights
+from jaxrnn.checkpoints import Checkpoints
+from jaxrnn.metrics import Mean
+
+LAYER = jaxrnn.RNN(2)
+IDS = jnp.array([1, 1, 2, 0])
+X = jnp.zeros((4, 3))
+VOCAB = text.Vocab(("a", "b"))
+STATE = {"w": jnp.ones(2)}
+
+
+def checkpoints():
+    """With one of step 1."""
+    made = Checkpoints(tempfile.mkdtemp())
+    made.save(1, STATE, info={}, metric=0.5)
+    return made
+
+
+def save(step=2, state=STATE, info=None, metric=0.5):
+    return checkpoints().save(step, state, info=info or {}, metric=metric)
+
+
+REFUSED = {
+    "text.word_tokens": [(lambda: text.word_tokens(b"a"), "text", "bytes")],
+    "text.char_tokens": [(lambda: text.char_tokens(3), "text", "int")],
+    "text.Vocab": [
+        (lambda: text.Vocab(()), "token", "none"),
+        (lambda: text.Vocab(("a", 3)), "tokens", "3"),
+        (lambda: text.Vocab(("a", "a")), "token", "'a'"),
+        (lambda: text.Vocab("ab"), "tokens", "'ab'"),
+        (lambda: text.Vocab(7), "tokens", "7"),
+    ],
+    "text.Vocab.build": [
+        (lambda: text.Vocab.build([["a"]], min_count=0), "min_count", "0"),
+        (lambda: text.Vocab.build([["a"]], min_count="2"), "min_count", "'2'"),
+        (lambda: text.Vocab.build([["a"]], max_size=2), "max_size", "2"),
+        (lambda: text.Vocab.build([["a"]], max_size=2.5), "max_size", "2.5"),
+        (lambda: text.Vocab.build(["a b"]), "tokens", "'a b'"),
+        (lambda: text.Vocab.build([[1]]), "tokens", "1"),
+        (lambda: text.Vocab.build([]), "corpus", "empty"),
+    ],
+    "text.Vocab.load": [(lambda: text.Vocab.load(__file__), __file__, "line 1")],
+    "text.Vocab.save": [(lambda: VOCAB.save(3.5), "os.PathLike", "float")],
+    "text.Vocab.encode": [
+        (lambda: VOCAB.encode("ab"), "tokens", "'ab'"),
+        (lambda: VOCAB.encode(3), "tokens", "3"),
+        (lambda: VOCAB.encode(["z"]), "token", "'z'"),
+    ],
+    "text.Vocab.decode": [
+        (lambda: VOCAB.decode([2]), "id", "2"),
+        (lambda: VOCAB.decode([-1]), "id", "-1"),
+        (lambda: VOCAB.decode([0.5]), "ids", "float64"),
+        (lambda: VOCAB.decode([[0]]), "ids", "(1, 1)"),
+    ],
+    "batching.epoch_rng": [
+        (lambda: batching.epoch_rng(-1, 0), "seed", "-1"),
+        (lambda: batching.epoch_rng(0, 0.5), "epoch", "0.5"),
+    ],
+    "batching.pad": [
+        (lambda: batching.pad([]), "sequences", "no"),
+        (lambda: batching.pad([[0.5]]), "sequence", "float64"),
+        (lambda: batching.pad([[1, 2]], 1), "length", "1"),
+        (lambda: batching.pad([[1, 2]], "3"), "length", "'3'"),
+    ],
+    "batching.pad_rows": [
+        (lambda: batching.pad_rows({"x": np.ones(3)}, 2), "2", "'x': 3"),
+        (lambda: batching.pad_rows({"x": np.ones(3)}, 3.5), "rows", "3.5"),
+    ],
+    "batching.bucket_boundaries": [
+        (lambda: batching.bucket_boundaries([], 2), "lengths", "no"),
+        (lambda: batching.bucket_boundaries([-1], 2), "lengths", "-1"),
+        (lambda: batching.bucket_boundaries([1], 0), "num_buckets", "0"),
+        (lambda: batching.bucket_boundaries([1], None), "num_buckets", "None"),
+    ],
+    "batching.bucketed": [
+        (lambda: batching.bucketed([0.5], [1], 1), "lengths", "float64"),
+        (lambda: batching.bucketed([2], [1], 1), "length", "2"),
+        (lambda: batching.bucketed([1], [2, 2], 1), "boundaries", "(2, 2)"),
+        (lambda: batching.bucketed([1], [1], 0), "batch_size", "0"),
+    ],
+    "batching.pack": [
+        (lambda: batching.pack([0], 3), "lengths", "0"),
+        (lambda: batching.pack([4], 3), "row_length", "3"),
+        (lambda: batching.pack([1], 2.0), "row_length", "2.0"),
+    ],
+    "batching.packed": [
+        (lambda: batching.packed([[1]], [], 3), "sequences", "no"),
+        (lambda: batching.packed([[]], [[0]], 3), "lengths", "0"),
+        (lambda: batching.packed([[0.5]], [[0]], 3), "sequence", "float64"),
+        (lambda: batching.packed([[1, 2]], [[0]], 1), "length", "1"),
+    ],
+    "batching.streams": [
+        (lambda: batching.streams([1, 2], 2, 1), "batch_size", "2"),
+        (lambda: batching.streams([1, 2], 1, 0), "time", "0"),
+        (lambda: batching.streams([[1, 2]], 1, 1), "ids", "(1, 2)"),
+    ],
+    "segments.from_lengths": [
+        (lambda: segments.from_lengths(np.array([4]), 3), "length", "4"),
+        (lambda: segments.from_lengths(np.array([-1]), 3), "length", "-1"),
+        (lambda: segments.from_lengths(np.array([1.0]), 3), "lengths", "float64"),
+        (lambda: segments.from_lengths(np.array([1]), -3), "time", "-3"),
+        (lambda: segments.from_lengths(np.array([1]), "3"), "time", "'3'"),
+    ],
+    "segments.from_mask": [(lambda: segments.from_mask(IDS), "mask", "int32")],
+    "segments.lengths": [
+        (lambda: segments.lengths(X, 2), "segment_ids", "float32"),
+        (lambda: segments.lengths(IDS, 0), "num_segments", "0"),
+        (lambda: segments.lengths(IDS, None), "num_segments", "None"),
+    ],
+    "segments.starts": [(lambda: segments.starts(X), "segment_ids", "float32")],
+    "segments.first": [(lambda: segments.first(X > 0), "segment_ids", "bool")],
+    "segments.pool": [
+        (lambda: segments.pool(X, IDS, "median"), "pooling", "'median'"),
+        (lambda: segments.pool(X, IDS), "num_segments", "1"),
+        (lambda: segments.pool(X, IDS[:3], num_segments=2), "segment_ids", "(3,)"),
+        (lambda: segments.pool(X, X[:, 0]), "segment_ids", "float32"),
+        (lambda: segments.pool(X, IDS, num_segments=1.5), "num_segments", "1.5"),
+    ],
+    "segments.resolve": [
+        (lambda: segments.resolve((2, 4), IDS, IDS), "lengths", "segment_ids"),
+        (lambda: segments.resolve((2, 4), IDS, None), "lengths", "(4,)"),
+        (lambda: segments.resolve((2, 4), None, IDS), "segment_ids", "(4,)"),
+        (lambda: segments.resolve((4,), None, IDS[::-1]), "segment ids", "1"),
+        (lambda: segments.resolve((4,), None, -IDS), "segment id", "-2"),
+    ],
+    "metrics.Mean.of": [
+        (lambda: Mean.of(jnp.ones(3), jnp.ones(2)), "weights", "(2,)"),
+        (lambda: Mean.of("3"), "values", "'3'"),
+        (lambda: Mean.of(jnp.ones(()), "3"), "weights", "'3'"),
+    ],
+    "metrics.Mean.merge": [(lambda: Mean.of(X).merge(0.5), "other", "0.5")],
+    "metrics.cross_entropy": [
+        (lambda: metrics.cross_entropy(X, IDS[:3]), "ids", "(3,)"),
+        (lambda: metrics.cross_entropy(X, X[:, 0]), "ids", "float32"),
+        (lambda: metrics.cross_entropy(None, IDS), "logits", "None"),
+    ],
+    "metrics.binary_cross_entropy": [
+        (lambda: metrics.binary_cross_entropy(X, IDS), "labels", "(4,)"),
+        (lambda: metrics.binary_cross_entropy("x", IDS), "logits", "'x'"),
+    ],
+    "metrics.correct": [
+        (lambda: metrics.correct(X, IDS[:2]), "labels", "(2,)"),
+        (lambda: metrics.correct(X, "positive"), "labels", "'positive'"),
+    ],
+    "metrics.perplexity": [(lambda: metrics.perplexity("1.5"), "nats", "'1.5'")],
+    "metrics.bits": [(lambda: metrics.bits(None), "nats", "None")],
+    "torch_weights.from_torch": [
+        (lambda: torch_weights.from_torch({}, LAYER), "state_dict", "[]"),
+        (lambda: torch_weights.from_torch([1], LAYER), "state_dict", "[1]"),
+        (lambda: torch_weights.from_torch({}, "lstm"), "layer", "'lstm'"),
+        (
+            lambda: torch_weights.from_torch({"weight_ih_l0": X}, LAYER),
+            "weight_ih_l0",
+            "(4, 3)",
+        ),
+    ],
+    "torch_weights.to_torch": [
+        (lambda: torch_weights.to_torch({}, LAYER), "variables", "l0/w_h"),
+        (lambda: torch_weights.to_torch(None, LAYER), "variables", "None"),
+        (lambda: torch_weights.to_torch({}, 3), "layer", "3"),
+    ],
+    "torch_weights.load_safetensors": [
+        (lambda: torch_weights.load_safetensors(__file__), __file__, "header")
+    ],
+    "torch_weights.save_safetensors": [
+        (lambda: torch_weights.save_safetensors({"w": "heavy"}, "/"), "w", "<U5"),
+        (lambda: torch_weights.save_safetensors([X], "/"), "arrays", "Array"),
+    ],
+    "checkpoints.Checkpoints": [(lambda: Checkpoints("/", "least"), "mode", "'least'")],
+    "checkpoints.Checkpoints.save": [
+        (lambda: save(step=-1), "step", "-1"),
+        (lambda: save(step=1.5), "step", "1.5"),
+        (lambda: save(step=1), "step", "1"),
+        (lambda: save(state={"w": 0.5}), "w", "0.5"),
+        (lambda: save(state=None, info={"key": jax.random.key(0)}), "info", "key"),
+        (lambda: save(metric="0.5"), "metric", "'0.5'"),
+        (lambda: save(metric=float("nan")), "metric", "NaN"),
+    ],
+    "checkpoints.Checkpoints.restore": [
+        (lambda: checkpoints().restore(STATE, "newest"), "checkpoint", "'newest'"),
+        (lambda: checkpoints().restore(STATE, 3), "checkpoint", "3"),
+        (lambda: checkpoints().restore({"w": 0.5}), "w", "0.5"),
+        (lambda: checkpoints().restore({"w": X}), "w", "float32[4, 3]"),
+    ],
+}

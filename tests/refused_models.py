@@ -1,0 +1,298 @@
+"""What layers, models, steps and samplers refuse: by function, calls and the words of
+the error."""
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import jaxrnn
+from jaxrnn import models, sampling, training
+from jaxrnn.recurrent import Recurrent
+from jaxrnn.regularizers import weight_drop
+
+KEY = jax.random.key(0)
+X = jnp.zeros((2, 5, 3))
+LENGTHS = jnp.array([5, 9])
+LOGITS = jnp.zeros((2, 4))
+MESH = training.data_mesh(1)
+OPTIMIZER = optax.sgd(0.1)
+CELL = jaxrnn.GRUCell(4)
+GRU = jaxrnn.GRU(4)
+BIDIRECTIONAL = jaxrnn.Bidirectional(GRU, GRU)
+CLASSIFIER = models.SequenceClassifier(9, 4, GRU)
+LANGUAGE = models.LanguageModel(9, 4, GRU)
+TOKENS = jnp.zeros((2, 5), jnp.int32)
+
+
+def call(module, *arguments, method=None, **options):
+    """Initializes the module with a call of one of its methods."""
+    return module.init(KEY, *arguments, method=method, **options)
+
+
+def layer_rows(layer, cells):
+    """For anything with the three methods of a layer."""
+    state = layer.zero_state((2,))
+    return {
+        "__call__": [
+            (lambda: call(layer, X[0, 0]), "inputs", "(3,)"),
+            (lambda: call(layer, X.astype(int)), "inputs", "int32"),
+            (lambda: call(layer, X, state[:0]), "state", "cell"),
+            (lambda: call(layer, X, layer.zero_state((3,))), "state", "(3, 4)"),
+            (lambda: call(layer, X, [*state]), "state", "tuple"),
+            (lambda: call(layer, X, lengths=LENGTHS), "length", "9"),
+            (lambda: call(layer, X, lengths=LENGTHS[:1]), "lengths", "(1,)"),
+            (lambda: call(layer, X, segment_ids=X > 0), "segment_ids", "bool"),
+        ],
+        "project": [
+            (lambda: call(layer, X > 0, method="project"), "inputs", "bool"),
+        ],
+        "zero_state": [
+            (lambda: layer.zero_state(2), "batch_shape", "2"),
+            (lambda: layer.zero_state((-1,)), "batch_shape", "-1"),
+            (lambda: layer.zero_state((2.5,)), "batch_shape", "2.5"),
+        ],
+    } | (
+        {}
+        if "b" in cells
+        else {
+            "step": [
+                (lambda: call(layer, X[:, 0], (), method="step"), "state", "cell"),
+                (
+                    lambda: call(layer, X[:, 0], layer.zero_state((3,)), method="step"),
+                    "state",
+                    "(3, 4)",
+                ),
+            ]
+        }
+    )
+
+
+def prefixed(prefix, rows):
+    return {f"{prefix}.{name}": row for name, row in rows.items()}
+
+
+def cell_rows(kind):
+    return [
+        (lambda: kind(0), "features", "0"),
+        (lambda: kind("4"), "features", "'4'"),
+        (lambda: kind(4).zero_state(2), "batch_shape", "2"),
+        (lambda: call(kind(4), kind(4).zero_state((2,)), X[0] > 0), "inputs", "bool"),
+    ]
+
+
+def layer_kinds(kind):
+    return [
+        (lambda: kind(-1), "features", "-1"),
+        (lambda: kind(2.5), "features", "2.5"),
+        (lambda: kind(4, num_layers=0), "num_layers", "0"),
+        (lambda: kind(4, dropout=1.5), "dropout", "1.5"),
+        (lambda: kind(4, dropout="1"), "dropout", "'1'"),
+        (lambda: call(kind(4, remat_chunk=0), X), "remat_chunk", "0"),
+        (lambda: call(kind(4, backend="cudnn"), X), "backend", "'cudnn'"),
+    ]
+
+
+def classifier(**options):
+    given = {"vocab_size": 9, "embed_features": 4, "encoder": GRU} | options
+    return models.SequenceClassifier(**given)
+
+
+def language(**options):
+    given = {"vocab_size": 9, "embed_features": 4, "encoder": GRU} | options
+    return models.LanguageModel(**given)
+
+
+def step(tokens, state):
+    return jnp.zeros((2, 4)), state
+
+
+KEYS = jax.random.split(KEY, 2)
+PROMPT = [[1], [2]]
+TEXT = sampling.begin(None, LOGITS)
+
+
+def drawing(draw):
+    """The options that all of sampling shares."""
+    return [
+        (lambda: draw(temperature=-1), "temperature", "-1"),
+        (lambda: draw(temperature="hot"), "temperature", "'hot'"),
+        (lambda: draw(top_k=0), "top_k", "0"),
+        (lambda: draw(top_k=2.5), "top_k", "2.5"),
+        (lambda: draw(top_p=[0.5, 0]), "top_p", "0"),
+        (lambda: draw(min_p=[0.5] * 3), "min_p", "(3,)"),
+    ]
+
+
+def continuing(draw):
+    return [
+        *drawing(draw),
+        (lambda: draw(length=0), "length", "0"),
+        (lambda: draw(length="9"), "length", "'9'"),
+        (lambda: draw(key=KEY), "key", "()"),
+        (lambda: draw(key=LOGITS), "key", "float32"),
+        (lambda: draw(repetition_penalty=0), "repetition_penalty", "0"),
+        (lambda: draw(stop=[]), "stop", "empty"),
+        (lambda: draw(stop=[9]), "stop", "9"),
+        (lambda: draw(pad_id=0.5), "pad_id", "float64"),
+        (lambda: draw(step=3), "function", "3"),
+        (lambda: draw(step=lambda tokens, _: LOGITS), "step", "state"),
+    ]
+
+
+def generate(**options):
+    given = {"step": step, "state": None, "prompt": PROMPT, "length": 3, "key": KEYS}
+    return sampling.generate(**(given | options))
+
+
+def extend(**options):
+    given = {"step": step, "text": TEXT, "length": 3, "key": KEYS} | options
+    return sampling.extend(**given)
+
+
+def read(prompt=PROMPT, lengths=None, step=step):
+    return sampling.read(step, None, prompt, lengths)
+
+
+def choose(*uniform):
+    return sampling.choose(sampling.truncate(LOGITS), jnp.array(uniform))
+
+
+def train_once(loss):
+    step = training.make_train_step(loss, OPTIMIZER, MESH)
+    return step(training.TrainState.create({}, OPTIMIZER, KEY), {"x": X})
+
+
+REFUSED = {
+    **{
+        name: layer_kinds(getattr(jaxrnn, name)) + more
+        for name, more in {
+            "RNN": [(lambda: call(jaxrnn.RNN(4, activation="gelu"), X), "activation")],
+            "LSTM": [(lambda: call(jaxrnn.LSTM(4, proj_size=5), X), "proj_size", "5")],
+            "GRU": [],
+        }.items()
+    },
+    **{
+        f"{name}": cell_rows(getattr(jaxrnn, name)) + more
+        for name, more in {
+            "RNNCell": [(lambda: jaxrnn.RNNCell(4, activation=3), "activation", "3")],
+            "LSTMCell": [(lambda: jaxrnn.LSTMCell(4, proj_size=-1), "proj_size", "-1")],
+            "GRUCell": [],
+            "ResetBeforeGRUCell": [],
+        }.items()
+    },
+    "Recurrent": [
+        (lambda: Recurrent(4), "cell", "4"),
+        (lambda: Recurrent(CELL, backend="cudnn"), "backend", "'cudnn'"),
+        (lambda: Recurrent(CELL, remat_chunk=0), "remat_chunk", "0"),
+        (lambda: Recurrent(CELL, remat_chunk=2.5), "remat_chunk", "2.5"),
+    ],
+    **prefixed("Recurrent", layer_rows(Recurrent(CELL), "f")),
+    "Bidirectional": [
+        (lambda: jaxrnn.Bidirectional(GRU, GRU, merge="max"), "merge", "'max'"),
+        (lambda: jaxrnn.Bidirectional(GRU, None), "backward", "None"),
+        (lambda: jaxrnn.Bidirectional(4, GRU), "forward", "4"),
+    ],
+    **prefixed("Bidirectional", layer_rows(BIDIRECTIONAL, "fb")),
+    "Bidirectional.project": [
+        (lambda: call(BIDIRECTIONAL, X, method="project"), "bidirectional")
+    ],
+    "Bidirectional.step": [
+        (lambda: call(BIDIRECTIONAL, X[0], (), method="step"), "bidirectional")
+    ],
+    "Stack": [
+        (lambda: jaxrnn.Stack([]), "stack", "none"),
+        (lambda: jaxrnn.Stack([GRU, "gru"]), "layers", "'gru'"),
+        (lambda: jaxrnn.Stack([GRU], dropout=-0.5), "dropout", "-0.5"),
+    ],
+    **prefixed("Stack", layer_rows(jaxrnn.Stack([GRU]), "f")),
+    "models.SequenceClassifier": [
+        (lambda: classifier(vocab_size=0), "vocab_size", "0"),
+        (lambda: classifier(embed_features=2.5), "embed_features", "2.5"),
+        (lambda: classifier(encoder="gru"), "encoder", "'gru'"),
+        (lambda: classifier(dropout=2), "dropout", "2"),
+        (lambda: classifier(word_dropout=-1), "word_dropout", "-1"),
+        (lambda: classifier(pooling=()), "pooling", "()"),
+    ],
+    "models.SequenceClassifier.__call__": [
+        (lambda: call(CLASSIFIER, X), "tokens", "float32"),
+        (lambda: call(CLASSIFIER, TOKENS, lengths=LENGTHS), "length", "9"),
+        (lambda: call(CLASSIFIER, TOKENS, num_segments=0), "num_segments", "0"),
+        (lambda: call(classifier(pooling=("sum",)), TOKENS), "pooling", "'sum'"),
+    ],
+    "models.LanguageModel": [
+        (lambda: language(vocab_size=-1), "vocab_size", "-1"),
+        (lambda: language(embed_features="64"), "embed_features", "'64'"),
+        (lambda: language(encoder=None), "encoder", "None"),
+        (lambda: language(dropout=1.5), "dropout", "1.5"),
+    ],
+    "models.LanguageModel.__call__": [
+        (lambda: call(LANGUAGE, X), "tokens", "float32"),
+        (lambda: call(LANGUAGE, TOKENS, ()), "state", "0"),
+    ],
+    "models.LanguageModel.step": [
+        (lambda: call(LANGUAGE, X[0], (), method="step"), "tokens", "float32")
+    ],
+    "models.LanguageModel.zero_state": [
+        (lambda: LANGUAGE.zero_state(2), "batch_shape", "2")
+    ],
+    "sampling.begin": [(lambda: sampling.begin(None, X), "logits", "(2, 5, 3)")],
+    "sampling.read": [
+        (lambda: read([[0.5], [1.0]]), "prompt", "float64"),
+        (lambda: read([[9], [0]]), "prompt", "9"),
+        (lambda: read([1, 2]), "prompt", "(2,)"),
+        (lambda: read([[], []]), "prompt", "(2, 0)"),
+        (lambda: read(lengths=[1]), "prompt_lengths", "(1,)"),
+        (lambda: read(lengths=[1, 2]), "prompt_lengths", "2"),
+        (lambda: read(step=None), "function", "None"),
+    ],
+    "sampling.extend": continuing(extend),
+    "sampling.generate": continuing(generate),
+    "sampling.penalize": [
+        (lambda: sampling.penalize(LOGITS, [True], 2.0), "seen", "(1,)"),
+        (lambda: sampling.penalize(X, X > 0, 2.0), "logits", "(2, 5, 3)"),
+        (lambda: sampling.penalize(LOGITS, LOGITS > 0, -2), "penalty", "-2"),
+    ],
+    "sampling.truncate": [
+        *drawing(lambda **options: sampling.truncate(LOGITS, **options)),
+        (lambda: sampling.truncate(TOKENS), "logits", "int32"),
+    ],
+    "sampling.sample": [
+        *drawing(lambda **options: sampling.sample(LOGITS, KEYS, **options)),
+        (lambda: sampling.sample(LOGITS, KEYS[:1]), "key", "(1,)"),
+    ],
+    "sampling.choose": [(lambda: choose(0.5), "uniform", "(1,)")],
+    "regularizers.weight_drop": [
+        (lambda: weight_drop({"w_h": X}, 1.0, KEY), "rate", "1.0"),
+        (lambda: weight_drop({"w_h": X}, "half", KEY), "rate", "'half'"),
+        (lambda: weight_drop({"w": X}, 0.5, KEY), "w_h", "['w']"),
+    ],
+    "training.TrainState.create": [
+        (lambda: training.TrainState.create({}, None, KEY), "optimizer", "None"),
+    ],
+    "training.data_mesh": [
+        (lambda: training.data_mesh(0), "num_devices", "0"),
+        (lambda: training.data_mesh(99), "devices", "99"),
+        (lambda: training.data_mesh(1.5), "num_devices", "1.5"),
+    ],
+    "training.make_train_step": [
+        (lambda: training.make_train_step(None, OPTIMIZER, MESH), "loss", "None"),
+        (lambda: train_once(lambda *_: {"nats": 0}), "loss", "['nats']"),
+    ],
+    "training.make_carried_train_step": [
+        (lambda: training.make_carried_train_step(3, OPTIMIZER, MESH), "loss", "3")
+    ],
+    "training.make_eval_step": [
+        (lambda: training.make_eval_step("accuracy", MESH), "metrics", "'accuracy'")
+    ],
+    "training.make_carried_eval_step": [
+        (lambda: training.make_carried_eval_step({}, MESH), "metrics", "{}")
+    ],
+    "training.shard_batch": [
+        (lambda: training.shard_batch({"x": 0.5}, MESH), "x", "no axis"),
+        (
+            lambda: training.shard_batch({"x": X[:1]}, training.data_mesh(2)),
+            "x",
+            "1 rows",
+        ),
+    ],
+}

@@ -1,0 +1,163 @@
+"""The programs' readers, given anything: an error of one line, or what was written."""
+
+import collections
+import csv
+import functools
+import io
+import json
+import types
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments import language, reviews, sentiment, texts, writing
+from experiments.workdir import WorkDir
+from experiments.writer import Writer
+from jaxrnn.text import Vocab
+from tests.fuzz import any_json, assert_one_line, files, fuzz, half
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    return tmp_path_factory.mktemp("fuzz")
+
+
+GOOD_TEXT = "\ufeffTo be, or not to be,\r\nthat is the question: \u2019tis\rso.\n" * 3
+
+
+@fuzz
+@given(content=files(GOOD_TEXT.encode()) | st.text(max_size=99).map(str.encode))
+def test_texts(directory, content):
+    path = directory / "text"
+    path.write_bytes(content)
+    assert texts.read(path, by_byte=True).encode("latin-1") == content
+    try:
+        text = texts.read(path, by_byte=False)
+    except ValueError as error:
+        assert_one_line(error, path)
+        text = None
+    # By Python's own reader of text files.
+    try:
+        assert text == path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        assert text is None
+
+
+GOOD_CSV = "label,text\r\n" + "".join(
+    f'{k % 2},"it is a ""film"",\nno {k}"\r\n' for k in range(20)
+)
+cells = st.text(max_size=9) | st.sampled_from(["a,b", 'a"b', "a\nb", "\x00", " "])
+labels = st.sampled_from(["0", "1", "NEG", " pos ", "positive"])
+
+
+@half
+@given(content=files(GOOD_CSV.encode()))
+def test_damaged_tables_of_reviews(directory, content):
+    path = directory / "damaged.csv"
+    path.write_bytes(content)
+    try:
+        found = reviews.read_csv(path)
+    except ValueError as error:
+        assert_one_line(error, path)
+    else:
+        assert 20 <= len(gathered(found)) <= content.count(b"\n")
+
+
+@half
+@given(rows=st.lists(st.tuples(cells, labels), min_size=20, max_size=30))
+def test_tables_of_reviews(directory, rows):
+    path = directory / "reviews.csv"
+    table = io.StringIO(newline="")
+    writer = csv.writer(table, quoting=csv.QUOTE_ALL)
+    writer.writerows([("text", "label"), *rows])
+    path.write_bytes(table.getvalue().encode())
+    known = [(text, "1p".find(label.strip().lower()[0]) >= 0) for text, label in rows]
+    positive = sum(label for _, label in known)
+    try:
+        found = gathered(reviews.read_csv(path))
+    except ValueError as error:
+        assert_one_line(error, path)
+        blank = any(not text.strip() for text, _ in rows)
+        assert blank or min(positive, len(rows) - positive) < reviews.MIN_PER_LABEL
+    else:
+        assert collections.Counter(found) == collections.Counter(known)
+
+
+def gathered(found):
+    parts = (found.train, found.validation, found.test)
+    return [
+        pair for part in parts for pair in zip(part.texts, part.labels, strict=True)
+    ]
+
+
+GOOD_SETTINGS = [vars(language.Settings()), vars(sentiment.Settings())]
+
+
+@st.composite
+def changed_settings(draw):
+    good = draw(st.sampled_from(GOOD_SETTINGS))
+    names = st.sampled_from(sorted(good)) | st.text(max_size=4)
+    return json.dumps(
+        good | draw(st.dictionaries(names, any_json, max_size=2))
+    ).encode()
+
+
+@half
+@given(
+    content=files(json.dumps(GOOD_SETTINGS[0]).encode())
+    | changed_settings()
+    | any_json.map(lambda value: json.dumps(value).encode())
+)
+@pytest.mark.parametrize("kind", [language.Settings, sentiment.Settings])
+def test_settings_and_results(directory, kind, content):
+    workdir = WorkDir(directory)
+    for name in ("settings", "results"):
+        (directory / f"{name}.json").write_bytes(content)
+        try:
+            found = getattr(workdir, name)
+        except ValueError as error:
+            assert_one_line(error, f"{name}.json")
+        else:
+            assert repr(found) == repr(json.loads(content))  # NaN included
+    try:
+        settings = workdir.settings_as(kind)
+    except ValueError as error:
+        assert_one_line(error, "settings.json")
+        return
+    for name, default in vars(kind()).items():
+        value = getattr(settings, name)
+        kinds = {type(default)}
+        kinds |= {int} if isinstance(default, float) else set()
+        kinds |= {list} if isinstance(default, tuple) else set()
+        kinds |= {type(None)} if name in ("clip", "patience") else set()
+        assert type(value) in kinds, name
+
+
+@pytest.fixture(scope="module")
+def writer():
+    model = types.SimpleNamespace(apply=functools.partial)  # Nothing is written.
+    return Writer(model, None, Vocab(tuple("abc \n'\u2019")))  # pyright: ignore[reportArgumentType]
+
+
+@fuzz
+@given(
+    prompt=st.text(max_size=20)
+    | st.text("abc \n@-\ud800\udcff", max_size=9)
+    | st.text("abc./\0\ud800", max_size=9).map(lambda name: f"@{name}"),
+    skip=st.booleans(),
+)
+def test_prompts(writer, prompt, skip):
+    if prompt == "-":
+        return  # standard input
+    try:
+        content = writing.read_prompt(prompt)
+        assert content is not None
+        text = texts.decode(content, "the prompt", by_byte=False)
+        kept = writer.known(text, "the prompt", skip=skip)
+    except ValueError as error:
+        if not prompt.startswith("@"):  # A name of a file may have line breaks.
+            assert_one_line(error, "")
+        return
+    assert kept == "".join(c for c in text if c in "abc \n'\u2019") != ""
+    assert skip or kept == text
