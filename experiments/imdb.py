@@ -20,33 +20,26 @@ from typing import Annotated, Any
 import jax
 import numpy as np
 import tyro
+from jax.sharding import Mesh
 from rich.console import Console
 
-from experiments import (
-    cluster,
-    explanation,
-    pages,
-    program,
-    reviews,
-    runtime,
-    sentiment,
-)
+from experiments import cluster, explanation, program, reviews, runtime, sentiment
 from experiments.cluster import Cluster
 from experiments.fit import fit, progress_bar
 from experiments.imdb_reviews import load_imdb
+from experiments.pages import write_page
 from experiments.plots import plot_confusion, plot_curves
 from experiments.reader import Reader
-from experiments.sentiment import Batches, Examples, Settings
+from experiments.sentiment import SMOKE, Batches, Examples, Settings
 from experiments.word_vectors import word_vectors
 from experiments.workdir import WorkDir, environment, fingerprint
 from jaxrnn import training
-from jaxrnn.batching import epoch_rng
+from jaxrnn.batching import bucket_boundaries, epoch_rng
 from jaxrnn.checkpoints import Checkpoints
 from jaxrnn.text import Vocab, word_tokens
 
 WORKDIR = Path("runs/imdb")
 LABELS = ("negative", "positive")
-SMOKE = Settings(embed=8, hidden=8, vocab=100, buckets=2, epochs=4, batch=16)
 
 
 @dataclass(frozen=True)
@@ -94,109 +87,141 @@ def main(options: Options) -> None:
         train(options, settings, options.workdir)
 
 
+@dataclass(frozen=True)
+class Run:
+    """What a training run is about."""
+
+    data: reviews.Reviews
+    vocab: Vocab
+    train: Examples
+    validation: Examples
+    test: Examples
+    settings: Settings
+    mesh: Mesh
+    workdir: WorkDir
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What its work directory must be of."""
+        return {
+            "dataset": self.data.name,
+            "vocabulary": fingerprint(self.vocab),
+            **dataclasses.asdict(self.settings),
+        }
+
+    def batches(
+        self, examples: Examples, boundaries: tuple[int, ...] | None = None
+    ) -> Batches:
+        settings = self.settings
+        return Batches(
+            examples, settings.batch, settings.buckets, self.mesh, boundaries
+        )
+
+
 def train(options: Options, settings: Settings, path: Path) -> None:
     """Trains from the last checkpoint in `path` to the end, then tests the best."""
     data = cluster.in_turn(lambda: load(options, settings))
     began = time.perf_counter()
-    with Console(stderr=True).status("learning the words"):
-        tokenized = [word_tokens(text) for text in data.train.texts]
-        vocab = Vocab.build(tokenized, max_size=settings.vocab)
-    workdir = WorkDir(path)
-    identity = {"dataset": data.name, "vocabulary": fingerprint(vocab)}
-    with workdir.claimed(identity | dataclasses.asdict(settings)):
-        if workdir.results:
+    run = prepare(data, settings, WorkDir(path), training.data_mesh(options.devices))
+    with run.workdir.claimed(run.identity):
+        if run.workdir.results:
             print(f"{path} holds a finished run")
-            return report(workdir.results)
-        workdir.write_vocab(vocab)
-        results = learn(options, settings, workdir, data, tokenized, vocab, began)
-        workdir.finish(results)
+            return report(run.workdir.results)
+        run.workdir.write_vocab(run.vocab)
+        results = learn(run, began, options.tensorboard)
+        run.workdir.finish(results)
     report(results)
 
 
-def learn(
-    options: Options,
-    settings: Settings,
-    workdir: WorkDir,
-    data: reviews.Reviews,
-    tokenized: list[list[str]],
-    vocab: Vocab,
-    began: float,
-) -> dict[str, Any]:
+def prepare(
+    data: reviews.Reviews, settings: Settings, workdir: WorkDir, mesh: Mesh
+) -> Run:
+    """A run on these reviews, about which nothing is written yet."""
+    with Console(stderr=True).status("learning the words"):
+        tokenized = [word_tokens(text) for text in data.train.texts]
+        vocab = Vocab.build(tokenized, max_size=settings.vocab)
+        train_ids = [vocab.encode(tokens) for tokens in tokenized]
+    validation, test = (
+        Examples.encode(split.texts, split.labels, vocab)
+        for split in (data.validation, data.test)
+    )
+    train = Examples(train_ids, data.train.labels)
+    return Run(data, vocab, train, validation, test, settings, mesh, workdir)
+
+
+def learn(run: Run, began: float, tensorboard: bool) -> dict[str, Any]:
     """Trains to the end, and tests the best: what results.json says."""
-    mesh = training.data_mesh(options.devices)
-
-    def batches(examples: Examples) -> Batches:
-        return Batches(examples, settings.batch, settings.buckets, mesh)
-
-    def encode(split: reviews.Split) -> Examples:
-        return Examples.encode(split.texts, split.labels, vocab)
-
-    train_ids = [vocab.encode(tokens) for tokens in tokenized]
-    train_examples = Examples(train_ids, data.train.labels)
-    train_batches = batches(train_examples.cut(settings.max_words))
-    validation_batches = batches(encode(data.validation))
-    model = sentiment.make_model(settings, len(vocab))
-    steps = settings.epochs * len(train_batches.epoch())
-    optimizer = sentiment.make_optimizer(settings, steps)
-    checkpoints = Checkpoints(workdir.checkpoints, mode="max")
+    settings, mesh = run.settings, run.mesh
+    model = sentiment.make_model(settings, len(run.vocab))
+    train_batches = run.batches(run.train.cut(settings.max_words))
+    steps_per_epoch = len(train_batches.epoch())
+    optimizer = sentiment.make_optimizer(settings, settings.epochs * steps_per_epoch)
+    checkpoints = Checkpoints(run.workdir.checkpoints, mode="max")
     vectors = None
     if settings.pretrain and not checkpoints.steps():
-        with Console(stderr=True).status(
-            "learning word vectors from all reviews (half a minute)"
-        ):
-            unlabelled = map(vocab.encode, map(word_tokens, data.unlabelled))
-            vectors = word_vectors(
-                [*train_ids, *unlabelled], len(vocab), settings.embed
-            )
+        vectors = learn_vectors(run)
     state = sentiment.make_state(model, optimizer, settings.seed, vectors)
-    state = training.replicate(state, mesh)
     eval_step = training.make_eval_step(sentiment.make_metrics(model), mesh)
+    # Of the same shapes, both compile once.
+    lengths = [ids.size for part in (run.validation, run.test) for ids in part.ids]
+    boundaries = bucket_boundaries(lengths, settings.buckets)
+    validation_batches = run.batches(run.validation, boundaries)
+    test_batches = run.batches(run.test, boundaries)
 
     def evaluate(state: training.TrainState) -> dict[str, float]:
         found = sentiment.evaluate(eval_step, state.params, validation_batches)
         return {f"validation_{name}": found[name] for name in ("loss", "accuracy")}
 
-    loss = sentiment.make_loss(model)
-    train_step = training.make_train_step(loss, optimizer, mesh)
     state, done = fit(
-        state,
+        training.replicate(state, mesh),
         epochs=settings.epochs,
         batches=lambda epoch: train_batches.epoch(epoch_rng(settings.seed, epoch)),
-        train_step=train_step,
+        train_step=training.make_train_step(
+            sentiment.make_loss(model), optimizer, mesh
+        ),
         evaluate=evaluate,
         best="validation_accuracy",
         units="words",
         units_per_epoch=train_batches.words,
-        workdir=workdir,
+        workdir=run.workdir,
         checkpoints=checkpoints,
         began=began,
-        tensorboard=workdir.path / "tensorboard" if options.tensorboard else None,
+        tensorboard=run.workdir.path / "tensorboard" if tensorboard else None,
     )
 
-    test_batches = batches(encode(data.test))
-    (best, _), last = checkpoints.restore(state, "best"), done.history[-1]
+    best, _ = checkpoints.restore(state, "best")
     with progress_bar("testing", len(test_batches.epoch())) as advance:
         found = sentiment.evaluate(eval_step, best.params, test_batches, advance)
-    chosen = done.history[int(best.step) // len(train_batches.epoch()) - 1]
     shares = np.array([[found[f"confusion_{t}{p}"] for p in (0, 1)] for t in (0, 1)])
-    counts = (len(data.test.labels) * shares).round().astype(int)
-    results = {
-        "dataset": data.name,
+    counts = (len(run.test.labels) * shares).round().astype(int)
+    if jax.process_index() == 0:
+        plot_run(run.workdir.path, run.data.name, done.history, counts)
+    chosen = done.history[int(best.step) // steps_per_epoch - 1]
+    return {
+        "dataset": run.data.name,
         "test_accuracy": found["accuracy"],
         "test_loss": found["loss"],
         "confusion": counts.tolist(),
         "validation_accuracy": chosen["validation_accuracy"],
         "best_epoch": chosen["epoch"],
         "seconds": done.spent + time.perf_counter() - began,
-        "words_per_second": last["words_per_second"],
+        "words_per_second": done.history[-1]["words_per_second"],
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(best.params)),
         "devices": mesh.size,
         **dataclasses.asdict(settings),
         **environment(),
     }
-    if jax.process_index() == 0:
-        plot_run(workdir.path, data.name, done.history, counts)
-    return results
+
+
+def learn_vectors(run: Run) -> np.ndarray:
+    """Word vectors of all reviews, those without a label too."""
+    with Console(stderr=True).status(
+        "learning word vectors from all reviews (half a minute)"
+    ):
+        unlabelled = map(run.vocab.encode, map(word_tokens, run.data.unlabelled))
+        return word_vectors(
+            [*run.train.ids, *unlabelled], len(run.vocab), run.settings.embed
+        )
 
 
 def load(options: Options, settings: Settings) -> reviews.Reviews:
@@ -247,7 +272,7 @@ def explain(texts: Iterable[str], path: Path, devices: int | None, page: Path) -
     reviews = explanation.describe(reader, read_lines(texts))
     about = (WorkDir(path).settings or {})["dataset"]
     data = {"model": f"Model in {path}, trained on {about}", "reviews": reviews}
-    pages.write_page(page, "explanation", "What moved the decision", data)
+    write_page(page, "explanation", "What moved the decision", data)
     for number, review in enumerate(reviews, start=1):
         p, residual = review["probability"], abs(review["residual"])
         print(

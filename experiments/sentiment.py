@@ -70,6 +70,9 @@ class Settings:
     """Of the weights, of the order of the reviews and of dropout."""
 
 
+SMOKE = Settings(embed=8, hidden=8, vocab=100, buckets=2, epochs=4, batch=16)
+
+
 @dataclass(frozen=True)
 class Examples:
     """Reviews as word ids, with float32 labels [n]: 0 is negative, 1 is positive."""
@@ -101,15 +104,24 @@ class Examples:
 class Batches:
     """Batches of few shapes out of examples: padded to one of `buckets` lengths, every
     one with the same number of rows, a multiple of the devices of `mesh`; rows added to
-    get there have weight 0. Of each batch only the rows of this process are made."""
+    get there have weight 0. Of each batch only the rows of this process are made.
 
-    def __init__(self, examples: Examples, batch: int, buckets: int, mesh: Mesh):
+    The lengths are `boundaries`, or those that waste the least padding."""
+
+    def __init__(
+        self,
+        examples: Examples,
+        batch: int,
+        buckets: int,
+        mesh: Mesh,
+        boundaries: tuple[int, ...] | None = None,
+    ):
         self._examples = examples
         self._lengths = np.array([ids.size for ids in examples.ids])
         self._batch = batch
         rows = math.ceil(batch / mesh.size) * mesh.size
         self._own = training.process_rows(rows, mesh)
-        self._boundaries = bucket_boundaries(self._lengths, buckets)
+        self._boundaries = boundaries or bucket_boundaries(self._lengths, buckets)
 
     @property
     def words(self) -> int:

@@ -11,7 +11,8 @@ import pytest
 from matplotlib.image import imread
 
 from experiments import imdb, reviews, sentiment
-from experiments.imdb import SMOKE, Options
+from experiments.imdb import Options
+from experiments.sentiment import SMOKE
 from jaxrnn import training
 from jaxrnn.batching import pad
 from jaxrnn.checkpoints import Checkpoints
