@@ -5,11 +5,12 @@
 A panel for each metric, a line for each work directory.
 """
 
+import itertools
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
@@ -29,15 +30,17 @@ class Options:
     metrics: tuple[str, ...] = ()
     """What to show of metrics.jsonl; by default the loss in training and all that was
     validated."""
+    over: Literal["epoch", "seconds"] = "epoch"
+    """Over epochs, or the seconds of training, evaluations aside."""
 
 
 def main(options: Options) -> None:
     if not options.runs:
         raise ValueError("there is nothing to plot: name at least one work directory")
     histories = {str(path): read(path) for path in options.runs}
-    found = panels(histories, options.metrics)
+    found = panels(histories, options.metrics, options.over)
     try:
-        plot_curves(options.out, "", "epoch", found)
+        plot_curves(options.out, "", options.over, found)
     except OSError as error:
         raise ValueError(
             f"cannot write {options.out} ({error.strerror}): give another --out"
@@ -61,9 +64,12 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 
 def panels(
-    histories: Mapping[str, Sequence[Mapping[str, float]]], metrics: Sequence[str] = ()
+    histories: Mapping[str, Sequence[Mapping[str, float]]],
+    metrics: Sequence[str] = (),
+    over: Literal["epoch", "seconds"] = "epoch",
 ) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """For each metric the points (epoch, value) of each run that has it.
+    """For each metric the points (x, value) of each run that has it; x is the epoch, or
+    the seconds of all epochs so far.
 
     Raises:
         ValueError: no run has one of `metrics`.
@@ -86,12 +92,24 @@ def panels(
     ]
     return {
         name.replace("_", " "): {
-            run: [(line["epoch"], line[name]) for line in history if name in line]
+            run: [
+                (x, line[name])
+                for x, line in zip(places(history, over), history, strict=True)
+                if name in line
+            ]
             for run, history in histories.items()
             if any(name in line for line in history)
         }
         for name in shown
     }
+
+
+def places(
+    history: Sequence[Mapping[str, float]], over: Literal["epoch", "seconds"]
+) -> list[float]:
+    """Where the lines of a history stand on the x axis."""
+    values = [line[over] for line in history]
+    return values if over == "epoch" else list(itertools.accumulate(values))
 
 
 if __name__ == "__main__":

@@ -73,3 +73,14 @@ def test_what_cannot_be_plotted(runs, plot_run, tmp_path):
     for content in ("{", "[1]", '"a"'):
         (runs[1] / "metrics.jsonl").write_text(content)
         assert_refused(plot_run(*runs), f"{runs[1]}/metrics.jsonl is damaged (")
+
+
+def test_seconds_add_up_over_the_epochs():
+    history = [
+        {"epoch": 1, "train_loss": 3.0, "seconds": 10.0},
+        {"epoch": 2, "train_loss": 2.0, "seconds": 5.0, "validation_loss": 2.5},
+    ]
+    assert plot.panels({"a": history}, over="seconds") == {
+        "train loss": {"a": [(10.0, 3.0), (15.0, 2.0)]},
+        "validation loss": {"a": [(15.0, 2.5)]},
+    }
