@@ -290,16 +290,3 @@ def test_loss_function_without_a_loss(rng):
 
     with pytest.raises(ValueError, match=r'named "loss", not only \[\'nats\'\]'):
         run([random_batch(rng)], 2, loss=unnamed)
-
-
-@pytest.mark.parametrize(
-    ("num_devices", "message"),
-    [
-        (0, "num_devices must be at least 1, got 0"),
-        (-1, "num_devices must be at least 1, got -1"),
-        (3, "3 devices asked for, JAX sees 2"),
-    ],
-)
-def test_more_devices_than_there_are(num_devices, message):
-    with pytest.raises(ValueError, match=message):
-        data_mesh(num_devices)
