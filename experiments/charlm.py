@@ -4,8 +4,8 @@
     python -m experiments.charlm --sample
 
 Expect 1.530 nats per character of tiny shakespeare on cold windows of 256 (seed 0).
-Trained again in the same --workdir it continues; --sample writes with the trained
-model, --score judges a text by it, --neurons shows what its units do.
+Trained again it continues. With the trained model --sample writes, --score judges a
+text and --neurons shows what its units do.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from experiments.plots import plot_curves
 from experiments.texts import Text
 from experiments.workdir import WorkDir, environment, fingerprint
 from experiments.writer import Writer
-from experiments.writing import Drawing
+from experiments.writing import Drawing, Reading
 from jaxrnn import metrics, training
 from jaxrnn.checkpoints import Checkpoints
 from jaxrnn.models import LanguageModel
@@ -70,14 +70,7 @@ class Options:
     sample: bool = False
     """Write with the trained model; where there is none, train it first."""
     drawing: Annotated[Drawing, tyro.conf.arg(name="")] = field(default_factory=Drawing)
-    score: Path | None = None
-    """Tell how well the trained model predicts this file."""
-    per_character: bool = False
-    """With --score: tell it of each character."""
-    neurons: Path | None = None
-    """Show on a page what each unit of the trained model does as it reads this file."""
-    html: Path = Path("neurons.html")
-    """With --neurons: the page to write."""
+    reading: Annotated[Reading, tyro.conf.arg(name="")] = field(default_factory=Reading)
     unknown: Literal["error", "skip"] = "error"
     """What to do with characters that the trained model has never seen."""
     smoke: bool = False
@@ -95,21 +88,18 @@ def defaults(arguments: Sequence[str]) -> Options:
 
 def main(options: Options) -> None:
     runtime.configure(options.devices, options.cluster.join)
-    if options.smoke and options.workdir == WORKDIR:
-        with tempfile.TemporaryDirectory() as scratch:
-            work(dataclasses.replace(options, workdir=Path(scratch)))
-    else:
-        work(options)
+    if not options.smoke or options.workdir != WORKDIR:
+        return work(options)
+    with tempfile.TemporaryDirectory() as scratch:
+        work(dataclasses.replace(options, workdir=Path(scratch)))
 
 
 def work(options: Options) -> None:
     """Trains, writes, judges or shows."""
     options.settings.check()
-    path, skip = options.workdir, options.unknown == "skip"
-    if options.score is not None:
-        writing.judge(path, options.score, skip=skip, each=options.per_character)
-    elif options.neurons is not None:
-        writing.picture(path, options.neurons, options.html, skip=skip)
+    if options.reading.wanted:
+        skip = options.unknown == "skip"
+        writing.read(options.workdir, options.reading, skip=skip)
     elif options.sample:
         sample(options)
     else:

@@ -41,8 +41,9 @@ def run(
                 description=description,
                 default=defaults(sys.argv[1:]) if defaults else options_type(),
             )
-            # Orbax logs every save, and warns of choices that are not the user's.
-            logging.getLogger("absl").setLevel(logging.ERROR)
+            # Orbax logs every save, what it raises as well, and warns of choices that
+            # are not the user's.
+            logging.getLogger("absl").setLevel(logging.CRITICAL)
             warnings.filterwarnings("ignore", module="orbax")
             warnings.showwarning = _show_in_one_line
             main(options)

@@ -77,6 +77,7 @@ class Reader:
 
     def probabilities(self, examples: Examples) -> np.ndarray:
         """The probability that each example is positive."""
-        settings = self._settings
-        batches = Batches(examples, settings.batch, settings.buckets, self._mesh)
+        batches = Batches(
+            examples, self._settings.batch, self._settings.buckets, self._mesh
+        )
         return sentiment.probabilities(self.model, self.variables, batches, self._mesh)

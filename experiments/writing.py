@@ -62,6 +62,25 @@ class Drawing:
         return {name: getattr(self, name) for name in names}
 
 
+@dataclass(frozen=True)
+class Reading:
+    """What to tell of a file."""
+
+    score: Path | None = None
+    """Tell how well the trained model predicts this file."""
+    per_character: bool = False
+    """With --score: tell it of each character."""
+    neurons: Path | None = None
+    """Show on a page what each unit of the trained model does as it reads this file."""
+    html: Path = Path("neurons.html")
+    """With --neurons: the page to write."""
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is a file to read."""
+        return self.score is not None or self.neurons is not None
+
+
 def read_prompt(prompt: str | None) -> bytes | None:
     """What a `Drawing` has for a prompt, from wherever it is."""
     if prompt is None:
@@ -103,6 +122,20 @@ def write(
         shown = ""
         others = [text + piece for text, piece in zip(others, rest, strict=True)]
     show("\n" + "".join(f"----\n{text}\n" for text in others))
+
+
+def read(path: Path, reading: Reading, *, skip: bool) -> None:
+    """Tells of files what is wanted, by the model in a work directory.
+
+    `skip` leaves out what the model has never seen of them.
+
+    Raises:
+        ValueError: there is no model, or a file cannot be judged or shown.
+    """
+    if reading.score is not None:
+        judge(path, reading.score, skip=skip, each=reading.per_character)
+    if reading.neurons is not None:
+        picture(path, reading.neurons, reading.html, skip=skip)
 
 
 def judge(path: Path, file: Path, *, skip: bool, each: bool) -> None:

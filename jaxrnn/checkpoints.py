@@ -110,6 +110,7 @@ class Checkpoints:
             self._remove(damaged)
             path = self._path(step)
             path.mkdir(parents=True, exist_ok=True)
+            _require_room(path, leaves)
             self._orbax.save(path / "state", args=ocp.args.StandardSave(leaves))
             if jax.process_index() == 0:
                 records.write(path, record)
@@ -219,6 +220,15 @@ class Checkpoints:
             for step in set(self._begun()).difference(self.steps()):
                 shutil.rmtree(self._path(step))
         multihost_utils.sync_global_devices("jaxrnn.checkpoints.remove")
+
+
+def _require_room(path: pathlib.Path, leaves: dict[str, Any]) -> None:
+    """Beforehand: orbax says it too, but in many lines from many threads."""
+    size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves.values())
+    needed = 2 * size + 2**20  # and what describes the arrays
+    free = shutil.disk_usage(path).free
+    if free < needed:
+        raise OSError(f"{free:,} bytes are free there, up to {needed:,} are needed")
 
 
 def _leaves_by_name(tree: PyTree) -> dict[str, Any]:

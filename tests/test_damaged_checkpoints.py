@@ -2,9 +2,11 @@
 
 import resource
 import shutil
+import types
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from jaxrnn.checkpoints import CheckpointError, Checkpoints
@@ -117,6 +119,22 @@ def test_failed_write_loses_nothing(tmp_path):
     checkpoints.save(2, large, info={}, metric=0.0)
     assert checkpoints.steps() == (1, 2)
     assert_identical(checkpoints.restore(large)[0], large)
+
+
+def test_a_disk_without_room_is_said_in_numbers(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path)
+    save(checkpoints, 1, metric=0.1)
+    large = {"w": np.ones(10**6, np.float32)}
+    room = types.SimpleNamespace(free=2 * 4_000_000 + 2**20 - 1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: room)
+    message = r"step 2 in .*: OSError: 9,048,575 bytes are free there, up to 9,048,576 "
+    with pytest.raises(CheckpointError, match=message):
+        checkpoints.save(2, large, info={}, metric=0.0)
+    assert checkpoints.steps() == (1,)
+    assert_identical(checkpoints.restore(state_of(0))[0], state_of(1))
+    room.free += 1
+    checkpoints.save(2, large, info={}, metric=0.0)
+    assert checkpoints.steps() == (1, 2)
 
 
 DAMAGES = {

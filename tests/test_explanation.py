@@ -186,12 +186,6 @@ def test_what_no_page_holds(run, program_run, tmp_path, texts, message):
     assert not page.exists()
 
 
-def test_a_page_that_cannot_be_written(run, program_run, tmp_path):
-    page = tmp_path / "none" / "out.html"
-    result = program_run("--workdir", run, "--html", page, "--explain", "good")
-    assert_refused(result, f"cannot write {page} (No such file or directory): give")
-
-
 def test_without_a_model(tmp_path, program_run):
     result = program_run("--workdir", tmp_path / "none", "--explain", "good")
     assert_refused(result, "there is no trained model in")

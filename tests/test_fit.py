@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from experiments.fit import fit, progress_bar
+from experiments.fit import fit
 from experiments.workdir import WorkDir
 from jaxrnn import training
 from jaxrnn.batching import epoch_rng
@@ -269,15 +269,3 @@ def test_a_full_disk_stops_a_run_and_loses_nothing(tmp_path, uninterrupted, caps
     assert "\n" not in str(error.value)
     assert before.items() <= files_below(tmp_path / "checkpoints").items()
     assert_as_uninterrupted(tmp_path, *run(tmp_path), uninterrupted)
-
-
-def test_the_bar_shows_what_is_done_on_a_terminal(monkeypatch, capsys):
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "120")
-    with progress_bar("training", 2000) as advance:
-        advance(1500, "epoch 2/2")
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert "epoch 2/2" in err
-    assert "1,500/2,000" in err

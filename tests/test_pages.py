@@ -213,3 +213,11 @@ def test_nothing_ends_the_data():
     assert "<" not in embed([HOSTILE, "\u2028"])
     with pytest.raises(ValueError, match="not JSON compliant"):
         embed(float("nan"))
+
+
+def test_a_page_that_cannot_be_written(tmp_path):
+    path = tmp_path / "none" / "out.html"
+    with pytest.raises(
+        ValueError, match=f"cannot write {path} .No such file .* --html"
+    ):
+        write_page(path, "neurons", "", UNITS)
