@@ -199,8 +199,7 @@ def learn(run: Run, began: float, tensorboard: bool) -> tuple[Carried, Done]:
         return {f"validation_{name}": nats for name, nats in found.items()}
 
     def glimpse(state: Carried) -> None:
-        params = jax.device_get(state.train.params)  # each process writes by itself
-        writer = Writer(model, params, run.vocab)
+        writer = Writer(model, jax.device_get(state.train.params), run.vocab)
         pieces = writer.write(writer.beginning, GLIMPSE, 1, settings.seed)
         print("".join(piece for [piece] in pieces), end="\n----\n", flush=True)
 

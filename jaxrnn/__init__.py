@@ -1,8 +1,8 @@
 """Recurrent networks for JAX: right, fast and pleasant.
 
 Layers, cells and what combines them are here; everything else is in the modules, each
-about one thing: `batching`, `checkpoints`, `metrics`, `models`, `regularizers`,
-`sampling`, `segments`, `text`, `torch_weights`, `training`.
+about one thing: `batching`, `checkpoints`, `metrics`, `models`, `placement`,
+`regularizers`, `sampling`, `segments`, `text`, `torch_weights`, `training`.
 """
 
 __version__ = "0.1.0"
@@ -12,6 +12,7 @@ from jaxrnn import (
     checkpoints,
     metrics,
     models,
+    placement,
     regularizers,
     sampling,
     segments,
@@ -41,6 +42,7 @@ __all__ = [
     "checkpoints",
     "metrics",
     "models",
+    "placement",
     "regularizers",
     "sampling",
     "segments",

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import jaxrnn
-from jaxrnn import batching, metrics, segments, text, torch_weights
+from jaxrnn import batching, metrics, placement, segments, text, torch_weights
 from jaxrnn.checkpoints import Checkpoints
 from jaxrnn.metrics import Mean
 
@@ -31,6 +31,7 @@ def save(step=2, state=STATE, info=None, metric=0.5):
 
 REFUSED = {
     "text.word_tokens": [(lambda: text.word_tokens(b"a"), "text", "bytes")],
+    "text.word_spans": [(lambda: text.word_spans(b"a"), "text", "bytes")],
     "text.char_tokens": [(lambda: text.char_tokens(3), "text", "int")],
     "text.Vocab": [
         (lambda: text.Vocab(()), "token", "none"),
@@ -190,5 +191,39 @@ REFUSED = {
         (lambda: checkpoints().restore(STATE, 3), "checkpoint", "3"),
         (lambda: checkpoints().restore({"w": 0.5}), "w", "0.5"),
         (lambda: checkpoints().restore({"w": X}), "w", "float32[4, 3]"),
+    ],
+    "placement.data_mesh": [
+        (lambda: placement.data_mesh(0), "num_devices", "0"),
+        (lambda: placement.data_mesh(99), "devices", "99"),
+        (lambda: placement.data_mesh(1.5), "num_devices", "1.5"),
+    ],
+    "placement.shard_batch": [
+        (
+            lambda: placement.shard_batch({"x": 0.5}, placement.data_mesh(1)),
+            "x",
+            "no axis",
+        ),
+        (
+            lambda: placement.shard_batch({"x": X[:1]}, placement.data_mesh(2)),
+            "x",
+            "1 rows",
+        ),
+    ],
+    "placement.process_rows": [
+        (lambda: placement.process_rows(3, placement.data_mesh(2)), "2 devices", "3"),
+    ],
+    "placement.split_rows": [
+        (
+            lambda: placement.split_rows((X[:3],), placement.data_mesh(2), "carry"),
+            "carry[0]",
+            "3 rows",
+        ),
+    ],
+    "placement.replicate": [
+        (
+            lambda: placement.replicate({"w": "words"}, placement.data_mesh(1)),
+            "words",
+            "str",
+        ),
     ],
 }

@@ -269,11 +269,6 @@ REFUSED = {
     "training.TrainState.create": [
         (lambda: training.TrainState.create({}, None, KEY), "optimizer", "None"),
     ],
-    "training.data_mesh": [
-        (lambda: training.data_mesh(0), "num_devices", "0"),
-        (lambda: training.data_mesh(99), "devices", "99"),
-        (lambda: training.data_mesh(1.5), "num_devices", "1.5"),
-    ],
     "training.make_train_step": [
         (lambda: training.make_train_step(None, OPTIMIZER, MESH), "loss", "None"),
         (lambda: train_once(lambda *_: {"nats": 0}), "loss", "['nats']"),
@@ -286,13 +281,5 @@ REFUSED = {
     ],
     "training.make_carried_eval_step": [
         (lambda: training.make_carried_eval_step({}, MESH), "metrics", "{}")
-    ],
-    "training.shard_batch": [
-        (lambda: training.shard_batch({"x": 0.5}, MESH), "x", "no axis"),
-        (
-            lambda: training.shard_batch({"x": X[:1]}, training.data_mesh(2)),
-            "x",
-            "1 rows",
-        ),
     ],
 }

@@ -116,3 +116,16 @@ def test_a_batch_that_the_processes_do_not_divide():
         language.make_mesh(3, 2)
     assert language.make_mesh(3).size == 1
     assert language.make_mesh(4).size == 2
+
+
+@pytest.mark.parametrize(
+    ("num_devices", "message"),
+    [
+        (0, "num_devices must be at least 1, got 0"),
+        (-1, "num_devices must be at least 1, got -1"),
+        (3, "3 devices asked for, JAX sees 2"),
+    ],
+)
+def test_more_devices_than_there_are(num_devices, message):
+    with pytest.raises(ValueError, match=message):
+        placement.data_mesh(num_devices)

@@ -290,9 +290,3 @@ def test_loss_function_without_a_loss(rng):
 
     with pytest.raises(ValueError, match=r'named "loss", not only \[\'nats\'\]'):
         run([random_batch(rng)], 2, loss=unnamed)
-
-
-@pytest.mark.parametrize("num_devices", [0, -1, 3])
-def test_more_devices_than_there_are(num_devices):
-    with pytest.raises(ValueError, match=f"got {num_devices}$|^3 .* JAX sees 2"):
-        data_mesh(num_devices)
