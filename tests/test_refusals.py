@@ -49,4 +49,4 @@ def test_every_public_function_is_in_the_tables():
     assert {"LSTM", "sampling.read", "text.Vocab.build", "Stack.step"} <= functions
     # Cells are called with what `Recurrent` prepared.
     cells = {name for name in functions if "Cell." in name}
-    assert functions - cells == REFUSED.keys()
+    assert functions - cells <= REFUSED.keys()
