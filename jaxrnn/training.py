@@ -41,7 +41,7 @@ class TrainState(flax.struct.PyTreeNode):
 
     step: Int[Array, ""]
     params: PyTree
-    opt_state: optax.OptState
+    opt_state: PyTree
     key: Key[Array, ""]
 
     @classmethod
