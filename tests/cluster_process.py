@@ -12,25 +12,28 @@ from importlib import import_module
 from experiments import program
 from jaxrnn import training
 
-name, at, signal, *arguments = sys.argv[1:]
-module = import_module(f"experiments.{name}")
-make_carried_train_step = training.make_carried_train_step
+
+def main(name, at, signal, *arguments):
+    module = import_module(f"experiments.{name}")
+    make_carried_train_step = training.make_carried_train_step
+
+    def make_signalled_step(*given):
+        step = make_carried_train_step(*given)
+
+        def signalled(state, carry, batch):
+            if int(state.step) == int(at):
+                os.kill(os.getpid(), int(signal))
+            if int(state.step) >= int(at) >= 0:
+                time.sleep(0.5)  # JAX looks once a second whether it was asked to stop.
+            return step(state, carry, batch)
+
+        return signalled
+
+    training.make_carried_train_step = make_signalled_step
+    sys.argv = [name, *arguments]
+    defaults = getattr(module, "defaults", None)
+    return program.run(module.main, module.Options, name, module.__doc__, defaults)
 
 
-def make_signalled_step(*given):
-    step = make_carried_train_step(*given)
-
-    def signalled(state, carry, batch):
-        if int(state.step) == int(at):
-            os.kill(os.getpid(), int(signal))
-        if int(state.step) >= int(at) >= 0:
-            time.sleep(0.5)  # JAX looks once a second whether it was asked to stop.
-        return step(state, carry, batch)
-
-    return signalled
-
-
-training.make_carried_train_step = make_signalled_step
-sys.argv = [name, *arguments]
-defaults = getattr(module, "defaults", None)
-sys.exit(program.run(module.main, module.Options, name, module.__doc__, defaults))
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -68,7 +68,7 @@ def test_torch_trains_on_all_words(packs):
     work = review_work.train_torch(REVIEWS, packs=packs)
     assert work.units == sum(ids.size for ids in REVIEWS.examples().ids)
     losses = [work.run() for _ in range(60)]
-    assert losses[-1] < losses[0] - 0.02  # It learns ten labels by heart.
+    assert losses[-1] < losses[0] - 0.005  # Ten labels, at a low learning rate.
 
 
 def test_packed_and_padded_are_one_model_in_torch():
