@@ -16,9 +16,8 @@ from experiments import sentiment
 from experiments.contenders import SEED, load
 from experiments.sentiment import Batches, Examples, Settings
 from experiments.work import Work, stepping, torch_stepping
-from jaxrnn import metrics, training
+from jaxrnn import training
 from jaxrnn.batching import pack, packed, pad_rows
-from jaxrnn.metrics import Mean
 from jaxrnn.models import SequenceClassifier
 from jaxrnn.recurrent import Backend
 
@@ -129,21 +128,12 @@ def _packed(
         batch = {"tokens": tokens, "ids": ids, "labels": labels, "weights": weights}
         return pad_rows(batch, rows_per_batch)
 
-    def loss(params: Any, batch: training.Batch, key: jax.Array) -> training.Metrics:
-        logits: Any = model.apply(
-            params,
-            batch["tokens"],
-            segment_ids=batch["ids"],
-            num_segments=most,
-            train=True,
-            rngs={"dropout": key},
-        )
-        nats = metrics.binary_cross_entropy(logits, batch["labels"])
-        return {"loss": Mean.of(nats, batch["weights"])}
+    def options(batch: training.Batch) -> dict[str, Any]:
+        return {"segment_ids": batch["ids"], "num_segments": most}
 
     starts = range(0, len(rows), rows_per_batch)
     batches = [functools.partial(make, rows[k : k + rows_per_batch]) for k in starts]
-    return batches, loss
+    return batches, sentiment.make_loss(model, options)
 
 
 def train_torch(reviews: Reviews, *, packs: bool) -> Work:

@@ -202,14 +202,20 @@ def make_state(
     return training.TrainState.create(variables, optimizer, key)
 
 
-def make_loss(model: SequenceClassifier) -> Callable[..., training.Metrics]:
-    """The loss that `training.make_train_step` wants."""
+def make_loss(
+    model: SequenceClassifier,
+    options: Callable[[training.Batch], dict[str, Any]] = lambda batch: {
+        "lengths": batch["lengths"]
+    },
+) -> Callable[..., training.Metrics]:
+    """The loss that `training.make_train_step` wants; `options` says of a batch where
+    its reviews are, in the model's words."""
 
     def loss(params: Any, batch: training.Batch, key: jax.Array) -> training.Metrics:
         logits: Any = model.apply(
             params,
             batch["tokens"],
-            lengths=batch["lengths"],
+            **options(batch),
             train=True,
             rngs={"dropout": key},
         )

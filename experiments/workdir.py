@@ -19,7 +19,7 @@ import json
 import os
 import platform
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -144,10 +144,7 @@ class WorkDir:
 
     def write_vocab(self, vocab: Vocab) -> None:
         """The vocabulary of the run."""
-        if jax.process_index() > 0:
-            return
-        with self._replacing("vocab.txt") as partial:
-            vocab.save(partial)
+        self._replace("vocab.txt", vocab.save)
 
     @property
     def checkpoints(self) -> Path:
@@ -163,7 +160,7 @@ class WorkDir:
 
     def write_metrics(self, lines: Sequence[dict[str, Any]]) -> None:
         """All metrics of the run so far, one JSON object a line."""
-        self._replace("metrics.jsonl", "".join(json.dumps(m) + "\n" for m in lines))
+        self._write_text("metrics.jsonl", "".join(json.dumps(m) + "\n" for m in lines))
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -191,20 +188,18 @@ class WorkDir:
         return content
 
     def _write(self, name: str, content: Any) -> None:
-        self._replace(name, json.dumps(content, indent=2) + "\n")
+        self._write_text(name, json.dumps(content, indent=2) + "\n")
 
-    def _replace(self, name: str, text: str) -> None:
+    def _write_text(self, name: str, text: str) -> None:
+        self._replace(name, lambda path: path.write_text(text, encoding="utf-8"))
+
+    def _replace(self, name: str, write: Callable[[Path], Any]) -> None:
+        """The file of that name becomes what `write` writes to the path it is given."""
         if jax.process_index() > 0:
             return
-        with self._replacing(name) as partial:
-            partial.write_text(text, encoding="utf-8")
-
-    @contextlib.contextmanager
-    def _replacing(self, name: str) -> Iterator[Path]:
-        """Where to write what becomes the file of that name at the end of the block."""
         partial = self.path / f"{name}.partial"
         try:
-            yield partial
+            write(partial)
             partial.replace(self.path / name)
         except OSError as error:
             raise _unwritable(self.path / name, error) from error

@@ -60,3 +60,13 @@ def evaluate(framework, code, side, **more):
 def assert_same(there, here):
     # float32, five steps, sums of at most 128 products.
     np.testing.assert_allclose(here, np.asarray(there), rtol=1e-4, atol=1e-5)
+
+
+def compare(framework, there, here, layers, calls):
+    """Both sides of a row: what stands here is among `layers`, which says how the two
+    values compare, or with its framework among `calls`, which evaluates them too."""
+    if here in layers:
+        theirs = evaluate(framework, there, "there")
+        layers[here](theirs, evaluate(framework, here, "here"))
+    else:
+        calls[framework, here](there, here)

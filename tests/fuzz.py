@@ -58,3 +58,14 @@ def assert_one_line(error, name):
     assert str(name) in str(error)
     assert len(str(error).splitlines()) == 1, str(error)
     assert len(str(error)) < 1000
+
+
+def read_or_refuse(read, path, content):
+    """What `read` makes of a file with that content; None if it refuses the file, which
+    it must do in one line."""
+    path.write_bytes(content)
+    try:
+        return read(path)
+    except ValueError as error:
+        assert_one_line(error, path)
+        return None

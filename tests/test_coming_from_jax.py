@@ -17,6 +17,7 @@ from tests.coming_from import (
     H,
     X,
     assert_same,
+    compare,
     evaluate,
     names,
     rows,
@@ -197,8 +198,4 @@ def test_every_row_has_its_comparison():
 
 @pytest.mark.parametrize(("framework", "there", "here"), rows("Keras", "Flax", "Haiku"))
 def test_both_sides_of_a_row_give_the_same_numbers(framework, there, here):
-    if here in LAYERS:
-        theirs = evaluate(framework, there, "there")
-        LAYERS[here](theirs, evaluate(framework, here, "here"))
-    else:
-        CALLS[framework, here](there, here)
+    compare(framework, there, here, LAYERS, CALLS)

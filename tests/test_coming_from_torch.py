@@ -6,7 +6,7 @@ import pytest
 
 import jaxrnn
 from jaxrnn import torch_weights
-from tests.coming_from import D, H, X, assert_same, evaluate, names, rows
+from tests.coming_from import D, H, X, assert_same, compare, evaluate, names, rows
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:LSTM with projections is not supp:UserWarning"),
@@ -117,8 +117,4 @@ def test_every_row_has_its_comparison():
 
 @pytest.mark.parametrize(("framework", "there", "here"), rows("PyTorch"))
 def test_both_sides_of_a_row_give_the_same_numbers(framework, there, here):
-    if here in LAYERS:
-        theirs = evaluate(framework, there, "there")
-        LAYERS[here](theirs, evaluate(framework, here, "here"))
-    else:
-        CALLS[framework, here](there, here)
+    compare(framework, there, here, LAYERS, CALLS)
