@@ -145,11 +145,12 @@ def fit(
                 state, metrics = train_step(state, make_batch())
                 metrics = jax.device_get(metrics)
                 measured = {name: float(mean.value) for name, mean in metrics.items()}
-                _require_finite(measured, int(state.step), workdir)
+                step = int(state.step)
+                _require_finite(measured, step, workdir)
                 done.count(metrics, time.perf_counter() - step_began)
-                log("step", int(state.step), measured)
-                advance(int(state.step), running(measured["loss"]))
-                if interrupt.stops_after(int(state.step)):
+                log("step", step, measured)
+                advance(step, running(measured["loss"]))
+                if interrupt.stops_after(step):
                     break
             if done.steps < steps:
                 save(metric=checkpoints.worst)
