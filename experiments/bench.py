@@ -41,7 +41,7 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from experiments import contenders, program, runtime, standings, suites
+from experiments import contenders, program, ranges, runtime, standings, suites
 from experiments.contenders import CellName, UnavailableError
 from experiments.fit import progress_bar
 from experiments.interrupt import Interrupt
@@ -107,10 +107,8 @@ class Options:
         Raises:
             ValueError: one does not.
         """
-        if self.rounds < 1:
-            raise ValueError(f"--rounds must be at least 1, got {self.rounds}")
-        if self.seconds is not None and not self.seconds >= 0:
-            raise ValueError(f"--seconds must be 0 or above, got {self.seconds}")
+        ranges.COUNT.check(self, "rounds")
+        ranges.AMOUNT.check(self, "seconds")
 
 
 def main(options: Options) -> None:

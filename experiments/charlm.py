@@ -34,7 +34,7 @@ from experiments.texts import Text
 from experiments.workdir import WorkDir, environment, fingerprint
 from experiments.writer import Writer
 from experiments.writing import Drawing, Reading
-from jaxrnn import metrics, training
+from jaxrnn import metrics, placement
 from jaxrnn.checkpoints import Checkpoints
 from jaxrnn.models import LanguageModel
 from jaxrnn.text import Vocab, char_tokens
@@ -186,7 +186,7 @@ def learn(run: Run, began: float, tensorboard: bool) -> tuple[Carried, Done]:
     train_ids, validation_ids = (
         language.encode(part, run.vocab) for part in run.text.split()
     )
-    own = training.process_rows(settings.batch, run.mesh)
+    own = placement.process_rows(settings.batch, run.mesh)
     streams = Streams(train_ids, settings, own)
     steps = settings.epochs * len(streams.epoch(0))
     optimizer = language.make_optimizer(settings, steps)

@@ -14,6 +14,8 @@ from typing import TypeVar
 import jax
 from jax.experimental import multihost_utils
 
+from experiments import ranges
+
 Made = TypeVar("Made")
 LOST = 30  # seconds without a sign of life, after which a process counts as lost
 # How many processes there are, where that stands in the environment. One alone needs no
@@ -44,10 +46,7 @@ class Cluster:
         Raises:
             ValueError: they do not; the option is named.
         """
-        if self.num_processes is not None and self.num_processes < 1:
-            raise ValueError(
-                f"--num-processes must be at least 1, got {self.num_processes}"
-            )
+        ranges.COUNT.check(self, "num_processes")
         if self.coordinator is None:
             if self.process_id is not None or (self.num_processes or 1) > 1:
                 raise ValueError(

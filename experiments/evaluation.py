@@ -15,7 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from jaxrnn import metrics, training
+from jaxrnn import metrics, placement, training
 from jaxrnn.metrics import Mean
 from jaxrnn.models import LanguageModel
 from jaxrnn.training import Batch, Metrics
@@ -41,7 +41,7 @@ class Evaluation:
         self._ids = ids
         self._rows = math.ceil(ROWS / mesh.size) * mesh.size
         # Of each batch every process makes its own rows alone.
-        self._own = training.process_rows(self._rows, mesh)
+        self._own = placement.process_rows(self._rows, mesh)
         self._zeros = model.zero_state((self._own.stop - self._own.start,))
         self._step = training.make_carried_eval_step(_make_metrics(model), mesh)
 

@@ -33,7 +33,7 @@ from experiments.reader import Reader
 from experiments.sentiment import SMOKE, Batches, Examples, Settings
 from experiments.word_vectors import word_vectors
 from experiments.workdir import WorkDir, environment, fingerprint
-from jaxrnn import training
+from jaxrnn import placement, training
 from jaxrnn.batching import bucket_boundaries, epoch_rng
 from jaxrnn.checkpoints import Checkpoints
 from jaxrnn.text import Vocab, word_tokens
@@ -74,6 +74,7 @@ class Options:
 
 
 def main(options: Options) -> None:
+    options.settings.check()
     runtime.configure(options.devices, options.cluster.join)
     if options.predict:
         predict(options.predict, options.workdir, options.devices)
@@ -122,7 +123,7 @@ def train(options: Options, settings: Settings, path: Path) -> None:
     """Trains from the last checkpoint in `path` to the end, then tests the best."""
     data = cluster.in_turn(lambda: load(options, settings))
     began = time.perf_counter()
-    run = prepare(data, settings, WorkDir(path), training.data_mesh(options.devices))
+    run = prepare(data, settings, WorkDir(path), placement.data_mesh(options.devices))
     with run.workdir.claimed(run.identity):
         if run.workdir.results:
             print(f"{path} holds a finished run")
@@ -173,7 +174,7 @@ def learn(run: Run, began: float, tensorboard: bool) -> dict[str, Any]:
         return {f"validation_{name}": found[name] for name in ("loss", "accuracy")}
 
     state, done = fit(
-        training.replicate(state, mesh),
+        placement.replicate(state, mesh),
         epochs=settings.epochs,
         batches=lambda epoch: train_batches.epoch(epoch_rng(settings.seed, epoch)),
         train_step=training.make_train_step(

@@ -18,8 +18,9 @@ import optax
 from jax.sharding import Mesh
 
 import jaxrnn
+from experiments import ranges
 from experiments.texts import pieces
-from jaxrnn import metrics, regularizers, training
+from jaxrnn import metrics, placement, regularizers, training
 from jaxrnn.batching import epoch_rng, streams
 from jaxrnn.metrics import Mean
 from jaxrnn.models import LanguageModel
@@ -78,21 +79,13 @@ class Settings:
         Raises:
             ValueError: they do not; the option is named.
         """
-        for name in ("embed", "hidden", "layers", "epochs", "batch", "time"):
-            self._require(name, "at least 1", lambda value: value >= 1)
-        for name in ("dropout", "forget", "warmup"):
-            self._require(name, "from 0 to 1", lambda value: 0 <= value <= 1)
-        self._require("weight_drop", "from 0 to below 1", lambda value: 0 <= value < 1)
-        for name in ("learning_rate", "weight_decay", "seed"):
-            self._require(name, "0 or above", lambda value: 0 <= value < math.inf)
-        for name in ("clip", "patience"):
-            self._require(name, "None or above 0", lambda x: x is None or x > 0)
-
-    def _require(self, name: str, what: str, holds: Callable[[Any], bool]) -> None:
-        value = getattr(self, name)
-        if not holds(value):
-            option = name.replace("_", "-")
-            raise ValueError(f"--{option} must be {what}, got {value}")
+        ranges.COUNT.check(self, "embed", "hidden", "layers")
+        ranges.COUNT.check(self, "epochs", "batch", "time", "patience")
+        ranges.SHARE.check(self, "dropout", "forget", "warmup")
+        ranges.SHARE_BELOW_1.check(self, "weight_drop")
+        ranges.AMOUNT.check(self, "learning_rate", "weight_decay")
+        ranges.POSITIVE.check(self, "clip")
+        ranges.SEED.check(self, "seed")
 
     def fit_to(self, characters: int) -> "Settings":
         """The same with as many rows and steps as a training text can fill.
@@ -203,7 +196,7 @@ def make_mesh(rows: int, devices: int | None = None) -> Mesh:
             f"{devices * processes} devices do not divide a batch of {rows}: give "
             "another --batch, or other --devices"
         )
-    return training.data_mesh(devices)
+    return placement.data_mesh(devices)
 
 
 def make_model(settings: Settings, vocab_size: int) -> LanguageModel:
@@ -253,11 +246,11 @@ def make_state(
 def place(carried: Carried, mesh: Mesh) -> Carried:
     """The same on the devices of `mesh`, the places split over them."""
     places = jax.tree.leaves(carried.memory)[0].shape[0]
-    own = training.process_rows(places, mesh)
+    own = placement.process_rows(places, mesh)
     memory = jax.tree.map(lambda leaf: leaf[own], carried.memory)
     return Carried(
-        training.replicate(carried.train, mesh),
-        training.split_rows(memory, mesh, "memory"),
+        placement.replicate(carried.train, mesh),
+        placement.split_rows(memory, mesh, "memory"),
     )
 
 

@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 from experiments import sentiment
 from experiments.sentiment import Batches, Examples, Settings
 from experiments.workdir import WorkDir
-from jaxrnn import training
+from jaxrnn import placement
 from jaxrnn.checkpoints import Checkpoints
 from jaxrnn.models import SequenceClassifier
 from jaxrnn.text import Vocab
@@ -57,7 +57,7 @@ class Reader:
         )
         checkpoints = Checkpoints(workdir.checkpoints, mode="max")
         state, _ = checkpoints.restore(template, "best")
-        return cls(model, state.params, vocab, settings, training.data_mesh(devices))
+        return cls(model, state.params, vocab, settings, placement.data_mesh(devices))
 
     def encode(self, reviews: Sequence[str], longest: int = LONGEST_REVIEW) -> Examples:
         """The reviews as examples without labels.

@@ -16,7 +16,7 @@ from experiments import sentiment
 from experiments.contenders import SEED, load
 from experiments.sentiment import Batches, Examples, Settings
 from experiments.work import Work, stepping, torch_stepping
-from jaxrnn import training
+from jaxrnn import placement, training
 from jaxrnn.batching import pack, packed, pad_rows
 from jaxrnn.models import SequenceClassifier
 from jaxrnn.recurrent import Backend
@@ -79,7 +79,7 @@ def train(reviews: Reviews, layout: Layout) -> Work:
     """
     settings, examples = reviews.settings, reviews.examples()
     model = sentiment.make_model(settings, settings.vocab)
-    mesh = training.data_mesh()
+    mesh = placement.data_mesh()
     if layout == "packed rows":
         batches, loss = _packed(settings, examples, model, mesh.size)
     else:
@@ -166,7 +166,7 @@ def train_torch(reviews: Reviews, *, packs: bool) -> Work:
             output(torch.cat([most, mean], dim=1)), torch.from_numpy(batch["labels"])
         )
 
-    one = training.data_mesh(1)
+    one = placement.data_mesh(1)
     source = Batches(reviews.examples(), settings.batch, buckets=1, mesh=one)
     # Shuffled: in the order of lengths, a batch would have hardly any padding.
     order = reviews.sampled(source.order(np.random.default_rng(SEED)))
@@ -194,7 +194,7 @@ def compile_deep(time: int, backend: Backend = "auto") -> Work:
     model = model.clone(encoder=model.encoder.clone(backend=backend))
     optimizer = sentiment.make_optimizer(settings, steps=1_000_000)
     template = sentiment.make_state(model, optimizer, SEED)
-    mesh = training.data_mesh()
+    mesh = placement.data_mesh()
     batch = {
         "tokens": np.ones((mesh.size, time), np.int32),
         "lengths": np.full(mesh.size, time, np.int32),

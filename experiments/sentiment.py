@@ -17,7 +17,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import keystr
 
 import jaxrnn
-from jaxrnn import metrics, training
+from experiments import ranges
+from jaxrnn import metrics, placement, training
 from jaxrnn.batching import bucket_boundaries, bucketed, pad, pad_rows
 from jaxrnn.metrics import Mean
 from jaxrnn.models import SequenceClassifier
@@ -68,6 +69,26 @@ class Settings:
     """Greatest norm of a gradient; longer ones are scaled down."""
     seed: int = 0
     """Of the weights, of the order of the reviews and of dropout."""
+
+    def check(self) -> None:
+        """Whether they make sense.
+
+        Raises:
+            ValueError: they do not; the option is named.
+        """
+        ranges.COUNT.check(self, "embed", "hidden", "layers")
+        ranges.COUNT.check(self, "max_words", "buckets", "epochs", "batch")
+        ranges.SHARE.check(self, "dropout", "word_dropout")
+        ranges.AMOUNT.check(self, "learning_rate", "embed_rate")
+        ranges.POSITIVE.check(self, "clip")
+        ranges.SEED.check(self, "seed")
+        if self.vocab < 3:
+            raise ValueError(
+                f"--vocab must be at least 3, got {self.vocab}: two entries stand for "
+                "padding and for unknown words"
+            )
+        if not self.pooling:
+            raise ValueError("--pooling must be at least one of max, mean, first, last")
 
 
 SMOKE = Settings(embed=8, hidden=8, vocab=100, buckets=2, epochs=4, batch=16)
@@ -120,7 +141,7 @@ class Batches:
         self._lengths = np.array([ids.size for ids in examples.ids])
         self._batch = batch
         rows = math.ceil(batch / mesh.size) * mesh.size
-        self._own = training.process_rows(rows, mesh)
+        self._own = placement.process_rows(rows, mesh)
         self._boundaries = boundaries or bucket_boundaries(self._lengths, buckets)
 
     @property
@@ -278,10 +299,10 @@ def probabilities(
         logits: Any = model.apply(params, batch["tokens"], lengths=batch["lengths"])
         return jax.nn.sigmoid(logits.squeeze(-1))
 
-    params = training.replicate(params, mesh)
+    params = placement.replicate(params, mesh)
     order = batches.order()
     found = np.zeros(sum(indices.size for indices, _ in order))
     for indices, length in order:
-        batch = training.shard_batch(batches.make(indices, length), mesh)
+        batch = placement.shard_batch(batches.make(indices, length), mesh)
         found[indices] = positive(params, batch)[: indices.size]
     return found

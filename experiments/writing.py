@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import neurons, pages, texts
+from experiments import neurons, pages, ranges, texts
 from experiments.fit import progress_bar
 from experiments.workdir import WorkDir
 from experiments.writer import Writer
@@ -46,12 +46,7 @@ class Drawing:
         """
         if self.prompt == "":
             raise ValueError("--prompt is empty: give at least one character")
-        for name in ("length", "num_samples"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"--{name.replace('_', '-')} must be at least 1, "
-                    f"got {getattr(self, name)}"
-                )
+        ranges.COUNT.check(self, "length", "num_samples")
         logits = jax.ShapeDtypeStruct((1, max(self.top_k or 1, 1)), np.float32)
         jax.eval_shape(functools.partial(sampling.truncate, **self.options), logits)
 

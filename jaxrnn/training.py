@@ -19,13 +19,9 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, Key, PyTree
 
+from jaxrnn import placement
 from jaxrnn.arguments import function
 from jaxrnn.metrics import Mean
-from jaxrnn.placement import data_mesh as data_mesh
-from jaxrnn.placement import process_rows as process_rows
-from jaxrnn.placement import replicate as replicate
-from jaxrnn.placement import shard_batch as shard_batch
-from jaxrnn.placement import split_rows as split_rows
 
 Batch = dict[str, Any]
 Metrics = dict[str, Mean]
@@ -81,7 +77,7 @@ def make_train_step(
     >>> def loss(params, batch, key):
     ...     return {"loss": Mean.of((params["w"] * batch["x"] - batch["y"]) ** 2)}
     >>> optimizer = optax.sgd(0.1)
-    >>> step = make_train_step(loss, optimizer, data_mesh(1))
+    >>> step = make_train_step(loss, optimizer, placement.data_mesh(1))
     >>> state = TrainState.create({"w": jnp.zeros(())}, optimizer, jax.random.key(0))
     >>> state, metrics = step(state, {"x": jnp.ones(2), "y": jnp.ones(2)})
     >>> metrics["loss"].value, state.params["w"]
@@ -89,7 +85,7 @@ def make_train_step(
 
     Raises:
         ValueError: the first step, if `loss` returns no `Mean` named "loss"; any
-            step, as `shard_batch`.
+            step, as `placement.shard_batch`.
     """
     function(loss=loss)
 
@@ -122,7 +118,7 @@ def make_carried_train_step(
     >>> def loss(params, batch, carry, key):
     ...     return {"loss": Mean.of(params["w"] * carry)}, carry + batch["x"]
     >>> optimizer = optax.sgd(0.1)
-    >>> step = make_carried_train_step(loss, optimizer, data_mesh(1))
+    >>> step = make_carried_train_step(loss, optimizer, placement.data_mesh(1))
     >>> state = TrainState.create({"w": jnp.ones(())}, optimizer, jax.random.key(0))
     >>> carry = jnp.zeros(2)
     >>> for _ in range(2):
@@ -168,8 +164,9 @@ def make_carried_train_step(
     compiled = jax.jit(_over_devices(step_on_device, mesh, out_specs), donate_argnums=0)
 
     def step(state, carry, batch):
-        carry = split_rows(carry, mesh, "carry")
-        return compiled(replicate(state, mesh), carry, shard_batch(batch, mesh))
+        carry = placement.split_rows(carry, mesh, "carry")
+        batch = placement.shard_batch(batch, mesh)
+        return compiled(placement.replicate(state, mesh), carry, batch)
 
     return step
 
@@ -183,12 +180,12 @@ def make_eval_step(
 
     >>> def metrics(params, batch):
     ...     return {"mean": Mean.of(params["w"] * batch["x"])}
-    >>> step = make_eval_step(metrics, data_mesh(1))
+    >>> step = make_eval_step(metrics, placement.data_mesh(1))
     >>> step({"w": jnp.ones(())}, {"x": jnp.array([1.0, 2.0])})["mean"].value
     Array(1.5, dtype=float32)
 
     Raises:
-        ValueError: the step, as `shard_batch`.
+        ValueError: the step, as `placement.shard_batch`.
     """
     function(metrics=metrics)
 
@@ -212,7 +209,7 @@ def make_carried_eval_step(
 
     >>> def metrics(params, batch, carry):
     ...     return {"mean": Mean.of(params["w"] * carry)}, carry + batch["x"]
-    >>> step = make_carried_eval_step(metrics, data_mesh(1))
+    >>> step = make_carried_eval_step(metrics, placement.data_mesh(1))
     >>> carry, measured = step({"w": jnp.ones(())}, jnp.ones(2), {"x": jnp.ones(2)})
     >>> carry, measured["mean"].value
     (Array([2., 2.], dtype=float32), Array(1., dtype=float32))
@@ -226,8 +223,9 @@ def make_carried_eval_step(
     compiled = jax.jit(_over_devices(step_on_device, mesh, (P("data"), P())))
 
     def step(params, carry, batch):
-        carry = split_rows(carry, mesh, "carry")
-        return compiled(replicate(params, mesh), carry, shard_batch(batch, mesh))
+        carry = placement.split_rows(carry, mesh, "carry")
+        batch = placement.shard_batch(batch, mesh)
+        return compiled(placement.replicate(params, mesh), carry, batch)
 
     return step
 

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 
 import jaxrnn
-from jaxrnn import models, sampling, training
+from jaxrnn import models, placement, sampling, training
 from jaxrnn.recurrent import Recurrent
 from jaxrnn.regularizers import weight_drop
 
@@ -14,7 +14,7 @@ KEY = jax.random.key(0)
 X = jnp.zeros((2, 5, 3))
 LENGTHS = jnp.array([5, 9])
 LOGITS = jnp.zeros((2, 4))
-MESH = training.data_mesh(1)
+MESH = placement.data_mesh(1)
 OPTIMIZER = optax.sgd(0.1)
 CELL = jaxrnn.GRUCell(4)
 GRU = jaxrnn.GRU(4)

@@ -13,13 +13,8 @@ import jaxrnn
 from jaxrnn import metrics
 from jaxrnn.metrics import Mean
 from jaxrnn.models import LanguageModel
-from jaxrnn.training import (
-    TrainState,
-    data_mesh,
-    make_carried_eval_step,
-    make_carried_train_step,
-    shard_batch,
-)
+from jaxrnn.placement import data_mesh, shard_batch
+from jaxrnn.training import TrainState, make_carried_eval_step, make_carried_train_step
 from tests.test_training import assert_same_run, counted_compilations
 
 VOCAB, ROWS, TIME = 5, 4, 6

@@ -90,8 +90,8 @@ def test_a_short_text_shrinks_the_batch_and_says_so(tmp_path, capsys):
         (TEXT, ["--dropout", 2], "--dropout must be from 0 to"),
         (TEXT, ["--warmup", -1], "--warmup must be from 0 to 1, got -1.0"),
         (TEXT, ["--learning-rate", "nan"], "--learning-rate must be 0 or above, got n"),
-        (TEXT, ["--clip", 0], "--clip must be None or above 0, got 0.0"),
-        (TEXT, ["--seed", -1], "--seed must be 0 or above, got -1"),
+        (TEXT, ["--clip", 0], "--clip must be above 0, got 0.0"),
+        (TEXT, ["--seed", -1], "--seed must be from 0 to 4294967295, got -1"),
     ],
 )
 def test_bad_input_ends_before_anything_is_written(

@@ -12,7 +12,8 @@ from jax.sharding import PartitionSpec as P
 
 from jaxrnn.checkpoints import CheckpointError, Checkpoints
 from jaxrnn.metrics import Mean
-from jaxrnn.training import TrainState, data_mesh, make_train_step
+from jaxrnn.placement import data_mesh
+from jaxrnn.training import TrainState, make_train_step
 
 
 def random_state(seed, impl="threefry2x32", width=3):

@@ -11,7 +11,7 @@ import jaxrnn
 from experiments import evaluation
 from experiments.evaluation import Evaluation
 from jaxrnn.models import LanguageModel
-from jaxrnn.training import data_mesh
+from jaxrnn.placement import data_mesh
 from tests import oracles
 
 VOCAB, HIDDEN = 6, 5

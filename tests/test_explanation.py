@@ -13,7 +13,7 @@ from experiments.explanation import explain, running
 from experiments.reader import Reader
 from experiments.sentiment import Settings
 from experiments.workdir import fingerprint
-from jaxrnn import training
+from jaxrnn import placement
 from jaxrnn.checkpoints import Checkpoints
 from jaxrnn.text import PAD, UNK, Vocab
 from tests.test_imdb import assert_refused
@@ -117,7 +117,7 @@ def run(tmp_path_factory):
 
 def test_running_probabilities_are_those_of_the_parts():
     model, state = untrained()
-    reader = Reader(model, state.params, VOCAB, SETTINGS, training.data_mesh(2))
+    reader = Reader(model, state.params, VOCAB, SETTINGS, placement.data_mesh(2))
     read = reading(model, state.params)
     reviews = [np.array([4, 3, 2, 6, 3]), np.array([7])]
     for ids, found in zip(reviews, running(reader, reviews), strict=True):

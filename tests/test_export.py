@@ -18,7 +18,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxrnn
-from jaxrnn import sampling, training
+from jaxrnn import placement, sampling, training
 from jaxrnn.metrics import Mean, cross_entropy
 from jaxrnn.models import LanguageModel
 
@@ -34,7 +34,7 @@ def make(dtype):
 
 def train_step(dtype, devices=2):
     model, variables = make(dtype)
-    optimizer, mesh = optax.adam(0.1), training.data_mesh(devices)
+    optimizer, mesh = optax.adam(0.1), placement.data_mesh(devices)
 
     def loss(params, batch, state, key):
         logits, state = model.apply(params, batch["inputs"], state)
@@ -53,7 +53,7 @@ def train_step(dtype, devices=2):
 
 def eval_step(dtype):
     model, variables = make(dtype)
-    mesh = training.data_mesh(2)
+    mesh = placement.data_mesh(2)
 
     def measure(params, batch, state):
         logits, state = model.apply(params, batch["inputs"], state)

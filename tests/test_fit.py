@@ -14,7 +14,7 @@ import pytest
 
 from experiments.fit import fit
 from experiments.workdir import WorkDir
-from jaxrnn import training
+from jaxrnn import placement, training
 from jaxrnn.batching import epoch_rng
 from jaxrnn.checkpoints import Checkpoints
 from jaxrnn.metrics import Mean
@@ -31,7 +31,7 @@ def loss(params, batch, key):
     return {"loss": Mean.of(error**2, batch["weights"])}
 
 
-compiled_step = training.make_train_step(loss, OPTIMIZER, training.data_mesh(1))
+compiled_step = training.make_train_step(loss, OPTIMIZER, placement.data_mesh(1))
 
 
 def batches(epoch):
@@ -211,7 +211,7 @@ def test_time_spent_adds_up_over_processes(tmp_path):
 
 
 def test_only_the_first_of_each_shape_compiles(tmp_path):
-    step = training.make_train_step(loss, OPTIMIZER, training.data_mesh(2))
+    step = training.make_train_step(loss, OPTIMIZER, placement.data_mesh(2))
     compiled = []
 
     def train_step(state, batch):

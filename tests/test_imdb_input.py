@@ -204,6 +204,12 @@ def test_the_command_line_is_the_settings(csv_run, csv_file, program_run):
         (["--hidden", 5, "--layers", 2], "(hidden 4, not 5, layers 1, not 2)"),
         (["--devices", 3], "3 devices asked for, there are 2"),
         (["--devices", 0], "devices must be at least 1, got 0"),
+        (["--max-words", 0], "--max-words must be at least 1, got 0"),
+        (["--word-dropout", 1.5], "--word-dropout must be from 0 to 1, got 1.5"),
+        (["--embed-rate", "nan"], "--embed-rate must be 0 or above, got nan"),
+        (["--clip", 0], "--clip must be above 0, got 0.0"),
+        (["--seed", 2**32], "--seed must be from 0 to 4294967295, got 4294967296"),
+        (["--vocab", 2], "--vocab must be at least 3, got 2: two entries stand for"),
     ],
 )
 def test_settings_that_do_not_fit(csv_run, csv_file, program_run, more, message):

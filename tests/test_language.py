@@ -10,7 +10,7 @@ import pytest
 
 from experiments import language
 from experiments.language import PRESETS, Settings, Streams
-from jaxrnn import metrics, training
+from jaxrnn import metrics, placement
 
 TINY = Settings(cell="gru", embed=3, hidden=4, batch=4, time=5, forget=0.0, seed=7)
 VOCAB = 6
@@ -154,7 +154,7 @@ def test_a_step_reads_on_where_rows_do_not_start(rng):
     """Its loss is that of a row alone from zeros, or from what was remembered."""
     model = language.make_model(TINY, VOCAB)
     optimizer = language.make_optimizer(TINY, 10)
-    step = language.make_train_step(model, optimizer, training.data_mesh(2))
+    step = language.make_train_step(model, optimizer, placement.data_mesh(2))
     carried = language.make_state(model, optimizer, TINY)
     carried = carried.replace(memory=(rng.normal(size=(4, 4)).astype(np.float32),))
     inputs, targets = rng.integers(VOCAB, size=(2, 4, 5)).astype(np.int32)
@@ -176,7 +176,7 @@ def test_what_is_dropped_is_drawn_anew_at_each_step(rng, name):
     model = language.make_model(settings, VOCAB)
     optimizer = language.make_optimizer(settings, 10)
     step = language.make_train_step(
-        model, optimizer, training.data_mesh(1), settings.weight_drop
+        model, optimizer, placement.data_mesh(1), settings.weight_drop
     )
     carried = language.make_state(model, optimizer, settings)
     inputs, targets = rng.integers(VOCAB, size=(2, 4, 5)).astype(np.int32)

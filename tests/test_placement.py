@@ -10,15 +10,15 @@ from experiments import evaluation, language
 from experiments.evaluation import Evaluation
 from experiments.language import Streams
 from experiments.sentiment import Batches, Examples
-from jaxrnn import placement, training
+from jaxrnn import placement
 from jaxrnn.models import LanguageModel
 
 
 def test_rows_of_a_process_are_those_of_its_devices():
     for devices in (1, 2):
-        assert training.process_rows(6, training.data_mesh(devices)) == slice(0, 6)
+        assert placement.process_rows(6, placement.data_mesh(devices)) == slice(0, 6)
     with pytest.raises(ValueError, match="2 devices do not divide 7 rows"):
-        training.process_rows(7, training.data_mesh(2))
+        placement.process_rows(7, placement.data_mesh(2))
 
 
 def test_rows_of_the_second_of_three_processes():
@@ -33,14 +33,14 @@ def test_rows_of_the_second_of_three_processes():
 
 
 def test_a_state_on_all_devices_stays_where_it_is():
-    mesh = training.data_mesh(2)
+    mesh = placement.data_mesh(2)
     state = {"w": jnp.arange(3.0), "key": jax.random.key(5)}
-    placed = training.replicate(state, mesh)
+    placed = placement.replicate(state, mesh)
     assert len(placed["w"].addressable_shards) == 2
     for shard in placed["w"].addressable_shards:
         np.testing.assert_array_equal(shard.data, [0, 1, 2])
     np.testing.assert_array_equal(jax.random.key_data(placed["key"]), [0, 5])
-    assert training.replicate(placed, mesh) is placed
+    assert placement.replicate(placed, mesh) is placed
 
 
 def as_process(monkeypatch, process, processes):
@@ -51,7 +51,7 @@ def as_process(monkeypatch, process, processes):
         each = rows // processes
         return slice(process * each, (process + 1) * each)
 
-    monkeypatch.setattr(training, "process_rows", process_rows)
+    monkeypatch.setattr(placement, "process_rows", process_rows)
 
 
 def assert_shares_are_the_whole(shares, whole):
@@ -68,7 +68,7 @@ def assert_shares_are_the_whole(shares, whole):
 def test_reviews_are_shared_out_with_any_remainder(monkeypatch, count, processes):
     ids = [np.full(k % 5 + 1, k + 1, np.int32) for k in range(count)]
     examples = Examples(ids, np.arange(count, dtype=np.float32))
-    mesh = training.data_mesh(1)
+    mesh = placement.data_mesh(1)
 
     def made():
         return [make() for make in Batches(examples, 12, 2, mesh).epoch()]
@@ -99,7 +99,7 @@ def test_windows_of_a_text_are_shared_out(monkeypatch, length, size):
     model = LanguageModel(5, 4, jaxrnn.GRU(3))
 
     def cut():
-        return list(Evaluation(model, ids, training.data_mesh(1))._cut(length))
+        return list(Evaluation(model, ids, placement.data_mesh(1))._cut(length))
 
     whole, shares = cut(), []
     for process in range(4):

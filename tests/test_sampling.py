@@ -12,8 +12,8 @@ from jax.sharding import PartitionSpec as P
 
 import jaxrnn
 from jaxrnn import sampling
+from jaxrnn.placement import data_mesh
 from jaxrnn.sampling import begin, extend, generate, penalize, read, sample
-from jaxrnn.training import data_mesh
 
 VOCAB = 11
 PROMPT = np.array([[3, 1], [4, 1], [5, 9], [2, 6], [5, 3]], np.int32)

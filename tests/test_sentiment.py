@@ -7,7 +7,7 @@ import pytest
 
 from experiments import sentiment
 from experiments.sentiment import Batches, Examples, Settings
-from jaxrnn import training
+from jaxrnn import placement, training
 from jaxrnn.text import Vocab
 
 
@@ -25,7 +25,7 @@ def examples(lengths):
 @pytest.mark.parametrize("seed", [None, 0])
 def test_batches_hold_every_example_once(rng, batch, devices, rows, seed):
     given = examples(rng.integers(1, 30, size=23))
-    batches = Batches(given, batch, 3, training.data_mesh(devices))
+    batches = Batches(given, batch, 3, placement.data_mesh(devices))
     assert batches.words == sum(len(ids) for ids in given.ids)
     order = None if seed is None else np.random.default_rng(seed)
     found, shapes = [], set()
@@ -89,7 +89,7 @@ def test_devices_that_do_not_divide_the_batch_change_nothing(rng):
     optimizer = sentiment.make_optimizer(settings, steps=4)
     measured = []
     for devices in (1, 2):
-        mesh = training.data_mesh(devices)
+        mesh = placement.data_mesh(devices)
         batches = Batches(given, 5, 1, mesh)
         state = sentiment.make_state(model, optimizer, seed=0)
         step = training.make_train_step(sentiment.make_loss(model), optimizer, mesh)

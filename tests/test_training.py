@@ -13,8 +13,9 @@ from jax.sharding import PartitionSpec as P
 
 from jaxrnn import metrics
 from jaxrnn.metrics import Mean
-from jaxrnn.training import TrainState, data_mesh, make_eval_step, make_train_step
-from jaxrnn.training import shard_batch as shard
+from jaxrnn.placement import data_mesh
+from jaxrnn.placement import shard_batch as shard
+from jaxrnn.training import TrainState, make_eval_step, make_train_step
 
 KEY = jax.random.key(7)
 
