@@ -127,16 +127,15 @@ def train(options: Options) -> None:
     began = time.perf_counter()
     run = prepare(text, options)
     with run.workdir.claimed(run.identity):
-        if run.workdir.results:
-            print(f"{run.workdir.path} holds a finished run")
-            return report(run.workdir.results)
+        if run.workdir.tells(summary):
+            return
         run.workdir.write_vocab(run.vocab)
         state, done = learn(run, began, options.tensorboard)
         if jax.process_index() == 0:
             plot_run(run, done.history)
         results = conclude(run, state, done, began)
         run.workdir.finish(results)
-    report(results)
+    print(summary(results))
 
 
 def load(options: Options) -> Text:
@@ -259,13 +258,13 @@ def plot_run(run: Run, history: Sequence[dict[str, float]]) -> None:
     plot_curves(run.workdir.path / "curves.png", run.text.name, "epoch", panels)
 
 
-def report(results: dict[str, Any]) -> None:
-    """Prints what a finished run found."""
+def summary(results: dict[str, Any]) -> str:
+    """What a finished run found, in a line."""
     parts = []
     for name in ("cold_64", "cold_256", "carried"):
         nats, bits = (results[f"validation_{unit}_{name}"] for unit in ("nats", "bits"))
         parts.append(f"{name.replace('_', ' ')} {nats:.4f} ({bits:.4f} bits)")
-    print(
+    return (
         f"{results['dataset']}: validation nats per character {', '.join(parts)}, "
         f"epoch {results['best_epoch']}, {results['train_seconds']:.0f} s"
     )

@@ -125,13 +125,12 @@ def train(options: Options, settings: Settings, path: Path) -> None:
     began = time.perf_counter()
     run = prepare(data, settings, WorkDir(path), placement.data_mesh(options.devices))
     with run.workdir.claimed(run.identity):
-        if run.workdir.results:
-            print(f"{path} holds a finished run")
-            return report(run.workdir.results)
+        if run.workdir.tells(summary):
+            return
         run.workdir.write_vocab(run.vocab)
         results = learn(run, began, options.tensorboard)
         run.workdir.finish(results)
-    report(results)
+    print(summary(results))
 
 
 def prepare(
@@ -249,9 +248,9 @@ def plot_run(
     plot_confusion(path / "confusion.png", f"{title}: test", counts, LABELS)
 
 
-def report(results: dict[str, Any]) -> None:
-    """Prints what a finished run found."""
-    print(
+def summary(results: dict[str, Any]) -> str:
+    """What a finished run found, in a line."""
+    return (
         f"{results['dataset']}: test accuracy {results['test_accuracy']:.2%} "
         f"(validation {results['validation_accuracy']:.2%}, epoch "
         f"{results['best_epoch']}), {results['seconds']:.0f} s"

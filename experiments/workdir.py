@@ -155,6 +155,24 @@ class WorkDir:
         """What the finished run found; None if it is not finished."""
         return self._read("results.json")
 
+    def tells(self, summary: Callable[[dict[str, Any]], str]) -> bool:
+        """Whether the run is finished; then prints that, and `summary(results)`.
+
+        Raises:
+            ValueError: the results are not what `summary` expects.
+        """
+        results = self.results
+        if results is None:
+            return False
+        try:
+            found = summary(results)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{self.path}/results.json is damaged ({error!r}): remove it"
+            ) from error
+        print(f"{self.path} holds a finished run\n{found}")
+        return True
+
     def finish(self, results: dict[str, Any]) -> None:
         self._write("results.json", results)
 

@@ -219,6 +219,21 @@ def test_settings_that_do_not_fit(csv_run, csv_file, program_run, more, message)
     assert files_below(csv_run) == before
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{}", "results.json is damaged (KeyError('dataset')): remove it"),
+        ("[1]", "results.json is damaged (not a JSON object): remove it"),
+        ('{"dataset": "x", "test_accuracy": "high"}', "results.json is damaged"),
+    ],
+)
+def test_damaged_results(tmp_path, csv_run, csv_file, program_run, content, message):
+    path = shutil.copytree(csv_run, tmp_path / "run")
+    (path / "results.json").write_text(content)
+    assert_refused(program_run(*tiny_arguments(path, csv_file)), message)
+    assert (path / "results.json").read_text() == content
+
+
 def test_a_work_directory_of_another_vocabulary(csv_run, csv_file, program_run):
     original = csv_file.read_text()
     before = files_below(csv_run)
