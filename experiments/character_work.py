@@ -15,33 +15,26 @@ from experiments.contenders import SEED, load
 from experiments.language import Settings, Streams
 from experiments.work import Work, stepping, torch_stepping
 from experiments.writer import Writer
-from jaxrnn.models import LanguageModel
 from jaxrnn.text import Vocab
 from jaxrnn.training import Batch
-from jaxrnn.types import Dtype
 
 CHARACTERS = tuple(map(chr, range(32, 112)))  # 80, as many as the chapter's text has
 
 
-def train(settings: Settings, dtype: Dtype | None = None) -> Work:
-    """A step of the program, the products of its layers in `dtype`.
+def train(settings: Settings) -> Work:
+    """A step of the program.
 
     >>> work = train(Settings(embed=4, hidden=4, batch=2, time=40))
     >>> int(work.run().step), work.units
     (1, 80)
     """
-    model = _model(settings, dtype)
+    model = language.make_model(settings, len(CHARACTERS))
     optimizer = language.make_optimizer(settings, steps=1_000_000)
     state = language.make_state(model, optimizer, settings)
     mesh = language.make_mesh(settings.batch)
     step = language.make_train_step(model, optimizer, mesh, settings.weight_drop)
     streams = _streams(settings)
     return Work(stepping(step, state, streams.epoch(0)), streams.characters)
-
-
-def _model(settings: Settings, dtype: Dtype | None) -> LanguageModel:
-    model = language.make_model(settings, len(CHARACTERS))
-    return model.clone(encoder=model.encoder.clone(dtype=dtype))
 
 
 def _streams(settings: Settings) -> Streams:
@@ -90,7 +83,7 @@ def draw(settings: Settings, length: int, texts: int) -> Work:
     >>> [len(text) for text in work.run()], work.units
     ([3, 3], 6)
     """
-    model = _model(settings, None)
+    model = language.make_model(settings, len(CHARACTERS))
     variables = jax.jit(model.init)(jax.random.key(SEED), np.zeros((1, 1), np.int32))
     writer = Writer(model, variables, Vocab(CHARACTERS))
 

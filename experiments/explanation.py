@@ -16,8 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experiments.examples import Examples
 from experiments.reader import Reader
-from experiments.sentiment import Examples
 from jaxrnn.models import SequenceClassifier
 from jaxrnn.text import UNK, word_spans
 

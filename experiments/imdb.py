@@ -25,12 +25,13 @@ from rich.console import Console
 
 from experiments import cluster, explanation, program, reviews, runtime, sentiment
 from experiments.cluster import Cluster
+from experiments.examples import Batches, Examples
 from experiments.fit import fit, progress_bar
 from experiments.imdb_reviews import load_imdb
 from experiments.pages import write_page
 from experiments.plots import plot_confusion, plot_curves
 from experiments.reader import Reader
-from experiments.sentiment import SMOKE, Batches, Examples, Settings
+from experiments.sentiment import SMOKE, Settings
 from experiments.word_vectors import word_vectors
 from experiments.workdir import WorkDir, environment, fingerprint
 from jaxrnn import placement, training

@@ -12,7 +12,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from experiments import sentiment
-from experiments.sentiment import Batches, Examples, Settings
+from experiments.examples import Batches, Examples
+from experiments.sentiment import Settings
 from experiments.workdir import WorkDir
 from jaxrnn import placement
 from jaxrnn.checkpoints import Checkpoints

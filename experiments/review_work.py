@@ -14,7 +14,8 @@ import numpy as np
 
 from experiments import sentiment
 from experiments.contenders import SEED, load
-from experiments.sentiment import Batches, Examples, Settings
+from experiments.examples import Batches, Examples
+from experiments.sentiment import Settings
 from experiments.work import Work, stepping, torch_stepping
 from jaxrnn import placement, training
 from jaxrnn.batching import pack, packed, pad_rows

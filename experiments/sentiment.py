@@ -1,11 +1,11 @@
-"""The sentiment model of `experiments.imdb`: batches of reviews, network, steps.
+"""The sentiment model of `experiments.imdb`: settings, network, steps.
 
 Nothing here prints, or knows of files and command lines.
 """
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,12 +18,11 @@ from jax.tree_util import keystr
 
 import jaxrnn
 from experiments import ranges
+from experiments.examples import Batches
 from jaxrnn import metrics, placement, training
-from jaxrnn.batching import bucket_boundaries, bucketed, pad, pad_rows
 from jaxrnn.metrics import Mean
 from jaxrnn.models import SequenceClassifier
 from jaxrnn.segments import Pooling
-from jaxrnn.text import Vocab, word_tokens
 
 LAYERS = {"rnn": jaxrnn.RNN, "lstm": jaxrnn.LSTM, "gru": jaxrnn.GRU}
 
@@ -42,6 +41,9 @@ class Settings:
     """Recurrent layers on top of each other."""
     bidirectional: bool = True
     """Read the reviews in both directions."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the factors in the layers' products: bfloat16 is faster where the processor
+    multiplies it (TPU, recent GPUs and CPUs). Sums, states and weights stay float32."""
     pooling: tuple[Pooling, ...] = ("max", "mean")
     """How the outputs over time become one vector; several stand side by side."""
     dropout: float = 0.5
@@ -94,85 +96,6 @@ class Settings:
 SMOKE = Settings(embed=8, hidden=8, vocab=100, buckets=2, epochs=4, batch=16)
 
 
-@dataclass(frozen=True)
-class Examples:
-    """Reviews as word ids, with float32 labels [n]: 0 is negative, 1 is positive."""
-
-    ids: list[np.ndarray]
-    labels: np.ndarray
-
-    @classmethod
-    def encode(
-        cls, texts: Sequence[str], labels: np.ndarray, vocab: Vocab
-    ) -> "Examples":
-        return cls([vocab.encode(word_tokens(text)) for text in texts], labels)
-
-    def cut(self, max_words: int) -> "Examples":
-        """Longer reviews without their middle: opinions stand at both ends."""
-        head = (max_words + 1) // 2
-        tail = max_words - head
-        return Examples(
-            [
-                np.concatenate([ids[:head], ids[ids.size - tail :]])
-                if ids.size > max_words
-                else ids
-                for ids in self.ids
-            ],
-            self.labels,
-        )
-
-
-class Batches:
-    """Batches of few shapes out of examples: padded to one of `buckets` lengths, every
-    one with the same number of rows, a multiple of the devices of `mesh`; rows added to
-    get there have weight 0. Of each batch only the rows of this process are made.
-
-    The lengths are `boundaries`, or those that waste the least padding."""
-
-    def __init__(
-        self,
-        examples: Examples,
-        batch: int,
-        buckets: int,
-        mesh: Mesh,
-        boundaries: tuple[int, ...] | None = None,
-    ):
-        self._examples = examples
-        self._lengths = np.array([ids.size for ids in examples.ids])
-        self._batch = batch
-        rows = math.ceil(batch / mesh.size) * mesh.size
-        self._own = placement.process_rows(rows, mesh)
-        self._boundaries = boundaries or bucket_boundaries(self._lengths, buckets)
-
-    @property
-    def words(self) -> int:
-        """How many an epoch has, padding aside."""
-        return int(self._lengths.sum())
-
-    def order(
-        self, rng: np.random.Generator | None = None
-    ) -> list[tuple[np.ndarray, int]]:
-        """The examples of each batch of an epoch, and the length to pad them to."""
-        return bucketed(self._lengths, self._boundaries, self._batch, rng=rng)
-
-    def epoch(
-        self, rng: np.random.Generator | None = None
-    ) -> list[Callable[[], training.Batch]]:
-        """The batches of an epoch, each made when it is called."""
-        return [functools.partial(self.make, *batch) for batch in self.order(rng)]
-
-    def make(self, indices: np.ndarray, length: int) -> training.Batch:
-        """This process's rows of the batch of these examples, padded to `length`."""
-        indices, rows = indices[self._own], self._own.stop - self._own.start
-        given = [self._examples.ids[i] for i in indices]
-        tokens, lengths = pad([*given, *[()] * (rows - len(given))], length)
-        others = {
-            "labels": self._examples.labels[indices, None],
-            "weights": np.ones((indices.size, 1), np.float32),
-        }
-        return {"tokens": tokens, "lengths": lengths, **pad_rows(others, rows)}
-
-
 def make_model(settings: Settings, vocab_size: int) -> SequenceClassifier:
     """The network: embedding, recurrent layers, pooling, one logit."""
     encoder = LAYERS[settings.cell](
@@ -180,6 +103,7 @@ def make_model(settings: Settings, vocab_size: int) -> SequenceClassifier:
         num_layers=settings.layers,
         bidirectional=settings.bidirectional,
         dropout=settings.dropout,
+        dtype=jnp.dtype(settings.dtype),
     )
     return SequenceClassifier(
         vocab_size,

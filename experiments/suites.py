@@ -193,7 +193,9 @@ def _charlm(scale: Scale) -> Iterator[Case]:
     settings = scale.characters
     some = {
         OURS: lambda: character_work.train(settings),
-        f"{OURS}, bfloat16": lambda: character_work.train(settings, jnp.bfloat16),
+        f"{OURS}, bfloat16": lambda: character_work.train(
+            replace(settings, dtype="bfloat16")
+        ),
         "torch in one": lambda: character_work.train_torch(settings, one_by_one=False),
         "torch one by one": lambda: character_work.train_torch(
             settings, one_by_one=True

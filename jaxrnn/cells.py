@@ -20,7 +20,7 @@ from jaxrnn.equations import (
     rnn_step,
 )
 from jaxrnn.products import product
-from jaxrnn.types import Array, CellState, Dtype, Float, LSTMState
+from jaxrnn.types import Array, CellState, Dtype, Float, LSTMState, wide
 
 
 class Cell(nn.RNNCellBase):
@@ -117,8 +117,7 @@ class Cell(nn.RNNCellBase):
 
     @property
     def state_dtype(self) -> Dtype:
-        narrow = jnp.finfo(self.compute_dtype).bits < 32
-        return jnp.float32 if narrow else self.compute_dtype
+        return wide(self.compute_dtype)
 
     def _step(
         self, state: Any, x_gates: Float[Array, "*b g"], w_h: Float[Array, "h g"]
@@ -135,8 +134,8 @@ class Cell(nn.RNNCellBase):
         def each_gate(key, shape, dtype):
             shape = (shape[0], self.features)
             # Not all initializers know the half-precision types.
-            wide = dtype if jnp.finfo(dtype).bits >= 32 else jnp.float32
-            gates = [init(k, shape, wide) for k in jax.random.split(key, self.gates)]
+            keys = jax.random.split(key, self.gates)
+            gates = [init(k, shape, wide(dtype)) for k in keys]
             if {gate.shape for gate in gates} != {shape}:
                 raise ValueError(
                     f"an initializer must return one gate's matrix, {shape}, "

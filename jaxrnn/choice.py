@@ -15,6 +15,8 @@ import numpy as np
 from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
+from jaxrnn.types import wide
+
 # One number, or one for each row.
 PerRow: TypeAlias = Float[ArrayLike, ""] | Float[ArrayLike, "b"]
 
@@ -245,7 +247,7 @@ def _rows_of_logits(logits: Float[Array, "b v"]) -> Float[Array, "b v"]:
             f"logits must be floating point of shape [rows, vocabulary], "
             f"got {logits.dtype} of shape {logits.shape}"
         )
-    return logits.astype(jnp.float64 if logits.dtype == jnp.float64 else jnp.float32)
+    return logits.astype(wide(logits.dtype))
 
 
 def _at_most_vocab(top_k: int, vocab: int) -> int:

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from jaxrnn import segments
 from jaxrnn.arguments import at_least, share
-from jaxrnn.types import Array, Float, Int, State
+from jaxrnn.types import Array, Float, Int, State, wide
 
 
 class SequenceClassifier(nn.Module):
@@ -83,7 +83,7 @@ class SequenceClassifier(nn.Module):
             segments.pool(outputs, ids, how, num_segments) for how in self.pooling
         ]
         pooled = self.drop(jnp.concatenate(pooled, axis=-1), deterministic=not train)
-        return self.output(pooled).squeeze(-1)
+        return self.output(pooled.astype(wide(pooled.dtype))).squeeze(-1)
 
 
 class LanguageModel(nn.Module):
@@ -195,6 +195,7 @@ class LanguageModel(nn.Module):
         return self.encoder.zero_state(batch_shape)
 
     def _logits(self, outputs: Float[Array, "*b h"]) -> Float[Array, "*b v"]:
+        outputs = outputs.astype(wide(outputs.dtype))
         if not self.tied:
             return self.output(outputs)
         if outputs.shape[-1] != self.embed_features:

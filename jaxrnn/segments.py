@@ -19,7 +19,7 @@ from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from jaxrnn.arguments import at_least
-from jaxrnn.types import Array, Bool, Float, Int
+from jaxrnn.types import Array, Bool, Float, Int, wide
 
 Pooling = Literal["first", "last", "mean", "max"]
 
@@ -168,9 +168,9 @@ def _last(x: Float[Array, "*b t h"], member: Bool[Array, "*b t"]):
 
 def _mean(x: Float[Array, "*b t h"], member: Bool[Array, "*b t"]):
     # Half precision can neither count nor add up a long sequence.
-    wide = x.astype(jnp.float32) if jnp.finfo(x.dtype).bits < 32 else x
-    count = jnp.maximum(member.sum(axis=-1), 1).astype(wide.dtype)
-    total = jnp.where(member[..., None], wide, 0).sum(axis=-2)
+    values = x.astype(wide(x.dtype))
+    count = jnp.maximum(member.sum(axis=-1), 1).astype(values.dtype)
+    total = jnp.where(member[..., None], values, 0).sum(axis=-2)
     return (total / count[..., None]).astype(x.dtype)
 
 

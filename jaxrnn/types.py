@@ -1,4 +1,4 @@
-"""Names shared by the whole library: dimension letters, arrays, states.
+"""Names shared by the whole library: dimension letters, arrays, dtypes, states.
 
 Shapes are written in types, with these letters (jaxtyping):
 
@@ -13,19 +13,29 @@ Shapes are written in types, with these letters (jaxtyping):
 from typing import Any, NamedTuple, TypeAlias
 
 import jax
+import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int
 
 Array: TypeAlias = jax.Array
 Dtype: TypeAlias = DTypeLike
 
-__all__ = ["Array", "Bool", "CellState", "Dtype", "Float", "Int", "LSTMState", "State"]
+__all__ = [
+    "Array",
+    "Bool",
+    "CellState",
+    "Dtype",
+    "Float",
+    "Int",
+    "LSTMState",
+    "State",
+    "wide",
+]
 
 
 class LSTMState(NamedTuple):
     """What an LSTM cell remembers: its last output `h` and its memory cell `c`.
 
-    >>> import jax.numpy as jnp
     >>> state = LSTMState(h=jnp.zeros((2, 4)), c=jnp.ones((2, 4)))
     >>> h, c = state
     >>> jax.tree.map(jnp.shape, state)
@@ -43,3 +53,13 @@ CellState: TypeAlias = Any
 # The state of a layer: one entry per cell, in PyTorch's order (layer 0 forward,
 # layer 0 reverse, layer 1 forward, ...).
 State: TypeAlias = tuple[CellState, ...]
+
+
+def wide(dtype: Dtype) -> Dtype:
+    """The dtype for sums, logarithms and states of what is in `dtype`: bfloat16 has 8
+    bits, which are too few.
+
+    >>> wide(jnp.bfloat16).__name__, wide(jnp.float64).__name__
+    ('float32', 'float64')
+    """
+    return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype

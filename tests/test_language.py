@@ -170,6 +170,26 @@ def test_a_step_reads_on_where_rows_do_not_start(rng):
     assert int(new.step) == 1
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_bfloat16_rounds_factors_and_nothing_else(rng, tied):
+    """The loss moves by less than bfloat16's 8 bits; what is kept is float32."""
+    inputs, targets = rng.integers(VOCAB, size=(2, 4, 5)).astype(np.int32)
+    batch = {"inputs": inputs, "targets": targets, "starts": np.full(4, True)}
+    losses = []
+    for dtype in ("float32", "bfloat16"):
+        settings = dataclasses.replace(TINY, dtype=dtype, tied=tied)
+        model = language.make_model(settings, VOCAB)
+        optimizer = language.make_optimizer(settings, 10)
+        step = language.make_train_step(model, optimizer, placement.data_mesh(2))
+        carried = language.make_state(model, optimizer, settings)
+        carried, measured = step(carried, batch)
+        kept = jax.tree.leaves((carried.train.params, carried.memory))
+        assert {str(leaf.dtype) for leaf in kept} == {"float32"}
+        losses.append(float(measured["loss"].value))
+    assert losses[0] != losses[1]
+    np.testing.assert_allclose(*losses, rtol=2**-8)
+
+
 @pytest.mark.parametrize("name", ["dropout", "weight_drop"])
 def test_what_is_dropped_is_drawn_anew_at_each_step(rng, name):
     settings = dataclasses.replace(TINY, learning_rate=0.0, **{name: 0.5})

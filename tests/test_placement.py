@@ -8,8 +8,8 @@ import pytest
 import jaxrnn
 from experiments import evaluation, language
 from experiments.evaluation import Evaluation
+from experiments.examples import Batches, Examples
 from experiments.language import Streams
-from experiments.sentiment import Batches, Examples
 from jaxrnn import placement
 from jaxrnn.models import LanguageModel
 

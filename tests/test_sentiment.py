@@ -3,10 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from experiments import sentiment
-from experiments.sentiment import Batches, Examples, Settings
+from experiments.examples import Batches, Examples
+from experiments.sentiment import Settings
 from jaxrnn import placement, training
 from jaxrnn.text import Vocab
 
@@ -103,6 +105,25 @@ def test_devices_that_do_not_divide_the_batch_change_nothing(rng):
     np.testing.assert_allclose(*measured, rtol=1e-5)
     shares = [v for n, v in found.items() if n.startswith("confusion")]
     assert sum(shares) == pytest.approx(1)
+
+
+def test_bfloat16_rounds_factors_and_nothing_else():
+    """The loss moves by less than bfloat16's 8 bits; what is kept is float32."""
+    [make] = Batches(examples([3, 1, 2]), 3, 1, placement.data_mesh(1)).epoch()
+    losses = []
+    for dtype in ("float32", "bfloat16"):
+        settings = Settings(dtype=dtype, embed=3, hidden=3)
+        model = sentiment.make_model(settings, 20)
+        state = sentiment.make_state(model, optax.sgd(0.1), seed=0)
+        loss = sentiment.make_loss(model)
+        step = training.make_train_step(loss, optax.sgd(0.1), placement.data_mesh(1))
+        state, measured = step(state, make())
+        assert {str(leaf.dtype) for leaf in jax.tree.leaves(state.params)} == {
+            "float32"
+        }
+        losses.append(float(measured["loss"].value))
+    assert losses[0] != losses[1]
+    np.testing.assert_allclose(*losses, rtol=2**-8)
 
 
 def test_the_learning_rate_rises_for_a_tenth_and_falls_to_zero():

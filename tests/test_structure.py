@@ -34,7 +34,7 @@ ORDER = [
     ["models"],
 ]
 NO_JAX = {"arguments", "text", "batching", "torch_weights"}
-NO_MODELS = {"arguments", "sampling", "continuation", "choice", "closures"}
+NO_MODELS = {"arguments", "choice", "closures", "continuation", "sampling", "types"}
 HEAVY = {"torch", "tensorflow", "tensorflow_datasets"}
 
 

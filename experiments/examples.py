@@ -1,0 +1,92 @@
+"""Labelled reviews as word ids, and batches of them."""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxrnn import placement, training
+from jaxrnn.batching import bucket_boundaries, bucketed, pad, pad_rows
+from jaxrnn.text import Vocab, word_tokens
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Reviews as word ids, with float32 labels [n]: 0 is negative, 1 is positive."""
+
+    ids: list[np.ndarray]
+    labels: np.ndarray
+
+    @classmethod
+    def encode(
+        cls, texts: Sequence[str], labels: np.ndarray, vocab: Vocab
+    ) -> "Examples":
+        return cls([vocab.encode(word_tokens(text)) for text in texts], labels)
+
+    def cut(self, max_words: int) -> "Examples":
+        """Longer reviews without their middle: opinions stand at both ends."""
+        head = (max_words + 1) // 2
+        tail = max_words - head
+        return Examples(
+            [
+                np.concatenate([ids[:head], ids[ids.size - tail :]])
+                if ids.size > max_words
+                else ids
+                for ids in self.ids
+            ],
+            self.labels,
+        )
+
+
+class Batches:
+    """Batches of few shapes out of examples: padded to one of `buckets` lengths, every
+    one with the same number of rows, a multiple of the devices of `mesh`; rows added to
+    get there have weight 0. Of each batch only the rows of this process are made.
+
+    The lengths are `boundaries`, or those that waste the least padding."""
+
+    def __init__(
+        self,
+        examples: Examples,
+        batch: int,
+        buckets: int,
+        mesh: Mesh,
+        boundaries: tuple[int, ...] | None = None,
+    ):
+        self._examples = examples
+        self._lengths = np.array([ids.size for ids in examples.ids])
+        self._batch = batch
+        rows = math.ceil(batch / mesh.size) * mesh.size
+        self._own = placement.process_rows(rows, mesh)
+        self._boundaries = boundaries or bucket_boundaries(self._lengths, buckets)
+
+    @property
+    def words(self) -> int:
+        """How many an epoch has, padding aside."""
+        return int(self._lengths.sum())
+
+    def order(
+        self, rng: np.random.Generator | None = None
+    ) -> list[tuple[np.ndarray, int]]:
+        """The examples of each batch of an epoch, and the length to pad them to."""
+        return bucketed(self._lengths, self._boundaries, self._batch, rng=rng)
+
+    def epoch(
+        self, rng: np.random.Generator | None = None
+    ) -> list[Callable[[], training.Batch]]:
+        """The batches of an epoch, each made when it is called."""
+        return [functools.partial(self.make, *batch) for batch in self.order(rng)]
+
+    def make(self, indices: np.ndarray, length: int) -> training.Batch:
+        """This process's rows of the batch of these examples, padded to `length`."""
+        indices, rows = indices[self._own], self._own.stop - self._own.start
+        given = [self._examples.ids[i] for i in indices]
+        tokens, lengths = pad([*given, *[()] * (rows - len(given))], length)
+        others = {
+            "labels": self._examples.labels[indices, None],
+            "weights": np.ones((indices.size, 1), np.float32),
+        }
+        return {"tokens": tokens, "lengths": lengths, **pad_rows(others, rows)}

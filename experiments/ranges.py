@@ -1,0 +1,39 @@
+"""What the numbers on a command line must be, said before any work is done."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class Range(NamedTuple):
+    """In words, and as a function of a number.
+
+    >>> from types import SimpleNamespace
+    >>> COUNT.check(SimpleNamespace(batch=2, max_words=0), "batch", "max_words")
+    Traceback (most recent call last):
+    ValueError: --max-words must be at least 1, got 0
+    """
+
+    words: str
+    holds: Callable[[Any], bool]
+
+    def check(self, options: Any, *names: str) -> None:
+        """Whether the options of these names are in the range, or None.
+
+        Raises:
+            ValueError: one is not; by its name on the command line.
+        """
+        for name in names:
+            value = getattr(options, name)
+            if value is not None and not self.holds(value):
+                option = name.replace("_", "-")
+                raise ValueError(f"--{option} must be {self.words}, got {value}")
+
+
+COUNT = Range("at least 1", lambda x: x >= 1)
+SHARE = Range("from 0 to 1", lambda x: 0 <= x <= 1)
+SHARE_BELOW_1 = Range("from 0 to below 1", lambda x: 0 <= x < 1)
+AMOUNT = Range("0 or above", lambda x: 0 <= x < math.inf)
+POSITIVE = Range("above 0", lambda x: 0 < x < math.inf)
+# A seed becomes a key of 32 bits; JAX drops the others silently.
+SEED = Range("from 0 to 4294967295", lambda x: 0 <= x < 2**32)
