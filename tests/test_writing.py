@@ -159,7 +159,7 @@ def test_without_a_model_one_is_trained_first(
         (["--top-k", 15], "top_k"),
         (["--top-p", 0], "top_p"),
         (["--min-p", 1.5], "min_p"),
-        (["--seed", -1], "--seed must be 0 or above, got -1"),
+        (["--seed", -1], "--seed must be from 0 to 4294967295, got -1"),
     ],
 )
 def test_what_cannot_be_written(charlm_smoke, charlm_run, arguments, message):
