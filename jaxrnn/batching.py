@@ -290,4 +290,9 @@ def _integers(name: str, values: Ids) -> np.ndarray:
         raise ValueError(f"{name} must have one axis, got shape {array.shape}")
     if array.size and array.dtype.kind not in "iu":
         raise TypeError(f"{name} must be integers, got {array.dtype}")
-    return array
+    narrow = array.astype(np.int32)
+    if (narrow != array).any():
+        raise ValueError(
+            f"{name} must fit into 32 bits, got {array[narrow != array][0]}"
+        )
+    return narrow

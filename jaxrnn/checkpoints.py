@@ -60,10 +60,12 @@ class Checkpoints:
         ones the latest.
 
         Raises:
-            ValueError: another `mode`.
+            ValueError: another `mode`, or a URL.
         """
         if mode not in ("min", "max"):
             raise ValueError(f'mode must be "min" or "max", not {mode!r}')
+        if "://" in str(directory):
+            raise ValueError(f"directory must be a path, got {directory!r}: mount it")
         self.mode: Literal["min", "max"] = mode
         self._sign = 1 if mode == "max" else -1
         self._directory = pathlib.Path(directory).absolute()
@@ -91,7 +93,7 @@ class Checkpoints:
         Raises:
             ValueError: `metric` is NaN, which is neither better nor worse than others,
                 or there is a good checkpoint of `step` (a damaged one is replaced).
-            TypeError: `info` is not JSON.
+            TypeError: `info` is no dict, or not JSON.
             CheckpointError: it could not be written.
         """
         step, metric = at_least(0, step=step), number(metric=metric)
@@ -101,6 +103,8 @@ class Checkpoints:
         if damaged and step in self._ranked(self._verified_record):
             raise ValueError(f"{self._directory} has a checkpoint of step {step}")
         leaves = _leaves_by_name(state)
+        if not isinstance(info, dict):
+            raise TypeError(f"info must be a dict, got {info!r:.80}")
         record = {"metric": metric, "info": info, "leaves": _types(leaves)}
         try:
             json.dumps(record)  # before anything is written
@@ -112,11 +116,12 @@ class Checkpoints:
             path.mkdir(parents=True, exist_ok=True)
             _require_room(path, leaves)
             self._orbax.save(path / "state", args=ocp.args.StandardSave(leaves))
+            good = []
             if jax.process_index() == 0:
                 records.write(path, record)
+                # A damaged one counts for nothing, and stays for its owner to judge.
+                good = self._ranked(self._verified_record)
             multihost_utils.sync_global_devices("jaxrnn.checkpoints.save")
-            # A damaged one counts for nothing, and stays for its owner to judge.
-            good = self._ranked(self._verified_record)
             self._remove(set(good[1:]).difference(sorted(good)[-2:]))
 
     def restore(
@@ -137,17 +142,16 @@ class Checkpoints:
         faults = []
         for step in self._find(which):
             try:
-                restored = self._restore(template, step)
+                record = self._verified_record(step)
             except CheckpointError as error:
                 faults.append(str(error))
                 continue
             for fault in faults:
                 warnings.warn(f"{fault}: going back to step {step}", stacklevel=2)
-            return restored
+            return self._restore(template, step, record), record["info"]
         raise CheckpointError("; ".join(faults))
 
-    def _restore(self, template: PyTree, step: int) -> tuple[PyTree, dict[str, Any]]:
-        record = self._verified_record(step)
+    def _restore(self, template: PyTree, step: int, record: dict[str, Any]) -> PyTree:
         leaves = _leaves_by_name(template)
         differences = _differences(_types(leaves), record["leaves"])
         if differences:
@@ -155,13 +159,15 @@ class Checkpoints:
                 f"the checkpoint of step {step} in {self._directory} holds another "
                 f"state: {'; '.join(differences)}"
             )
-        with self._damaged(step):
+        with _in_one_line(
+            f"cannot restore step {step} of {self._directory}, whose files are whole"
+        ):
             wanted = {name: _abstract(leaf) for name, leaf in leaves.items()}
             restored = self._orbax.restore(
                 self._path(step) / "state", args=ocp.args.StandardRestore(wanted)
             )
         treedef = jax.tree.structure(template)
-        return treedef.unflatten(restored[name] for name in leaves), record["info"]
+        return treedef.unflatten(restored[name] for name in leaves)
 
     def _path(self, step: int) -> pathlib.Path:
         return self._directory / f"step_{step}"
@@ -238,6 +244,10 @@ def _leaves_by_name(tree: PyTree) -> dict[str, Any]:
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         if not hasattr(leaf, "dtype"):
             raise TypeError(f"{name or 'the state'} must be an array, got {leaf!r}")
+        if name in leaves or not name.isprintable():
+            raise ValueError(
+                f"{name!r} must be printable, and the name of one leaf: rename it"
+            )
         leaves[name] = leaf
     return leaves
 

@@ -12,10 +12,9 @@ from typing import NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
-from jaxrnn.types import wide
+from jaxrnn.types import known, wide
 
 # One number, or one for each row.
 PerRow: TypeAlias = Float[ArrayLike, ""] | Float[ArrayLike, "b"]
@@ -205,16 +204,17 @@ def per_row(name: str, value: PerRow, rows: int) -> Float[ArrayLike, "b"]:
             f"{name} must be one number or one for each of {rows} rows, "
             f"got shape {np.shape(value)}"
         )
-    if isinstance(value, Tracer):
-        return jnp.broadcast_to(value.astype(float), (rows,))
-    if np.asarray(value).dtype.kind not in "biuf":
+    given = known(value)
+    if given is None:
+        return jnp.broadcast_to(jnp.asarray(value).astype(float), (rows,))
+    if given.dtype.kind not in "biuf" and given.dtype != jnp.bfloat16:
         raise TypeError(f"{name} must be a number, got {value!r}")
     with np.errstate(over="ignore"):
-        known = np.asarray(value, jnp.result_type(float))
-    if not within(known).all():
-        wrong = known[~within(known)].ravel()[0]
+        given = given.astype(jnp.result_type(float))
+    if not within(given).all():
+        wrong = given[~within(given)].ravel()[0]
         raise ValueError(f"{name} must be {requirement}, got {wrong}")
-    return np.broadcast_to(known, (rows,))
+    return np.broadcast_to(given, (rows,))
 
 
 def check_keys(key: Key[Array, "b"], rows: int) -> None:
@@ -225,7 +225,8 @@ def check_keys(key: Key[Array, "b"], rows: int) -> None:
 
     >>> check_keys(jax.random.split(jax.random.key(0), 3), rows=3)
     """
-    is_key = jnp.issubdtype(jnp.asarray(key).dtype, jax.dtypes.prng_key)
+    key = jnp.asarray(key)
+    is_key = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     if not is_key or key.shape != (rows,):
         raise ValueError(
             f"key must hold a key for each row, jax.random.split(key, {rows}) of a "

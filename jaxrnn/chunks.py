@@ -31,7 +31,7 @@ def over_chunks(
     reverse: bool = False,
 ) -> tuple[Array, CellState]:
     """What `run(cell, state, inputs, ...)` returns, a recurrence like `scan`, in chunks
-    of `size` steps; the last one is filled up with padding.
+    of `size` steps at most, all of one length; the last one is filled up with padding.
 
     >>> import functools
     >>> from jaxrnn.scan import scan
@@ -46,13 +46,15 @@ def over_chunks(
     ([1.0, 2.0, 3.0, 4.0, 5.0], [5.0])
     """
     time, rows = inputs.shape[:2]
-    missing = -time % size
+    number = math.ceil(time / size)
+    size = math.ceil(time / number) if number else size
+    missing = number * size - time
     if missing and valid is None:
         valid = jnp.ones((time, rows), bool)
 
     def cut(steps: Array) -> Array:
         steps = jnp.pad(steps, [(0, missing)] + [(0, 0)] * (steps.ndim - 1))
-        return steps.reshape(math.ceil(time / size), size, *steps.shape[1:])
+        return steps.reshape(number, size, *steps.shape[1:])
 
     initial_state = state
 
@@ -72,4 +74,4 @@ def over_chunks(
     )
     masks = {"valid": valid, "starts": starts, "first": first}
     state, outputs = over_time(cell, state, jax.tree.map(cut, (inputs, masks)))
-    return outputs.reshape(-1, *outputs.shape[2:])[:time], state
+    return outputs.reshape(number * size, *outputs.shape[2:])[:time], state

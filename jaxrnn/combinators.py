@@ -43,8 +43,8 @@ class Bidirectional(nn.Module):
     def __post_init__(self):
         if self.merge not in _MERGES:
             raise ValueError(f"merge must be one of {[*_MERGES]}, got {self.merge!r}")
-        _require_layer("forward", self.forward)
-        _require_layer("backward", self.backward)
+        require_layer("forward", self.forward)
+        require_layer("backward", self.backward)
         super().__post_init__()
 
     def __call__(self, x, state=None, *, reverse: bool = False, **options):
@@ -113,7 +113,7 @@ class Stack(nn.Module):
         if not self.layers:
             raise ValueError("a stack needs at least one layer, got none")
         for layer in self.layers:
-            _require_layer("each of layers", layer)
+            require_layer("each of layers", layer)
         object.__setattr__(self, "layers", tuple(self.layers))  # A module is hashable.
         super().__post_init__()
 
@@ -155,7 +155,20 @@ class Stack(nn.Module):
         return sum((layer.chosen_backends for layer in self.layers), ())
 
 
-def _require_layer(name: str, layer: Any) -> None:
+def require_layer(name: str, layer: Any) -> None:
+    """Refuses what is no layer.
+
+    Raises:
+        TypeError: it is none; with what to do of a cell.
+
+    >>> from jaxrnn import Recurrent
+    >>> require_layer("encoder", Stack([Recurrent(nn.GRUCell(features=8))]))
+    """
+    if isinstance(layer, nn.RNNCellBase):
+        raise TypeError(
+            f"{name} must be a layer, got a cell: make one of it, "
+            f"Recurrent({type(layer).__name__}(...))"
+        )
     if not isinstance(layer, nn.Module):
         raise TypeError(f"{name} must be a layer, got {layer!r}")
 
@@ -164,7 +177,7 @@ def _split(state: State | None, layers: Sequence[Any]) -> list[State | None]:
     """The part of `state` that belongs to each layer; None is the zero state of all."""
     if state is None:
         return [None] * len(layers)
-    counts = [len(layer.zero_state(())) for layer in layers]
+    counts = [len(layer.chosen_backends) for layer in layers]
     if not isinstance(state, tuple) or hasattr(state, "_fields"):
         raise ValueError(
             f"the state must be a tuple with an entry for each of {sum(counts)} cells, "

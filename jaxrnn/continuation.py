@@ -11,10 +11,10 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 from jaxrnn.closures import Arrays, Frame, take_apart
+from jaxrnn.types import known
 
 Step: TypeAlias = Callable[
     [Int[Array, "b"], PyTree], tuple[Float[Array, "b v"], PyTree]
@@ -232,9 +232,9 @@ def check_within(
 
     >>> check_within("prompt", np.array([[1, 2]]), 0, 9)
     """
-    if isinstance(values, Tracer):
+    given = known(values)
+    if given is None:
         return
-    known = np.asarray(values)
-    wrong = known[(known < least) | (known > most)]
+    wrong = given[(given < least) | (given > most)]
     if wrong.size:
         raise ValueError(f"{name} must be from {least} to {most}, got {wrong[0]}")

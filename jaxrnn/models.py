@@ -9,12 +9,13 @@ from jax.typing import ArrayLike
 
 from jaxrnn import segments
 from jaxrnn.arguments import at_least, share
+from jaxrnn.combinators import Bidirectional, require_layer
 from jaxrnn.types import Array, Float, Int, State, wide
 
 
 class SequenceClassifier(nn.Module):
-    """One logit for each sequence: embedding, recurrent encoder, pooling over time, and
-    a linear output.
+    """Logits for each sequence, of `classes`, or one of yes and no if that is None:
+    embedding, recurrent encoder, pooling over time, and a linear output.
 
     Each of `pooling` gives one vector and they are put side by side: the encoder's
     outputs at the `"first"` or `"last"` step, or their `"mean"` or `"max"` over all. A
@@ -41,10 +42,13 @@ class SequenceClassifier(nn.Module):
     pooling: Sequence[segments.Pooling] = ("max", "mean")
     dropout: float = 0.0
     word_dropout: float = 0.0
+    classes: int | None = None
     embed_init: Initializer = nn.initializers.normal(0.1)
 
     def __post_init__(self):
-        _check_sizes(self)
+        _check(self)
+        if self.classes is not None:
+            at_least(1, classes=self.classes)
         share(word_dropout=self.word_dropout)
         if not self.pooling:
             raise ValueError(f"pooling must name at least one, got {self.pooling!r}")
@@ -56,7 +60,7 @@ class SequenceClassifier(nn.Module):
         )
         self.drop_words = nn.Dropout(self.word_dropout, broadcast_dims=(-1,))
         self.drop = nn.Dropout(self.dropout)
-        self.output = nn.Dense(1)
+        self.output = nn.Dense(self.classes or 1)
 
     def __call__(
         self,
@@ -66,24 +70,27 @@ class SequenceClassifier(nn.Module):
         segment_ids: Int[ArrayLike, "b t"] | None = None,
         num_segments: int = 1,
         train: bool = False,
-    ) -> Float[Array, "b s"]:
+    ) -> Float[Array, "b s"] | Float[Array, "b s c"]:
         """The logits of the sequences 1 to `num_segments` of each row; one without
-        steps has the logit of a vector of zeros.
+        steps has those of a vector of zeros.
 
         Raises:
             ValueError: as the encoder does.
         """
-        tokens = _integers(tokens)
+        tokens = _ids(tokens, self.vocab_size)
+        x = self.drop_words(self.embed(tokens), deterministic=not train)
+        outputs, _ = self.encoder(
+            x, lengths=lengths, segment_ids=segment_ids, train=train
+        )
         ids = segments.resolve(tokens.shape, lengths, segment_ids)
         if ids is None:
             ids = jnp.ones(tokens.shape, jnp.int32)
-        x = self.drop_words(self.embed(tokens), deterministic=not train)
-        outputs, _ = self.encoder(x, segment_ids=ids, train=train)
         pooled = [
             segments.pool(outputs, ids, how, num_segments) for how in self.pooling
         ]
         pooled = self.drop(jnp.concatenate(pooled, axis=-1), deterministic=not train)
-        return self.output(pooled.astype(wide(pooled.dtype))).squeeze(-1)
+        logits = self.output(pooled.astype(wide(pooled.dtype)))
+        return logits.squeeze(-1) if self.classes is None else logits
 
 
 class LanguageModel(nn.Module):
@@ -115,7 +122,12 @@ class LanguageModel(nn.Module):
     embed_init: Initializer = nn.initializers.normal(0.1)
 
     def __post_init__(self):
-        _check_sizes(self)
+        _check(self)
+        if _reads_backwards(self.encoder):
+            raise ValueError(
+                "encoder must read forwards alone: one that reads backwards has seen "
+                "what it is to predict"
+            )
         super().__post_init__()
 
     def setup(self):
@@ -148,7 +160,7 @@ class LanguageModel(nn.Module):
             ValueError: as the encoder does.
         """
         outputs, after = self.encoder(
-            self.embed(_integers(tokens)),
+            self.embed(_ids(tokens, self.vocab_size)),
             state,
             lengths=lengths,
             segment_ids=segment_ids,
@@ -182,7 +194,7 @@ class LanguageModel(nn.Module):
         >>> drawn.tokens.shape
         (1, 5)
         """
-        tokens = _integers(tokens)
+        tokens = _ids(tokens, self.vocab_size)
         if table is None:
             output, state = self.encoder.step(self.embed(tokens), state)
         else:
@@ -204,16 +216,25 @@ class LanguageModel(nn.Module):
         return logits + jnp.expand_dims(self.bias, range(logits.ndim - 1))
 
 
-def _check_sizes(model: SequenceClassifier | LanguageModel) -> None:
+def _check(model: SequenceClassifier | LanguageModel) -> None:
     at_least(1, vocab_size=model.vocab_size)
     at_least(1, embed_features=model.embed_features)
     share(dropout=model.dropout)
-    if not isinstance(model.encoder, nn.Module):
-        raise TypeError(f"encoder must be a layer, got {model.encoder!r}")
+    require_layer("encoder", model.encoder)
 
 
-def _integers(tokens: Int[ArrayLike, "*b t"]) -> Int[Array, "*b t"]:
+def _reads_backwards(layer: nn.Module) -> bool:
+    return (
+        isinstance(layer, Bidirectional)
+        or getattr(layer, "bidirectional", False)
+        or any(map(_reads_backwards, getattr(layer, "layers", ())))
+    )
+
+
+def _ids(tokens: Int[ArrayLike, "*b t"], vocab_size: int) -> Int[Array, "*b t"]:
+    """For a lookup that makes NaN of ids outside the vocabulary."""
     tokens = jnp.asarray(tokens)
     if not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise ValueError(f"tokens must be integers, got {tokens.dtype}")
-    return tokens
+    # JAX counts negative ones from the end.
+    return jnp.where(tokens < 0, vocab_size, tokens.astype(jnp.int32))

@@ -6,6 +6,8 @@ gradient to bfloat16. Here the factors of every product are narrow, those of its
 derivatives too, and every sum is wide (Micikevicius et al., 2018, arXiv:1710.03740).
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.core import ShapedArray
@@ -24,7 +26,8 @@ def product(
     >>> product(a, jnp.ones((2, 1)), jnp.bfloat16)
     Array([[2.]], dtype=float32)
     """
-    rows = a.reshape(-1, a.shape[-1])  # XLA is best at products of two matrices.
+    # XLA is best at products of two matrices.
+    rows = a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
     if a.dtype == dtype:
         out = jnp.matmul(rows, w.astype(dtype))
     else:

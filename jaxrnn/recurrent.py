@@ -55,8 +55,10 @@ class Recurrent(nn.Module):
     remat_chunk: int | None = None
 
     def __post_init__(self):
-        if not isinstance(self.cell, nn.Module):
-            raise TypeError(f"cell must be a Flax cell, got {self.cell!r}")
+        if not isinstance(self.cell, nn.RNNCellBase):
+            raise TypeError(
+                f"cell must be a flax.linen.RNNCellBase, got {self.cell!r:.200}"
+            )
         if self.remat_chunk is not None:
             at_least(1, remat_chunk=self.remat_chunk)
         if self.backend not in BACKENDS:
@@ -106,9 +108,9 @@ class Recurrent(nn.Module):
         cell_state = _only_cell_state(state, fresh_state)
         ids = segments.resolve((*batch, time), lengths, segment_ids)
 
-        x, cell_state, fresh_state, ids = jax.tree.map(
+        x, cell_state, ids = jax.tree.map(
             lambda leaf: leaf.reshape(math.prod(batch), *leaf.shape[len(batch) :]),
-            (x, cell_state, fresh_state, ids),
+            (x, cell_state, ids),
         )
         x = x.swapaxes(0, 1)
         valid = starts = first = None
@@ -189,7 +191,7 @@ class Recurrent(nn.Module):
         if self.chosen_backends == ("fused",):
             return fused(cell, state, cell.project(x), **options)
         if self._projects_ahead:
-            step, inputs = cells.Cell.recur, cell.project(x)
+            step, inputs = type(cell).recur, cell.project(x)
         else:
             step, inputs = type(cell).__call__, x
         rows, features = x.shape[1:2], x.shape[-self.cell.num_feature_axes :]

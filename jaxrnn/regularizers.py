@@ -31,7 +31,8 @@ def weight_drop(params: PyTree, rate: float, key: Key[Array, ""]) -> PyTree:
     >>> sorted(set(dropped["l0"]["w_h"].ravel().tolist())), dropped["l0"]["b"].tolist()
     ([0.0, 2.0], [1.0, 1.0, 1.0, 1.0])
     """
-    if not 0 <= number(rate=rate) < 1:
+    rate = number(rate=rate)
+    if not 0 <= rate < 1:
         raise ValueError(f"rate must be from 0 to below 1, got {rate}")
     named = jax.tree.leaves_with_path(params)
     recurrent = [keystr(path) for path, _ in named if _is_recurrent(path)]

@@ -15,11 +15,10 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from jaxrnn.arguments import at_least
-from jaxrnn.types import Array, Bool, Float, Int, wide
+from jaxrnn.types import Array, Bool, Float, Int, known, wide
 
 Pooling = Literal["first", "last", "mean", "max"]
 
@@ -38,7 +37,7 @@ def from_lengths(lengths: Int[ArrayLike, "*b"], time: int) -> Int[Array, "*b t"]
     """
     time = at_least(0, time=time)
     _check_integers("lengths", lengths)
-    values = _known_values(lengths)
+    values = known(lengths)
     if values is not None and values.size:
         shortest, longest = values.min(), values.max()
         if shortest < 0:
@@ -89,6 +88,7 @@ def starts(
     [False, False, False, True, False, True]
     """
     _check_integers("segment_ids", segment_ids)
+    segment_ids = jnp.asarray(segment_ids)
     if reverse:
         # From behind ids fall; counted down from the greatest number they rise.
         greatest = jnp.iinfo(segment_ids.dtype).max
@@ -106,6 +106,7 @@ def first(segment_ids: Int[Array, "*b t"]) -> Bool[Array, "*b t"]:
     [False, True, False, True, False]
     """
     _check_integers("segment_ids", segment_ids)
+    segment_ids = jnp.asarray(segment_ids)
     valid = segment_ids > 0
     greatest = jnp.iinfo(segment_ids.dtype).max
     lowest = jnp.where(valid, segment_ids, greatest).min(
@@ -141,7 +142,7 @@ def pool(
             f"segment_ids has shape {np.shape(segment_ids)}, "
             f"but batch and time of x are {x.shape[:-1]}"
         )
-    values = _known_values(segment_ids)
+    values = known(segment_ids)
     if values is not None and values.size and values.max() > num_segments:
         raise ValueError(
             f"segment id {values.max()} is above num_segments = {num_segments}"
@@ -225,7 +226,7 @@ def resolve(
             f"segment_ids has shape {np.shape(segment_ids)}, "
             f"but batch and time are {tuple(shape)}"
         )
-    values = _known_values(segment_ids)
+    values = known(segment_ids)
     if values is not None and values.size:
         if values.min() < 0:
             raise ValueError(f"a segment id is negative: {values.min()}")
@@ -245,11 +246,6 @@ def _count(shape: Sequence[int], axis: int) -> Int[Array, "..."]:
 
 def _check_integers(name: str, values: ArrayLike) -> None:
     dtype = getattr(values, "dtype", None) or np.asarray(values).dtype
-    if not jnp.issubdtype(dtype, jnp.integer):
+    if np.size(values) and not jnp.issubdtype(dtype, jnp.integer):
         hint = "; convert it with segments.from_mask" if dtype == jnp.bool_ else ""
         raise ValueError(f"{name} must be integers, got {dtype}{hint}")
-
-
-def _known_values(values: ArrayLike) -> np.ndarray | None:
-    """The values as a numpy array; None inside a JAX transformation."""
-    return None if isinstance(values, Tracer) else np.asarray(values)

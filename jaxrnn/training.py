@@ -84,8 +84,9 @@ def make_train_step(
     (Array(1., dtype=float32), Array(0.2, dtype=float32))
 
     Raises:
-        ValueError: the first step, if `loss` returns no `Mean` named "loss"; any
-            step, as `placement.shard_batch`.
+        TypeError: the first step, if `loss` returns anything but a dict of `Mean`s.
+        ValueError: the first step, if none of them is named "loss"; any step, as
+            `placement.shard_batch`.
     """
     function(loss=loss)
 
@@ -134,6 +135,7 @@ def make_carried_train_step(
 
         def loss_total(params: PyTree) -> tuple[Array, tuple[Metrics, PyTree]]:
             metrics, after = loss(params, batch, carry, key)
+            _require_means("loss", metrics)
             if "loss" not in metrics:
                 raise ValueError(
                     'the loss function must return a Mean named "loss", '
@@ -218,6 +220,7 @@ def make_carried_eval_step(
 
     def step_on_device(params, carry, batch):
         measured, after = metrics(params, batch, carry)
+        _require_means("metrics", measured)
         return after, jax.lax.psum(measured, "data")
 
     compiled = jax.jit(_over_devices(step_on_device, mesh, (P("data"), P())))
@@ -228,6 +231,17 @@ def make_carried_eval_step(
         return compiled(placement.replicate(params, mesh), carry, batch)
 
     return step
+
+
+def _require_means(name: str, measured: Any) -> None:
+    """The sum over devices of anything but a `Mean` would grow with their number."""
+    values = measured.values() if isinstance(measured, dict) else [measured]
+    wrong = [type(value).__name__ for value in values if not isinstance(value, Mean)]
+    if wrong:
+        raise TypeError(
+            f"{name} must return a dict of metrics.Mean, not of {wrong[0]}: "
+            "Mean.of(values, weights) takes what is not reduced yet"
+        )
 
 
 def _over_devices(function: Callable, mesh: Mesh, out_specs: PyTree) -> Callable:

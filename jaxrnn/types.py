@@ -1,4 +1,4 @@
-"""Names shared by the whole library: dimension letters, arrays, dtypes, states.
+"""Names shared by the whole library: dimension letters, arrays, dtypes, states, values.
 
 Shapes are written in types, with these letters (jaxtyping):
 
@@ -6,6 +6,7 @@ Shapes are written in types, with these letters (jaxtyping):
     t  time: steps of a row                 h  features coming out of a layer
     s  segments: sequences sharing a row    g  gates times hidden features
     v  vocabulary: distinct tokens          p  features after a projection
+    c  classes of sequences
 
 `*b` is any number of batch axes, none included.
 """
@@ -14,7 +15,9 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
+import numpy as np
+from jax.core import Tracer
+from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Bool, Float, Int
 
 Array: TypeAlias = jax.Array
@@ -29,6 +32,7 @@ __all__ = [
     "Int",
     "LSTMState",
     "State",
+    "known",
     "wide",
 ]
 
@@ -63,3 +67,17 @@ def wide(dtype: Dtype) -> Dtype:
     ('float32', 'float64')
     """
     return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
+
+
+def known(values: ArrayLike) -> np.ndarray | None:
+    """The values as a numpy array, to be checked; None where they are not at hand:
+    inside a JAX transformation, or on the devices of other processes.
+
+    >>> known([1, 2]).tolist(), jax.eval_shape(lambda x: known(x) or x, 1.0).dtype
+    ([1, 2], dtype('float32'))
+    """
+    if isinstance(values, Tracer):
+        return None
+    if isinstance(values, jax.Array) and not values.is_fully_addressable:
+        return None
+    return np.asarray(values)

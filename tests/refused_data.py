@@ -69,6 +69,7 @@ REFUSED = {
     "batching.pad": [
         (lambda: batching.pad([]), "sequences", "no"),
         (lambda: batching.pad([[0.5]]), "sequence", "float64"),
+        (lambda: batching.pad([[2**32 + 5]]), "sequence", "4294967301"),
         (lambda: batching.pad([[1, 2]], 1), "length", "1"),
         (lambda: batching.pad([[1, 2]], "3"), "length", "'3'"),
     ],

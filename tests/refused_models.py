@@ -182,6 +182,7 @@ REFUSED = {
     },
     "Recurrent": [
         (lambda: Recurrent(4), "cell", "4"),
+        (lambda: Recurrent(GRU), "cell", "GRU"),
         (lambda: Recurrent(CELL, backend="cudnn"), "backend", "'cudnn'"),
         (lambda: Recurrent(CELL, remat_chunk=0), "remat_chunk", "0"),
         (lambda: Recurrent(CELL, remat_chunk=2.5), "remat_chunk", "2.5"),
@@ -202,6 +203,7 @@ REFUSED = {
     "Stack": [
         (lambda: jaxrnn.Stack([]), "stack", "none"),
         (lambda: jaxrnn.Stack([GRU, "gru"]), "layers", "'gru'"),
+        (lambda: jaxrnn.Stack([CELL]), "layers", "Recurrent(GRUCell"),
         (lambda: jaxrnn.Stack([GRU], dropout=-0.5), "dropout", "-0.5"),
     ],
     **prefixed("Stack", layer_rows(jaxrnn.Stack([GRU]), "f")),
@@ -209,6 +211,7 @@ REFUSED = {
         (lambda: classifier(vocab_size=0), "vocab_size", "0"),
         (lambda: classifier(embed_features=2.5), "embed_features", "2.5"),
         (lambda: classifier(encoder="gru"), "encoder", "'gru'"),
+        (lambda: classifier(classes=0), "classes", "0"),
         (lambda: classifier(dropout=2), "dropout", "2"),
         (lambda: classifier(word_dropout=-1), "word_dropout", "-1"),
         (lambda: classifier(pooling=()), "pooling", "()"),
@@ -223,6 +226,7 @@ REFUSED = {
         (lambda: language(vocab_size=-1), "vocab_size", "-1"),
         (lambda: language(embed_features="64"), "embed_features", "'64'"),
         (lambda: language(encoder=None), "encoder", "None"),
+        (lambda: language(encoder=CELL), "encoder", "Recurrent(GRUCell"),
         (lambda: language(dropout=1.5), "dropout", "1.5"),
     ],
     "models.LanguageModel.__call__": [
@@ -259,6 +263,7 @@ REFUSED = {
     "sampling.sample": [
         *drawing(lambda **options: sampling.sample(LOGITS, KEYS, **options)),
         (lambda: sampling.sample(LOGITS, KEYS[:1]), "key", "(1,)"),
+        (lambda: sampling.sample(LOGITS, 7), "key", "int32"),
     ],
     "sampling.choose": [(lambda: choose(0.5), "uniform", "(1,)")],
     "regularizers.weight_drop": [

@@ -14,7 +14,13 @@ from jaxrnn import metrics
 from jaxrnn.metrics import Mean
 from jaxrnn.models import LanguageModel
 from jaxrnn.placement import data_mesh, shard_batch
-from jaxrnn.training import TrainState, make_carried_eval_step, make_carried_train_step
+from jaxrnn.training import (
+    TrainState,
+    make_carried_eval_step,
+    make_carried_train_step,
+    make_eval_step,
+    make_train_step,
+)
 from tests.test_training import assert_same_run, counted_compilations
 
 VOCAB, ROWS, TIME = 5, 4, 6
@@ -152,3 +158,20 @@ def test_a_carry_that_the_devices_do_not_divide(rng):
     params, carry = initial(optax.sgd(0.1)).params, MODEL.zero_state((3,))
     with pytest.raises(ValueError, match=r"^carry\[0\]\.h has 3 rows, which 2 devices"):
         step(params, carry, random_batches(rng, 1)[0])
+
+
+@pytest.mark.parametrize(
+    "found", ["array", {"loss": "array"}, {"loss": "mean", "x": "array"}]
+)
+def test_metrics_that_are_no_means(found):
+    """Their sums over the devices would be wrong, and nobody would see it."""
+    mesh, optimizer = data_mesh(2), optax.sgd(0.1)
+    spelled = {"array": jnp.float32(0.9), "mean": Mean.of(jnp.ones(2))}
+    values = jax.tree.map(spelled.get, found)
+    state = TrainState.create({}, optimizer, jax.random.key(0))
+    train = make_train_step(lambda *_: values, optimizer, mesh)
+    evaluate = make_eval_step(lambda *_: values, mesh)
+    with pytest.raises(TypeError, match=r"loss must return a dict of metrics\.Mean"):
+        train(state, {"x": jnp.ones(2)})
+    with pytest.raises(TypeError, match=r"metrics must return a dict of metrics\.Mean"):
+        evaluate({}, {"x": jnp.ones(2)})

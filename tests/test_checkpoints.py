@@ -198,3 +198,23 @@ def test_bad_arguments(tmp_path):
         checkpoints.restore(state, "newest")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match='"min" or "max", not \'least\''):
         Checkpoints(tmp_path, "least")  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(
+    ("state", "info", "message"),
+    [
+        ({"w": jnp.ones(2)}, None, "info must be a dict, got None"),
+        ({"w": jnp.ones(2)}, [1], r"info must be a dict, got \[1\]"),
+        ({"a/b": jnp.ones(2), "a": {"b": jnp.ones(2)}}, {}, "'a/b' must be printable"),
+        ({"a\x07": jnp.ones(2)}, {}, "must be printable"),
+    ],
+)
+def test_what_could_not_be_read_again_is_not_written(tmp_path, state, info, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        Checkpoints(tmp_path).save(1, state, info=info, metric=0.0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_url_is_no_directory():
+    with pytest.raises(ValueError, match="must be a path, got 'gs://bucket/run'"):
+        Checkpoints("gs://bucket/run")

@@ -1,5 +1,7 @@
 """A recurrence in chunks against the same in one go, and what it keeps in memory."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,3 +76,25 @@ def test_memory_grows_with_the_square_root():
 def test_a_size_below_one():
     with pytest.raises(ValueError, match="remat_chunk must be at least 1, got 0"):
         jaxrnn.LSTM(H, remat_chunk=0).init(jax.random.key(0), jnp.ones((B, T, D)))
+
+
+@pytest.mark.parametrize(
+    ("time", "size", "chunks"), [(5, 128, (1, 5)), (9, 8, (2, 5)), (8, 4, (2, 4))]
+)
+def test_chunks_are_no_longer_than_they_need_to_be(time, size, chunks):
+    layer = jaxrnn.GRU(3, remat_chunk=size)
+    x = jnp.ones((2, time, 3))
+    variables = layer.init(jax.random.key(0), x)
+    found = re.findall(r"length=(\d+)", str(jax.make_jaxpr(layer.apply)(variables, x)))
+    assert sorted(map(int, found)) == sorted(chunks)
+
+
+@pytest.mark.parametrize("shape", [(0, 10, 3), (2, 0, 3), (2, 5, 0)])
+def test_nothing_to_read(shape):
+    layer = jaxrnn.LSTM(4, remat_chunk=4)
+    x = jnp.ones(shape)
+    variables = layer.init(jax.random.key(0), x)
+    outputs, (state,) = layer.apply(variables, x)
+    assert outputs.shape == (*shape[:2], 4)
+    # Without inputs or biases nothing moves the state.
+    np.testing.assert_array_equal(state.c, np.zeros((shape[0], 4)))

@@ -101,6 +101,22 @@ def test_what_a_killed_run_leaves_is_not_a_checkpoint(tmp_path):
     assert_identical(checkpoints.restore(random_state(0))[0], random_state(2))
 
 
+def test_a_whole_checkpoint_that_cannot_be_restored_is_not_called_damaged(
+    tmp_path, monkeypatch
+):
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2):
+        checkpoints.save(step, random_state(step), info={}, metric=0.1)
+
+    def exhausted(*_, **__):
+        raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    monkeypatch.setattr(checkpoints._orbax, "restore", exhausted)
+    message = "cannot restore step 2 of .*, whose files are whole: .*EXHAUSTED"
+    with pytest.raises(CheckpointError, match=message):
+        checkpoints.restore(random_state(0))
+
+
 def test_failed_write_loses_nothing(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     large = {"w": jax.random.normal(jax.random.key(0), (300, 300))}

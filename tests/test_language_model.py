@@ -105,8 +105,9 @@ def test_looking_up_the_table_equals_multiplying(rng, make_encoder):
         found,
         after,
     )
-    logits, _ = model.apply(variables, tokens + VOCAB, state, table, method="step")
-    assert np.isnan(logits).all()
+    for outside in (tokens + VOCAB, tokens - VOCAB):
+        logits, _ = model.apply(variables, outside, state, table, method="step")
+        assert np.isnan(logits).all()
 
 
 def test_chunks_with_carried_state_equal_one_pass(rng):
@@ -191,3 +192,24 @@ def test_the_encoders_errors_pass():
         both.apply(variables, np.array([1]), both.zero_state((1,)), method="step")
     with pytest.raises(ValueError, match="whole sequence, it has no single step"):
         both.apply(variables, method="table")
+
+
+@pytest.mark.parametrize("token", [-1, VOCAB])
+def test_a_token_outside_the_vocabulary_makes_nan(token):
+    model, variables = make()
+    logits, _ = model.apply(variables, np.array([[1, token, 2]]))
+    found = np.isnan(logits).all(axis=-1).tolist()
+    assert found == [[False, True, True]]  # what follows has read it
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        jaxrnn.LSTM(4, bidirectional=True),
+        jaxrnn.Bidirectional(jaxrnn.GRU(4), jaxrnn.GRU(4)),
+        jaxrnn.Stack([jaxrnn.GRU(4), jaxrnn.GRU(4, bidirectional=True)]),
+    ],
+)
+def test_an_encoder_that_sees_what_it_is_to_predict(encoder):
+    with pytest.raises(ValueError, match="encoder must read forwards alone"):
+        LanguageModel(VOCAB, EMBED, encoder)

@@ -22,8 +22,8 @@ class Echo(nn.Module):
     """An encoder whose outputs are its inputs, three times as large in training."""
 
     @nn.compact
-    def __call__(self, x, *, segment_ids, train):
-        del segment_ids
+    def __call__(self, x, *, train, **options):
+        del options
         return x * (3.0 if train else 1.0), ()
 
 
@@ -178,3 +178,48 @@ def test_bad_lengths_are_refused(options, message):
 def test_an_unknown_pooling_is_refused():
     with pytest.raises(ValueError, match=r"pooling must be one of .*'middle'"):
         make(("middle",))
+
+
+def test_classes_have_logits_of_their_own(rng):
+    """Each as a model of one logit has it, from the same features."""
+    binary, variables = make(("max", "mean"))
+    model = binary.clone(classes=3)
+    width = variables["params"]["output"]["kernel"].shape[0]
+    output = {
+        "kernel": rng.normal(size=(width, 3)).astype(np.float32),
+        "bias": rng.normal(size=3).astype(np.float32),
+    }
+    tokens, lengths = np.array([[1, 2, 3], [4, 5, 0]]), np.array([3, 2])
+    many = {"params": {**variables["params"], "output": output}}
+    logits = model.apply(many, tokens, lengths=lengths)
+    assert logits.shape == (2, 1, 3)
+    for k in range(3):
+        one = {"kernel": output["kernel"][:, k : k + 1], "bias": output["bias"][k:][:1]}
+        params = {**variables["params"], "output": one}
+        expected = binary.apply({"params": params}, tokens, lengths=lengths)
+        np.testing.assert_allclose(logits[..., k], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "ragged",
+    [{}, {"lengths": np.array([2, 1])}, {"segment_ids": np.array([[1, 2], [1, 0]])}],
+)
+def test_the_encoder_is_asked_as_the_model_is(ragged):
+    """Rows of one sequence need no reset at every step, full ones no mask."""
+    seen = {}
+
+    class Encoder(nn.Module):
+        def __call__(self, x, *, train, **options):
+            seen.update(options)
+            return x, ()
+
+    model = SequenceClassifier(VOCAB, 4, Encoder(), ("mean",))
+    model.init(jax.random.key(0), np.array([[1, 2], [3, 4]]), num_segments=2, **ragged)
+    assert {name for name, value in seen.items() if value is not None} == set(ragged)
+
+
+@pytest.mark.parametrize("token", [-1, VOCAB])
+def test_a_token_outside_the_vocabulary_makes_nan(token):
+    model, variables = make(("mean",))
+    logits = model.apply(variables, np.array([[1, token], [1, 2]]))
+    assert np.isnan(logits).ravel().tolist() == [True, False]

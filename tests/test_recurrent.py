@@ -57,6 +57,36 @@ def test_a_cell_of_ours_that_is_changed_is_called_as_it_is():
     np.testing.assert_allclose(rematted.apply(variables, X)[0], outputs, rtol=1e-5)
 
 
+class Zoned(jaxrnn.LSTMCell):
+    """Ours, with another recurrence: a tenth of the state stays (zoneout's mean)."""
+
+    def recur(self, state, x_gates):
+        after, y = super().recur(state, x_gates)
+        return jax.tree.map(lambda a, b: 0.9 * a + 0.1 * b, after, state), y
+
+
+def test_a_cell_of_ours_with_another_recurrence_has_it_in_every_step():
+    layer = jaxrnn.Recurrent(Zoned(4))
+    variables = layer.init(jax.random.key(0), X)
+    whole, _ = layer.apply(variables, X)
+    plain, _ = jaxrnn.Recurrent(jaxrnn.LSTMCell(4)).apply(variables, X)
+    assert np.abs(whole - plain).max() > 1e-3
+    state = layer.zero_state(X.shape[:1])
+    for t in range(X.shape[1]):
+        y, state = layer.apply(variables, X[:, t], state, method="step")
+        np.testing.assert_allclose(whole[:, t], y, rtol=1e-5, atol=1e-6)
+
+
+def test_a_stack_of_convolutional_cells_carries_its_state(rng):
+    x = rng.normal(size=(2, 4, 5, 5, 3)).astype(np.float32)
+    cells = [nn.ConvLSTMCell(n, kernel_size=(3, 3)) for n in (4, 2)]
+    layer = jaxrnn.Stack([jaxrnn.Recurrent(cell) for cell in cells])
+    (whole, _), variables = layer.init_with_output(jax.random.key(0), x)
+    first, state = layer.apply(variables, x[:, :3])
+    last, _ = layer.apply(variables, x[:, 3:], state)
+    np.testing.assert_allclose(jnp.concatenate([first, last], 1), whole, atol=1e-6)
+
+
 def test_a_convolutional_cell(rng):
     x = rng.normal(size=(2, 5, 6, 6, 3)).astype(np.float32)
     layer = jaxrnn.Recurrent(nn.ConvLSTMCell(4, kernel_size=(3, 3)))

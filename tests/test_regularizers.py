@@ -65,3 +65,10 @@ def test_rates_out_of_range_are_named(rate):
 def test_parameters_without_a_recurrent_matrix_are_refused():
     with pytest.raises(ValueError, match=r"no parameter is called w_h: .*kernel"):
         weight_drop({"dense": {"kernel": jnp.ones(2)}}, 0.5, KEY)
+
+
+def test_the_dtype_of_the_weights_stays():
+    params = {"w_h": jnp.ones((2, 2), jnp.bfloat16)}
+    dropped = weight_drop(params, np.float32(0.5), jax.random.key(0))
+    assert dropped["w_h"].dtype == jnp.bfloat16
+    assert set(dropped["w_h"].ravel().tolist()) <= {0.0, 2.0}

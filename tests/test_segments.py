@@ -164,3 +164,9 @@ def test_bad_mask_and_pooling():
         segments.from_mask(np.ones((2, 3), np.int32))
     with pytest.raises(ValueError, match="got 'sum'"):
         segments.pool(jnp.ones((2, 1)), jnp.ones(2, jnp.int32), "sum")  # type: ignore
+
+
+def test_plain_lists_are_taken_too():
+    assert segments.starts([1, 1, 2]).tolist() == [True, False, True]  # pyright: ignore[reportArgumentType]
+    assert segments.first([0, 1, 2]).tolist() == [False, True, False]  # pyright: ignore[reportArgumentType]
+    assert segments.from_lengths([], 3).shape == (0, 3)
