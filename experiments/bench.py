@@ -18,7 +18,7 @@ their parameters and inputs; arrays are in place beforehand, the batch before ti
 
 This library runs as its programs do, each CPU device on its rows of the batch, and on
 one device too. The others run as their users run them, on one device with all cores.
-PyTorch, Keras and Haiku are optional (`pip install "jaxrnn[bench]"`): who is missing is
+PyTorch, Keras and Haiku are optional (`pip install ".[bench]"`): who is missing is
 named and skipped. The settings of the process are printed and the same for all:
 `experiments.runtime` has glibc keep freed memory, and with several devices sets
 `--xla_cpu_multi_thread_eigen=false`, with which jax 0.10.2 still gives the work of one
@@ -179,8 +179,8 @@ def run_devices(options: Options, interrupt: Interrupt) -> None:
     sys.stdout.flush()
     done = subprocess.run(command, env=environment)
     # Ctrl-C reaches it too: it shows what it has, and ends with an error.
-    if not interrupt.requested:
-        done.check_returncode()
+    if done.returncode and not interrupt.requested:
+        raise ValueError(f'the suite "devices" ended with code {done.returncode}')
 
 
 def run(suite: SuiteName, scale: Scale, rounds: int, interrupt: Interrupt) -> list[Row]:

@@ -40,7 +40,6 @@ from jaxrnn.models import LanguageModel
 from jaxrnn.text import Vocab, char_tokens
 
 WORKDIR = Path("runs/charlm")
-GLIMPSE = 200  # characters written after each epoch
 
 
 @dataclass(frozen=True)
@@ -98,6 +97,9 @@ def main(options: Options) -> None:
 def work(options: Options) -> None:
     """Trains, writes, judges or shows."""
     options.settings.check()
+    options.reading.check()
+    if options.drawing != Drawing() and not options.sample:
+        raise ValueError("--prompt, --length, --temperature and the like need --sample")
     if options.reading.wanted:
         skip = options.unknown == "skip"
         writing.read(options.workdir, options.reading, skip=skip)
@@ -200,8 +202,8 @@ def learn(run: Run, began: float, tensorboard: bool) -> tuple[Carried, Done]:
 
     def glimpse(state: Carried) -> None:
         writer = Writer(model, jax.device_get(state.train.params), run.vocab)
-        pieces = writer.write(writer.beginning, GLIMPSE, 1, settings.seed)
-        print("".join(piece for [piece] in pieces), end="\n----\n", flush=True)
+        text = writing.glimpse(writer, settings.seed, by_byte=run.identity["bytes"])
+        print(text, end="\n----\n", flush=True)
 
     return fit(
         language.place(language.make_state(model, optimizer, settings), run.mesh),
@@ -270,16 +272,24 @@ def summary(results: dict[str, Any]) -> str:
     )
 
 
+def asked(options: Options) -> dict[str, Any]:
+    """The entries of a run's identity that the options decide, not left open."""
+    entries = {"text": load(options).fingerprint} if options.text else {}
+    if dataclasses.replace(options.settings, seed=0) != Settings():
+        entries |= dataclasses.asdict(options.settings)
+    # A short text lessens the first two; the seed is that of the drawing.
+    return {k: v for k, v in entries.items() if k not in ("batch", "time", "seed")}
+
+
 def sample(options: Options) -> None:
     """Prints what the trained model writes; where there is none, trains it first."""
     options.drawing.check()
     prompt = writing.read_prompt(options.drawing.prompt)
-    if not Checkpoints(options.workdir / "checkpoints").steps():
-        print(
-            f"there is no trained model in {options.workdir}: training one first "
-            "(the default takes a minute or two)",
-            file=sys.stderr,
-        )
+    if Checkpoints(options.workdir / "checkpoints").steps():
+        WorkDir(options.workdir).require(asked(options))
+    else:
+        missing = f"there is no trained model in {options.workdir}: training one first"
+        print(f"{missing} (the default takes a minute or two)", file=sys.stderr)
         with contextlib.redirect_stdout(sys.stderr):
             train(options)
     skip, seed = options.unknown == "skip", options.settings.seed

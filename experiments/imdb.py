@@ -107,6 +107,7 @@ class Run:
         """What its work directory must be of."""
         return {
             "dataset": self.data.name,
+            "reviews": self.data.fingerprint,
             "vocabulary": fingerprint(self.vocab),
             **dataclasses.asdict(self.settings),
         }

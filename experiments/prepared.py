@@ -97,7 +97,8 @@ def download(url: str, sha256: str, path: Path) -> None:
         ConnectionError: it cannot be had, or is not the file that `sha256` names.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
+    # Two programs may download it at the same time.
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         found = _fetch(url, partial)
         if found != sha256:

@@ -5,6 +5,7 @@ IMDB have a file of their own, `imdb_reviews`.
 """
 
 import csv
+import hashlib
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -47,6 +48,20 @@ class Reviews:
     validation: Split
     test: Split
     unlabelled: list[str] = field(default_factory=list)
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells these labelled reviews from others in a line.
+
+        >>> generate(100).fingerprint
+        '100 reviews, ...'
+        """
+        digest, count = hashlib.sha256(), 0
+        for part in (self.train, self.validation, self.test):
+            for text, label in zip(part.texts, part.labels, strict=True):
+                digest.update(f"{label:g} {text}\0".encode())
+                count += 1
+        return f"{count} reviews, {digest.hexdigest()[:12]}"
 
 
 def read_csv(path: str | Path, *, seed: int = 0) -> Reviews:

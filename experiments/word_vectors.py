@@ -40,7 +40,7 @@ def word_vectors(
     if words <= features:
         raise ValueError(
             f"{features} features need more than {features} words, there are {words}: "
-            "lower --embed"
+            "lower --embed, or start from random vectors with --no-pretrain"
         )
     pmi = _positive_pmi(_cooccurrences(sequences, vocab_size, window))
     # From a given start, so that the same words give the same vectors.

@@ -59,7 +59,7 @@ class WorkDir:
         with contextlib.ExitStack() as stack:
             if jax.process_index() == 0:
                 stack.enter_context(self._locked())
-                if self.settings is None:
+                if not self._begun:
                     self._write("settings.json", settings)
             multihost_utils.sync_global_devices("experiments.workdir.claim")
             self._check(settings)
@@ -85,6 +85,14 @@ class WorkDir:
                 raise _unwritable(self.path, error) from error
             yield
 
+    @property
+    def _begun(self) -> bool:
+        """Whether there is anything of a run: one that ended before its first
+        checkpoint does not hold the directory for its settings."""
+        if self.settings is None:
+            return False
+        return self.results is not None or any(self.checkpoints.glob("*/record.json"))
+
     def _check(self, settings: dict[str, Any]) -> None:
         found = self.settings
         if found is None:
@@ -92,7 +100,16 @@ class WorkDir:
                 f"process {jax.process_index()} does not see what process 0 wrote to "
                 f"{self.path}: give a --workdir that all of them share"
             )
+        self.require({**dict.fromkeys(found), **settings})
+
+    def require(self, settings: dict[str, Any]) -> None:
+        """Refuses another run than one with these settings, among others.
+
+        Raises:
+            ValueError: every difference is named.
+        """
         wanted = json.loads(json.dumps(settings))  # As JSON has it: tuples are lists.
+        found = {name: (self.settings or {}).get(name) for name in wanted}
         if found != wanted:
             raise ValueError(
                 f"work directory {self.path} belongs to a run with other settings "

@@ -60,9 +60,9 @@ class Writer:
             ValueError: it has such characters and they are not to be skipped, or
                 nothing is left; `name` says of what.
         """
-        strange = sorted(set(text) - set(self.vocab.tokens))
+        strange = set(text) - set(self.vocab.tokens)
         if strange and not skip:
-            spelled = ", ".join(map(repr, strange[:10]))
+            spelled = ", ".join(map(repr, sorted(strange)[:10]))
             raise ValueError(
                 f"{name} has characters that the model has never seen, {spelled}"
                 f"{' and others' if len(strange) > 10 else ''}: leave them out, or "

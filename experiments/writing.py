@@ -17,6 +17,8 @@ from experiments.workdir import WorkDir
 from experiments.writer import Writer
 from jaxrnn import metrics, sampling
 
+GLIMPSE = 200  # characters
+
 
 @dataclass(frozen=True)
 class Drawing:
@@ -70,6 +72,15 @@ class Reading:
     html: Path = Path("neurons.html")
     """With --neurons: the page to write."""
 
+    def check(self) -> None:
+        """Whether it fits together.
+
+        Raises:
+            ValueError: it does not.
+        """
+        if self.per_character and self.score is None:
+            raise ValueError("--per-character needs --score FILE")
+
     @property
     def wanted(self) -> bool:
         """Whether there is a file to read."""
@@ -117,6 +128,16 @@ def write(
         shown = ""
         others = [text + piece for text, piece in zip(others, rest, strict=True)]
     show("\n" + "".join(f"----\n{text}\n" for text in others))
+
+
+def glimpse(writer: Writer, seed: int, *, by_byte: bool) -> str:
+    """Some characters that the model writes now; what would command a terminal, or is
+    no text, is replaced."""
+    pieces = writer.write(writer.beginning, GLIMPSE, 1, seed)
+    text = "".join(piece for [piece] in pieces)
+    if by_byte:
+        text = text.encode("latin-1").decode("utf-8", "replace")
+    return "".join(c if c.isprintable() or c in "\t\n" else "\ufffd" for c in text)
 
 
 def read(path: Path, reading: Reading, *, skip: bool) -> None:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 
 import jaxrnn
-from jaxrnn import models, placement, sampling, training
+from jaxrnn import metrics, models, placement, sampling, training
 from jaxrnn.recurrent import Recurrent
 from jaxrnn.regularizers import weight_drop
 
@@ -17,6 +17,7 @@ LOGITS = jnp.zeros((2, 4))
 MESH = placement.data_mesh(1)
 OPTIMIZER = optax.sgd(0.1)
 CELL = jaxrnn.GRUCell(4)
+MEAN = metrics.Mean.of(X)
 GRU = jaxrnn.GRU(4)
 BIDIRECTIONAL = jaxrnn.Bidirectional(GRU, GRU)
 CLASSIFIER = models.SequenceClassifier(9, 4, GRU)
@@ -276,7 +277,8 @@ REFUSED = {
     ],
     "training.make_train_step": [
         (lambda: training.make_train_step(None, OPTIMIZER, MESH), "loss", "None"),
-        (lambda: train_once(lambda *_: {"nats": 0}), "loss", "['nats']"),
+        (lambda: train_once(lambda *_: {"nats": 0}), "loss", "int"),
+        (lambda: train_once(lambda *_: {"nats": MEAN}), "loss", "['nats']"),
     ],
     "training.make_carried_train_step": [
         (lambda: training.make_carried_train_step(3, OPTIMIZER, MESH), "loss", "3")

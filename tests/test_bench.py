@@ -221,7 +221,7 @@ def test_more_devices_than_cores_are_another_process(started):
     arguments = "--suites devices --rounds 7 --seconds 3.0 --quick --out there"
     assert started == [(f"-m experiments.bench {arguments}", "8")]
     # Nobody stopped it: then it has failed.
-    with pytest.raises(subprocess.CalledProcessError, match="status 3"):
+    with pytest.raises(ValueError, match="ended with code 3"):
         bench.run_devices(options, types.SimpleNamespace(requested=False))
 
 

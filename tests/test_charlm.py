@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from experiments import charlm, language, texts
+from experiments import charlm, language, texts, writing
 from experiments.charlm import Options
 from experiments.language import SMOKE, Settings
 from experiments.workdir import WorkDir
@@ -60,7 +60,7 @@ def test_smoke_learns_and_says_what_it_found(charlm_smoke):
     assert [line.split()[0] for line in lines[1:-1:5]] == ["epoch"] * 3
     assert [line.split()[0] for line in lines[2:-1:5]] == ["1", "2", "3"]
     for glimpse in lines[3:-1:5]:
-        assert len(glimpse) == charlm.GLIMPSE
+        assert len(glimpse) == writing.GLIMPSE
         assert set(glimpse) <= set("0123456789+=. ")
     assert lines[-1].startswith(
         "generated: validation nats per character cold 64 "

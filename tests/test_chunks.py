@@ -89,12 +89,11 @@ def test_chunks_are_no_longer_than_they_need_to_be(time, size, chunks):
     assert sorted(map(int, found)) == sorted(chunks)
 
 
-@pytest.mark.parametrize("shape", [(0, 10, 3), (2, 0, 3), (2, 5, 0)])
+@pytest.mark.parametrize("shape", [(0, 10, 3), (2, 0, 3)])
 def test_nothing_to_read(shape):
     layer = jaxrnn.LSTM(4, remat_chunk=4)
     x = jnp.ones(shape)
     variables = layer.init(jax.random.key(0), x)
     outputs, (state,) = layer.apply(variables, x)
     assert outputs.shape == (*shape[:2], 4)
-    # Without inputs or biases nothing moves the state.
     np.testing.assert_array_equal(state.c, np.zeros((shape[0], 4)))

@@ -242,7 +242,7 @@ def test_a_work_directory_of_another_vocabulary(csv_run, csv_file, program_run):
         result = program_run(*tiny_arguments(csv_run, csv_file))
     finally:
         csv_file.write_text(original)
-    assert_refused(result, "belongs to a run with other settings (vocabulary '")
+    assert_refused(result, "belongs to a run with other settings (reviews '")
     assert files_below(csv_run) == before
 
 

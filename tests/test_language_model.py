@@ -187,11 +187,6 @@ def test_the_encoders_errors_pass():
     model, variables = make()
     with pytest.raises(ValueError, match=re.escape("has shape (2,), but the batch (1")):
         model.apply(variables, np.array([[1, 2]]), lengths=np.array([1, 2]))
-    both, variables = make(jaxrnn.GRU(HIDDEN, bidirectional=True))
-    with pytest.raises(ValueError, match="whole sequence, it has no single step"):
-        both.apply(variables, np.array([1]), both.zero_state((1,)), method="step")
-    with pytest.raises(ValueError, match="whole sequence, it has no single step"):
-        both.apply(variables, method="table")
 
 
 @pytest.mark.parametrize("token", [-1, VOCAB])

@@ -57,7 +57,7 @@ def test_an_error_lets_go_of_it(tmp_path, error):
 
 def test_so_do_other_settings(tmp_path):
     with WorkDir(tmp_path).claimed(SETTINGS):
-        pass
+        WorkDir(tmp_path).finish({"accuracy": 1.0})
     with (
         pytest.raises(ValueError, match="other settings"),
         WorkDir(tmp_path).claimed({"seed": 1}),
@@ -65,6 +65,13 @@ def test_so_do_other_settings(tmp_path):
         raise AssertionError("claimed")
     with WorkDir(tmp_path).claimed(SETTINGS):
         assert (tmp_path / "lock").read_bytes() == b""
+
+
+def test_a_run_without_a_checkpoint_makes_room_for_other_settings(tmp_path):
+    """It ended before there was anything to keep: its settings were the reason."""
+    for settings in (SETTINGS, {"seed": 1}):
+        with WorkDir(tmp_path).claimed(settings):
+            assert WorkDir(tmp_path).settings == settings
 
 
 def test_a_killed_process_leaves_nothing_to_clean_up(tmp_path):

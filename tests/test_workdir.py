@@ -22,6 +22,12 @@ def claim(path, settings):
         pass
 
 
+def begin(path):
+    """A run that has something to keep."""
+    claim(path, SETTINGS)
+    WorkDir(path).finish({"accuracy": 1.0})
+
+
 def test_claiming_writes_the_settings_and_leaves_nothing_else(tmp_path):
     workdir = WorkDir(tmp_path / "deep" / "run")
     assert workdir.settings is None
@@ -35,7 +41,7 @@ def test_claiming_writes_the_settings_and_leaves_nothing_else(tmp_path):
 
 
 def test_the_same_settings_may_claim_again(tmp_path):
-    claim(tmp_path, SETTINGS)
+    begin(tmp_path)
     before = (tmp_path / "settings.json").read_bytes()
     claim(tmp_path, dict(reversed(SETTINGS.items())))
     assert (tmp_path / "settings.json").read_bytes() == before
@@ -55,7 +61,7 @@ def test_the_same_settings_may_claim_again(tmp_path):
 def test_other_settings_are_refused_with_every_difference(
     tmp_path, changed, differences
 ):
-    claim(tmp_path, SETTINGS)
+    begin(tmp_path)
     with pytest.raises(ValueError, match="belongs to a run with other") as error:
         claim(tmp_path, SETTINGS | changed)
     assert f"{tmp_path} belongs" in str(error.value)
@@ -65,7 +71,7 @@ def test_other_settings_are_refused_with_every_difference(
 
 
 def test_a_setting_that_is_no_longer_there_is_a_difference(tmp_path):
-    claim(tmp_path, SETTINGS)
+    begin(tmp_path)
     fewer = {name: value for name, value in SETTINGS.items() if name != "rate"}
     with pytest.raises(ValueError, match=r"\(rate 0.1, not None\)"):
         claim(tmp_path, fewer)

@@ -159,6 +159,8 @@ def test_without_a_model_one_is_trained_first(
         (["--top-k", 15], "top_k"),
         (["--top-p", 0], "top_p"),
         (["--min-p", 1.5], "min_p"),
+        (["--text", __file__], "other settings (text '4005 characters"),
+        (["--hidden", 77], "hidden 32, not 77"),
         (["--seed", -1], "--seed must be from 0 to 4294967295, got -1"),
     ],
 )
