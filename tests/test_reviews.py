@@ -1,10 +1,11 @@
 """Reviews in CSV files, generated ones, and how they are split."""
 
+import dataclasses
 import re
 
 import pytest
 
-from experiments.reviews import Reviews, generate, read_csv
+from experiments.reviews import Reviews, Split, generate, read_csv
 
 
 def texts_of(loaded: Reviews) -> list[str]:
@@ -109,3 +110,17 @@ def test_generated_reviews_tell_their_label_and_repeat_by_seed():
     assert len(seen[0] & seen[1]) == 10  # the neutral words
     for text, label in zip(loaded.test.texts, loaded.test.labels, strict=True):
         assert set(text.split()) - seen[1 - int(label)]
+
+
+def test_the_fingerprint_is_of_texts_and_labels_alone():
+    given, elsewhere = generate(100, seed=3), generate(100, seed=3)
+    elsewhere.train.texts.reverse()
+    elsewhere = dataclasses.replace(
+        elsewhere,
+        train=Split(elsewhere.train.texts, elsewhere.train.labels[::-1]),
+        test=elsewhere.validation,
+        validation=elsewhere.test,
+    )
+    assert elsewhere.fingerprint == given.fingerprint
+    given.test.labels[0] = 1 - given.test.labels[0]
+    assert given.fingerprint != elsewhere.fingerprint
