@@ -159,6 +159,14 @@ def test_readme_names_what_is_public_and_its_example_runs():
             exec(compile(example, "README.md", "exec"), {})
 
 
+def test_what_readme_links_to_exists():
+    readme = (ROOT / "README.md").read_text()
+    links = re.findall(r"\]\(([^)]+)\)", readme)
+    assert len(links) >= 7  # three notebooks, three pictures, a page
+    for link in links:
+        assert link.startswith("https://") or (ROOT / link).is_file(), link
+
+
 def test_nothing_is_unpickled():
     for path in PYTHON:
         for name in imports(path):
