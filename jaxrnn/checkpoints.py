@@ -73,11 +73,19 @@ class Checkpoints:
 
     @property
     def worst(self) -> float:
-        """The metric of a checkpoint that is never the best, one in mid-epoch."""
+        """The metric of a checkpoint that is never the best, one in mid-epoch.
+
+        >>> Checkpoints("run").worst, Checkpoints("run", mode="max").worst
+        (inf, -inf)
+        """
         return -self._sign * math.inf
 
     def steps(self) -> tuple[int, ...]:
-        """The steps that have a complete checkpoint, ascending."""
+        """The steps that have a complete checkpoint, ascending.
+
+        >>> Checkpoints("no run was here").steps()
+        ()
+        """
         complete = [k for k in self._begun() if (self._path(k) / records.NAME).exists()]
         return tuple(sorted(complete))
 
@@ -95,6 +103,13 @@ class Checkpoints:
                 or there is a good checkpoint of `step` (a damaged one is replaced).
             TypeError: `info` is no dict, or not JSON.
             CheckpointError: it could not be written.
+
+        >>> import tempfile, jax.numpy as jnp
+        >>> checkpoints = Checkpoints(tempfile.mkdtemp())
+        >>> for step, loss in [(1, 0.5), (2, 0.1), (3, 0.4), (4, 0.3)]:
+        ...     checkpoints.save(step, {"w": jnp.ones(2)}, info={}, metric=loss)
+        >>> checkpoints.steps()
+        (2, 3, 4)
         """
         step, metric = at_least(0, step=step), number(metric=metric)
         if math.isnan(metric):
@@ -138,6 +153,12 @@ class Checkpoints:
             CheckpointError: the checkpoint of that step is damaged, or all are.
             ValueError: there is no such checkpoint, or it holds another state than
                 `template`: every difference is listed.
+
+        >>> import tempfile, jax.numpy as jnp
+        >>> checkpoints = Checkpoints(tempfile.mkdtemp())
+        >>> checkpoints.save(5, {"w": jnp.ones(2)}, info={"epoch": 1}, metric=0.5)
+        >>> checkpoints.restore({"w": jax.ShapeDtypeStruct((2,), jnp.float32)}, 5)
+        ({'w': Array([1., 1.], dtype=float32)}, {'epoch': 1})
         """
         faults = []
         for step in self._find(which):

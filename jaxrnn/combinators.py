@@ -60,24 +60,43 @@ class Bidirectional(nn.Module):
         return _MERGES[self.merge](ahead, behind), forward + backward
 
     def project(self, x):
-        """Raises a `ValueError`, as `step`."""
+        """As `step`, raises a `ValueError`."""
         self.step(x, None)
 
     def step(self, x, state, *, projected: bool = False):
-        """Raises a `ValueError`: the backward layer starts from the last step."""
+        """Raises a `ValueError`: the backward layer starts from the last step.
+
+        >>> from jaxrnn import GRU
+        >>> layer = Bidirectional(GRU(features=2), GRU(features=2))
+        >>> layer.step(jnp.ones((1, 3)), ())  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+            ...
+        ValueError: a bidirectional layer needs the whole sequence, ...
+        """
         raise ValueError(
             "a bidirectional layer needs the whole sequence, it has no single step"
         )
 
     def zero_state(self, batch_shape: tuple[int, ...]) -> State:
-        """The forward layer's state, then the backward layer's."""
+        """The forward layer's state, then the backward layer's.
+
+        >>> from jaxrnn import GRU
+        >>> layer = Bidirectional(GRU(features=2), GRU(features=1))
+        >>> [h.tolist() for h in layer.zero_state((1,))]
+        [[[0.0, 0.0]], [[0.0]]]
+        """
         return self.forward.zero_state(batch_shape) + self.backward.zero_state(
             batch_shape
         )
 
     @property
     def chosen_backends(self) -> tuple[str, ...]:
-        """Which recurrence runs each cell, in the order of the state."""
+        """Which recurrence runs each cell, in the order of the state.
+
+        >>> from jaxrnn import GRU, Recurrent
+        >>> Bidirectional(GRU(8), Recurrent(nn.GRUCell(8))).chosen_backends
+        ('fused', 'scan')
+        """
         return self.forward.chosen_backends + self.backward.chosen_backends
 
 
@@ -146,12 +165,23 @@ class Stack(nn.Module):
         return x, after
 
     def zero_state(self, batch_shape: tuple[int, ...]) -> State:
-        """The states of the layers, one after the other."""
+        """The states of the layers, one after the other.
+
+        >>> from jaxrnn import GRU
+        >>> layer = Stack([GRU(features=2, num_layers=2), GRU(features=1)])
+        >>> [h.tolist() for h in layer.zero_state((1,))]
+        [[[0.0, 0.0]], [[0.0, 0.0]], [[0.0]]]
+        """
         return sum((layer.zero_state(batch_shape) for layer in self.layers), ())
 
     @property
     def chosen_backends(self) -> tuple[str, ...]:
-        """Which recurrence runs each cell, in the order of the state."""
+        """Which recurrence runs each cell, in the order of the state.
+
+        >>> from jaxrnn import GRU, Recurrent
+        >>> Stack([GRU(8), Recurrent(nn.GRUCell(8))]).chosen_backends
+        ('fused', 'scan')
+        """
         return sum((layer.chosen_backends for layer in self.layers), ())
 
 

@@ -112,7 +112,11 @@ class StackedLayer(nn.Module):
         return self.stack.step(x, state, projected=projected)
 
     def zero_state(self, batch_shape: tuple[int, ...]) -> State:
-        """The state before anything was read."""
+        """The state before anything was read.
+
+        >>> [h.tolist() for h in GRU(features=2, bidirectional=True).zero_state((1,))]
+        [[[0.0, 0.0]], [[0.0, 0.0]]]
+        """
         batch_shape = sizes(batch_shape=batch_shape)
         cell = self._cell(parent=None)
         directions = 2 if self.bidirectional else 1

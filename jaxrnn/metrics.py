@@ -37,6 +37,9 @@ class Mean(NamedTuple):
 
         Raises:
             ValueError: `weights` have another shape than `values`.
+
+        >>> Mean.of(jnp.array([1.5, jnp.nan]), weights=jnp.array([2.0, 0.0]))
+        Mean(total=Array(3., dtype=float32), weight=Array(2., dtype=float32))
         """
         values = _at_least_float32("values", values)
         if weights is None:
@@ -52,14 +55,22 @@ class Mean(NamedTuple):
         return cls(jnp.sum(values * weights), jnp.sum(weights))
 
     def merge(self, other: "Mean") -> "Mean":
-        """The mean of both parts together (`+` on a tuple would concatenate)."""
+        """The mean of both parts together (`+` on a tuple would concatenate).
+
+        >>> Mean.of(jnp.array([1.0, 1.0, 1.0])).merge(Mean.of(jnp.array(5.0))).value
+        Array(2., dtype=float32)
+        """
         if not isinstance(other, Mean):
             raise TypeError(f"other must be a Mean, got {other!r}")
         return Mean(self.total + other.total, self.weight + other.weight)
 
     @property
     def value(self) -> Float[Array, ""]:
-        """Total over weight; NaN where nothing was counted."""
+        """Total over weight; NaN where nothing was counted.
+
+        >>> Mean(total=jnp.float32(3), weight=jnp.float32(2)).value
+        Array(1.5, dtype=float32)
+        """
         return self.total / self.weight
 
 

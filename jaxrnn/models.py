@@ -76,6 +76,16 @@ class SequenceClassifier(nn.Module):
 
         Raises:
             ValueError: as the encoder does.
+
+        >>> import jax
+        >>> from jaxrnn import GRU
+        >>> model = SequenceClassifier(9, 4, GRU(2))
+        >>> tokens, ids = jnp.array([[5, 3, 7]]), jnp.array([[1, 2, 0]])
+        >>> logits, _ = model.init_with_output(
+        ...     jax.random.key(0), tokens, segment_ids=ids, num_segments=3
+        ... )
+        >>> logits.shape, float(logits[0, 2])  # there is no third
+        ((1, 3), 0.0)
         """
         tokens = _ids(tokens, self.vocab_size)
         x = self.drop_words(self.embed(tokens), deterministic=not train)
@@ -158,6 +168,15 @@ class LanguageModel(nn.Module):
 
         Raises:
             ValueError: as the encoder does.
+
+        >>> import jax
+        >>> from jaxrnn import GRU
+        >>> tokens, lengths = jnp.array([[2, 1]]), jnp.array([1])
+        >>> (logits, state), variables = LanguageModel(3, 4, GRU(2)).init_with_output(
+        ...     jax.random.key(0), tokens, lengths=lengths
+        ... )
+        >>> logits.shape, logits[0, 1].tolist()
+        ((1, 2, 3), [0.0, 0.0, 0.0])
         """
         outputs, after = self.encoder(
             self.embed(_ids(tokens, self.vocab_size)),
@@ -170,7 +189,14 @@ class LanguageModel(nn.Module):
 
     def table(self) -> Float[Array, "v g"]:
         """What each token adds to the gates of the first layer: with it `step` looks up
-        a row where it would multiply, which is worth it for a text of many steps."""
+        a row where it would multiply, which is worth it for a text of many steps.
+
+        >>> import jax
+        >>> from jaxrnn import GRU
+        >>> model = LanguageModel(100, 16, GRU(8))
+        >>> model.init_with_output(jax.random.key(0), method="table")[0].shape
+        (100, 24)
+        """
         return self.encoder.project(self.embed.embedding)
 
     def step(
@@ -203,7 +229,12 @@ class LanguageModel(nn.Module):
         return self._logits(output), state
 
     def zero_state(self, batch_shape: tuple[int, ...]) -> State:
-        """The state before anything was read."""
+        """The state before anything was read.
+
+        >>> from jaxrnn import GRU
+        >>> LanguageModel(100, 16, GRU(2)).zero_state((1,))
+        (Array([[0., 0.]], dtype=float32),)
+        """
         return self.encoder.zero_state(batch_shape)
 
     def _logits(self, outputs: Float[Array, "*b h"]) -> Float[Array, "*b v"]:

@@ -94,6 +94,12 @@ class Recurrent(nn.Module):
 
         Raises:
             ValueError: if a shape, dtype or value does not fit, with the numbers.
+
+        >>> layer = Recurrent(cells.GRUCell(features=2))
+        >>> x, ids = jnp.ones((1, 3, 4)), jnp.array([[1, 1, 2]])
+        >>> (y, _), _ = layer.init_with_output(jax.random.key(0), x, segment_ids=ids)
+        >>> [bool(jnp.allclose(y[0, t], y[0, 0])) for t in (1, 2)]  # 2 starts again
+        [False, True]
         """
         del train
         x = jnp.asarray(x)
@@ -135,7 +141,13 @@ class Recurrent(nn.Module):
 
     def project(self, x: Float[Array, "*b d"]) -> Float[Array, "*b g"]:
         """The inputs' share of the gates, for `step` with `projected`; of a cell that
-        is not of this library the inputs themselves."""
+        is not of this library the inputs themselves.
+
+        >>> layer = Recurrent(cells.RNNCell(2, kernel_init=nn.initializers.ones))
+        >>> x = jnp.array([[1.0, 0.5, 0.25]])
+        >>> layer.init_with_output(jax.random.key(0), x, method="project")[0]
+        Array([[1.75, 1.75]], dtype=float32)
+        """
         return self.cell.project(x) if self._projects_ahead else x
 
     def step(

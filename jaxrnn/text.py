@@ -165,6 +165,12 @@ class Vocab:
         Raises:
             ValueError: the file is empty or not UTF-8, or a line (it is named) is not
                 one JSON string or repeats another.
+
+        >>> import tempfile
+        >>> path = f"{tempfile.mkdtemp()}/vocab.txt"
+        >>> Vocab(("to", "be")).save(path)
+        >>> Vocab.load(path) == Vocab(("to", "be"))
+        True
         """
         data = Path(path).read_bytes()
         try:
@@ -190,7 +196,14 @@ class Vocab:
         return cls(tuple(line_of))
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Writes one JSON string a line, in ASCII, so that any token survives."""
+        """Writes one JSON string a line, in ASCII, so that any token survives.
+
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "vocab.txt")
+        >>> Vocab(("to", "be", "a b")).save(path)
+        >>> path.read_text().splitlines()
+        ['"to"', '"be"', '"a b"']
+        """
         lines = "".join(json.dumps(token) + "\n" for token in self.tokens)
         Path(path).write_text(lines, encoding="ascii", newline="\n")
 

@@ -50,6 +50,11 @@ class TrainState(flax.struct.PyTreeNode):
         """The state before the first step.
 
         All is copied: a train step donates its state, not the caller's arrays.
+
+        >>> params = {"w": jnp.ones(2)}
+        >>> state = TrainState.create(params, optax.sgd(0.1), jax.random.key(0))
+        >>> state.params, state.params["w"] is params["w"]
+        ({'w': Array([1., 1.], dtype=float32)}, False)
         """
         if not isinstance(optimizer, optax.GradientTransformation):
             raise TypeError(f"optimizer must be one of optax's, got {optimizer!r}")

@@ -40,7 +40,7 @@ def layer_rows(layer, cells):
             (lambda: call(layer, X, state[:0]), "state", "cell"),
             (lambda: call(layer, X, layer.zero_state((3,))), "state", "(3, 4)"),
             (lambda: call(layer, X, [*state]), "state", "tuple"),
-            (lambda: call(layer, X, lengths=LENGTHS), "length", "9"),
+            (lambda: call(layer, X, lengths=LENGTHS), "length 9"),
             (lambda: call(layer, X, lengths=LENGTHS[:1]), "lengths", "(1,)"),
             (lambda: call(layer, X, segment_ids=X > 0), "segment_ids", "bool"),
         ],
@@ -48,9 +48,9 @@ def layer_rows(layer, cells):
             (lambda: call(layer, X > 0, method="project"), "inputs", "bool"),
         ],
         "zero_state": [
-            (lambda: layer.zero_state(2), "batch_shape", "2"),
-            (lambda: layer.zero_state((-1,)), "batch_shape", "-1"),
-            (lambda: layer.zero_state((2.5,)), "batch_shape", "2.5"),
+            (lambda: layer.zero_state(2), "batch_shape", "got 2"),
+            (lambda: layer.zero_state((-1,)), "batch_shape", "got -1"),
+            (lambda: layer.zero_state((2.5,)), "batch_shape", "got 2.5"),
         ],
     } | (
         {}
@@ -74,21 +74,21 @@ def prefixed(prefix, rows):
 
 def cell_rows(kind):
     return [
-        (lambda: kind(0), "features", "0"),
+        (lambda: kind(0), "features", "got 0"),
         (lambda: kind("4"), "features", "'4'"),
-        (lambda: kind(4).zero_state(2), "batch_shape", "2"),
+        (lambda: kind(4).zero_state(2), "batch_shape", "got 2"),
         (lambda: call(kind(4), kind(4).zero_state((2,)), X[0] > 0), "inputs", "bool"),
     ]
 
 
 def layer_kinds(kind):
     return [
-        (lambda: kind(-1), "features", "-1"),
-        (lambda: kind(2.5), "features", "2.5"),
-        (lambda: kind(4, num_layers=0), "num_layers", "0"),
-        (lambda: kind(4, dropout=1.5), "dropout", "1.5"),
+        (lambda: kind(-1), "features", "got -1"),
+        (lambda: kind(2.5), "features", "got 2.5"),
+        (lambda: kind(4, num_layers=0), "num_layers", "got 0"),
+        (lambda: kind(4, dropout=1.5), "dropout", "got 1.5"),
         (lambda: kind(4, dropout="1"), "dropout", "'1'"),
-        (lambda: call(kind(4, remat_chunk=0), X), "remat_chunk", "0"),
+        (lambda: call(kind(4, remat_chunk=0), X), "remat_chunk", "got 0"),
         (lambda: call(kind(4, backend="cudnn"), X), "backend", "'cudnn'"),
     ]
 
@@ -115,11 +115,11 @@ TEXT = sampling.begin(None, LOGITS)
 def drawing(draw):
     """The options that all of sampling shares."""
     return [
-        (lambda: draw(temperature=-1), "temperature", "-1"),
+        (lambda: draw(temperature=-1), "temperature", "got -1"),
         (lambda: draw(temperature="hot"), "temperature", "'hot'"),
-        (lambda: draw(top_k=0), "top_k", "0"),
-        (lambda: draw(top_k=2.5), "top_k", "2.5"),
-        (lambda: draw(top_p=[0.5, 0]), "top_p", "0"),
+        (lambda: draw(top_k=0), "top_k", "got 0"),
+        (lambda: draw(top_k=2.5), "top_k", "got 2.5"),
+        (lambda: draw(top_p=[0.5, 0]), "top_p", "got 0"),
         (lambda: draw(min_p=[0.5] * 3), "min_p", "(3,)"),
     ]
 
@@ -127,15 +127,15 @@ def drawing(draw):
 def continuing(draw):
     return [
         *drawing(draw),
-        (lambda: draw(length=0), "length", "0"),
+        (lambda: draw(length=0), "length", "got 0"),
         (lambda: draw(length="9"), "length", "'9'"),
-        (lambda: draw(key=KEY), "key", "()"),
+        (lambda: draw(key=KEY), "key", "shape ()"),
         (lambda: draw(key=LOGITS), "key", "float32"),
-        (lambda: draw(repetition_penalty=0), "repetition_penalty", "0"),
+        (lambda: draw(repetition_penalty=0), "repetition_penalty", "got 0"),
         (lambda: draw(stop=[]), "stop", "empty"),
-        (lambda: draw(stop=[9]), "stop", "9"),
+        (lambda: draw(stop=[9]), "stop", "got 9"),
         (lambda: draw(pad_id=0.5), "pad_id", "float64"),
-        (lambda: draw(step=3), "function", "3"),
+        (lambda: draw(step=3), "function", "got 3"),
         (lambda: draw(step=lambda tokens, _: LOGITS), "step", "state"),
     ]
 
@@ -167,32 +167,44 @@ REFUSED = {
     **{
         name: layer_kinds(getattr(jaxrnn, name)) + more
         for name, more in {
-            "RNN": [(lambda: call(jaxrnn.RNN(4, activation="gelu"), X), "activation")],
-            "LSTM": [(lambda: call(jaxrnn.LSTM(4, proj_size=5), X), "proj_size", "5")],
+            "RNN": [
+                (
+                    lambda: call(jaxrnn.RNN(4, activation="gelu"), X),
+                    "activation",
+                    "got 'gelu'",
+                )
+            ],
+            "LSTM": [
+                (lambda: call(jaxrnn.LSTM(4, proj_size=5), X), "proj_size", "got 5")
+            ],
             "GRU": [],
         }.items()
     },
     **{
         f"{name}": cell_rows(getattr(jaxrnn, name)) + more
         for name, more in {
-            "RNNCell": [(lambda: jaxrnn.RNNCell(4, activation=3), "activation", "3")],
-            "LSTMCell": [(lambda: jaxrnn.LSTMCell(4, proj_size=-1), "proj_size", "-1")],
+            "RNNCell": [
+                (lambda: jaxrnn.RNNCell(4, activation=3), "activation", "got 3")
+            ],
+            "LSTMCell": [
+                (lambda: jaxrnn.LSTMCell(4, proj_size=-1), "proj_size", "got -1")
+            ],
             "GRUCell": [],
             "ResetBeforeGRUCell": [],
         }.items()
     },
     "Recurrent": [
-        (lambda: Recurrent(4), "cell", "4"),
         (lambda: Recurrent(GRU), "cell", "GRU"),
+        (lambda: Recurrent(4), "cell", "got 4"),
         (lambda: Recurrent(CELL, backend="cudnn"), "backend", "'cudnn'"),
-        (lambda: Recurrent(CELL, remat_chunk=0), "remat_chunk", "0"),
-        (lambda: Recurrent(CELL, remat_chunk=2.5), "remat_chunk", "2.5"),
+        (lambda: Recurrent(CELL, remat_chunk=0), "remat_chunk", "got 0"),
+        (lambda: Recurrent(CELL, remat_chunk=2.5), "remat_chunk", "got 2.5"),
     ],
     **prefixed("Recurrent", layer_rows(Recurrent(CELL), "f")),
     "Bidirectional": [
         (lambda: jaxrnn.Bidirectional(GRU, GRU, merge="max"), "merge", "'max'"),
         (lambda: jaxrnn.Bidirectional(GRU, None), "backward", "None"),
-        (lambda: jaxrnn.Bidirectional(4, GRU), "forward", "4"),
+        (lambda: jaxrnn.Bidirectional(4, GRU), "forward", "got 4"),
     ],
     **prefixed("Bidirectional", layer_rows(BIDIRECTIONAL, "fb")),
     "Bidirectional.project": [
@@ -205,49 +217,49 @@ REFUSED = {
         (lambda: jaxrnn.Stack([]), "stack", "none"),
         (lambda: jaxrnn.Stack([GRU, "gru"]), "layers", "'gru'"),
         (lambda: jaxrnn.Stack([CELL]), "layers", "Recurrent(GRUCell"),
-        (lambda: jaxrnn.Stack([GRU], dropout=-0.5), "dropout", "-0.5"),
+        (lambda: jaxrnn.Stack([GRU], dropout=-0.5), "dropout", "got -0.5"),
     ],
     **prefixed("Stack", layer_rows(jaxrnn.Stack([GRU]), "f")),
     "models.SequenceClassifier": [
-        (lambda: classifier(vocab_size=0), "vocab_size", "0"),
+        (lambda: classifier(vocab_size=0), "vocab_size", "got 0"),
         (lambda: classifier(embed_features=2.5), "embed_features", "2.5"),
         (lambda: classifier(encoder="gru"), "encoder", "'gru'"),
         (lambda: classifier(classes=0), "classes", "0"),
-        (lambda: classifier(dropout=2), "dropout", "2"),
-        (lambda: classifier(word_dropout=-1), "word_dropout", "-1"),
-        (lambda: classifier(pooling=()), "pooling", "()"),
+        (lambda: classifier(dropout=2), "dropout", "got 2"),
+        (lambda: classifier(word_dropout=-1), "word_dropout", "got -1"),
+        (lambda: classifier(pooling=()), "pooling", "got ()"),
     ],
     "models.SequenceClassifier.__call__": [
         (lambda: call(CLASSIFIER, X), "tokens", "float32"),
-        (lambda: call(CLASSIFIER, TOKENS, lengths=LENGTHS), "length", "9"),
-        (lambda: call(CLASSIFIER, TOKENS, num_segments=0), "num_segments", "0"),
+        (lambda: call(CLASSIFIER, TOKENS, lengths=LENGTHS), "length 9"),
+        (lambda: call(CLASSIFIER, TOKENS, num_segments=0), "num_segments", "got 0"),
         (lambda: call(classifier(pooling=("sum",)), TOKENS), "pooling", "'sum'"),
     ],
     "models.LanguageModel": [
-        (lambda: language(vocab_size=-1), "vocab_size", "-1"),
+        (lambda: language(vocab_size=-1), "vocab_size", "got -1"),
         (lambda: language(embed_features="64"), "embed_features", "'64'"),
         (lambda: language(encoder=None), "encoder", "None"),
         (lambda: language(encoder=CELL), "encoder", "Recurrent(GRUCell"),
-        (lambda: language(dropout=1.5), "dropout", "1.5"),
+        (lambda: language(dropout=1.5), "dropout", "got 1.5"),
     ],
     "models.LanguageModel.__call__": [
         (lambda: call(LANGUAGE, X), "tokens", "float32"),
-        (lambda: call(LANGUAGE, TOKENS, ()), "state", "0"),
+        (lambda: call(LANGUAGE, TOKENS, ()), "state has 0"),
     ],
     "models.LanguageModel.step": [
         (lambda: call(LANGUAGE, X[0], (), method="step"), "tokens", "float32")
     ],
     "models.LanguageModel.zero_state": [
-        (lambda: LANGUAGE.zero_state(2), "batch_shape", "2")
+        (lambda: LANGUAGE.zero_state(2), "batch_shape", "got 2")
     ],
     "sampling.begin": [(lambda: sampling.begin(None, X), "logits", "(2, 5, 3)")],
     "sampling.read": [
         (lambda: read([[0.5], [1.0]]), "prompt", "float64"),
-        (lambda: read([[9], [0]]), "prompt", "9"),
+        (lambda: read([[9], [0]]), "prompt", "got 9"),
         (lambda: read([1, 2]), "prompt", "(2,)"),
         (lambda: read([[], []]), "prompt", "(2, 0)"),
         (lambda: read(lengths=[1]), "prompt_lengths", "(1,)"),
-        (lambda: read(lengths=[1, 2]), "prompt_lengths", "2"),
+        (lambda: read(lengths=[1, 2]), "prompt_lengths", "got 2"),
         (lambda: read(step=None), "function", "None"),
     ],
     "sampling.extend": continuing(extend),
@@ -255,7 +267,7 @@ REFUSED = {
     "sampling.penalize": [
         (lambda: sampling.penalize(LOGITS, [True], 2.0), "seen", "(1,)"),
         (lambda: sampling.penalize(X, X > 0, 2.0), "logits", "(2, 5, 3)"),
-        (lambda: sampling.penalize(LOGITS, LOGITS > 0, -2), "penalty", "-2"),
+        (lambda: sampling.penalize(LOGITS, LOGITS > 0, -2), "penalty", "got -2"),
     ],
     "sampling.truncate": [
         *drawing(lambda **options: sampling.truncate(LOGITS, **options)),
@@ -281,12 +293,12 @@ REFUSED = {
         (lambda: train_once(lambda *_: {"nats": MEAN}), "loss", "['nats']"),
     ],
     "training.make_carried_train_step": [
-        (lambda: training.make_carried_train_step(3, OPTIMIZER, MESH), "loss", "3")
+        (lambda: training.make_carried_train_step(3, OPTIMIZER, MESH), "loss", "got 3")
     ],
     "training.make_eval_step": [
         (lambda: training.make_eval_step("accuracy", MESH), "metrics", "'accuracy'")
     ],
     "training.make_carried_eval_step": [
-        (lambda: training.make_carried_eval_step({}, MESH), "metrics", "{}")
+        (lambda: training.make_carried_eval_step({}, MESH), "metrics", "got {}")
     ],
 }

@@ -1,11 +1,13 @@
 """The pages in a browser: they draw, answer to pointer and keys, and fit a phone."""
 
 import base64
+import io
 import os
 import shutil
 
 import numpy as np
 import pytest
+from matplotlib.image import imread
 
 from experiments.pages import embed, write_page
 
@@ -186,6 +188,19 @@ def test_lines_are_the_running_probabilities(visit):
     assert [1 - y for y in points] == pytest.approx(REVIEW["forward"])
 
 
+def picture(thing):
+    """What one sees of it: rows, columns, and red, green and blue from 0 to 1."""
+    return imread(io.BytesIO(thing.screenshot()), format="png")[..., :3]
+
+
+def luminance(colours):
+    """As WCAG defines it, of sRGB from 0 to 1."""
+    linear = np.where(
+        colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4
+    )
+    return linear @ np.array([0.2126, 0.7152, 0.0722])
+
+
 LONG = {**REVIEW, "pieces": [[" ", "word" * 40], *REVIEW["pieces"][1:]]}
 
 
@@ -207,6 +222,15 @@ def test_a_phone_shows_all_of_it(visit, kind, data, thing, scheme):
         "getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0]"
     )
     assert int(red) > 240 if scheme == "light" else int(red) < 40
+    shot = picture(page)
+    assert shot.shape[:2] == (640, 360)
+    colours, counts = np.unique(shot.reshape(-1, 3), axis=0, return_counts=True)
+    assert len(colours) > 20  # letters, their smooth edges, shades and lines
+    paper = colours[counts.argmax()]
+    assert paper.min() > 0.97 if scheme == "light" else paper.max() < 0.15
+    ink, ground = luminance(picture(page.locator("h1"))), luminance(paper)
+    contrast = (np.maximum(ink, ground) + 0.05) / (np.minimum(ink, ground) + 0.05)
+    assert contrast.max() >= 7  # of text for everybody: WCAG's level AAA
 
 
 def test_nothing_ends_the_data():

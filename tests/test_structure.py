@@ -24,7 +24,7 @@ PYTHON = sorted(
 ORDER = [
     ["types", "arguments"],
     ["segments", "products"],
-    ["equations"],
+    ["equations", "cell"],
     ["cells"],
     ["scan"],
     ["fused", "chunks"],
@@ -116,9 +116,35 @@ def is_own(value, module):
     )
 
 
-@pytest.mark.parametrize(("name", "value"), [*public_objects()])
+def public_methods():
+    """Of every public class the methods and properties, those it inherits from us too.
+
+    Not `setup`, which is Flax's and not to be called.
+    """
+    classes = (thing for _, thing in public_objects() if inspect.isclass(thing))
+    for kind in dict.fromkeys(base for thing in classes for base in thing.__mro__):
+        for name, value in vars(kind).items():
+            found = getattr(value, "__func__", getattr(value, "fget", value))
+            is_public = not name.startswith("_") or name == "__call__"
+            is_code = inspect.isfunction(found) and name != "setup"
+            if is_public and is_code and found.__module__.startswith("jaxrnn"):
+                yield f"{kind.__name__}.{name}", found
+
+
+PUBLIC = [*public_objects(), *public_methods()]
+
+
+@pytest.mark.parametrize(("name", "value"), PUBLIC, ids=[name for name, _ in PUBLIC])
 def test_what_is_public_has_a_runnable_example(name, value):
-    assert ">>> " in (value.__doc__ or ""), name
+    documentation = value.__doc__ or ""
+    # What another one's docstring describes has the example there.
+    described_elsewhere = re.match(r"As `([\w.]+)`", documentation)
+    assert ">>> " in documentation or described_elsewhere, name
+    if described_elsewhere:
+        own_kind = name.rpartition(".")[0]
+        named = described_elsewhere[1]
+        there = dict(PUBLIC)[named if "." in named else f"{own_kind}.{named}"]
+        assert ">>> " in there.__doc__
 
 
 def test_readme_names_what_is_public_and_its_example_runs():
@@ -131,6 +157,14 @@ def test_readme_names_what_is_public_and_its_example_runs():
     for example in examples:
         with jax.numpy_dtype_promotion("standard"):
             exec(compile(example, "README.md", "exec"), {})
+
+
+def test_what_readme_links_to_exists():
+    readme = (ROOT / "README.md").read_text()
+    links = re.findall(r"\]\(([^)]+)\)", readme)
+    assert len(links) >= 7  # three notebooks, three pictures, a page
+    for link in links:
+        assert link.startswith("https://") or (ROOT / link).is_file(), link
 
 
 def test_nothing_is_unpickled():

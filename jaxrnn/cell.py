@@ -1,0 +1,210 @@
+"""What every recurrent cell of the library has: weights, init and dtypes.
+
+A cell knows about one step. Time, padding and direction are the business of `scan`.
+"""
+
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax.typing import Initializer
+
+from jaxrnn.arguments import at_least, sizes
+from jaxrnn.products import product
+from jaxrnn.types import Array, CellState, Dtype, Float, wide
+
+
+class Cell(nn.RNNCellBase):
+    """A recurrent cell with its weights: what `RNNCell`, `LSTMCell` and `GRUCell`
+    share.
+
+    A cell is used in two ways. `project` all inputs at once, then `recur` step by step:
+    what this library's layers do. Or `cell(state, x)`, one step from raw inputs: the
+    protocol of `flax.linen.RNN`, where it works as well.
+
+    `kernel_init` and `recurrent_init` make one matrix for each gate. Products are
+    computed in `dtype` (default: `param_dtype`); states are kept in it too, but never
+    in less than float32.
+    """
+
+    features: int
+    use_bias: bool = True
+    kernel_init: Initializer = nn.initializers.lecun_normal()
+    recurrent_init: Initializer = nn.initializers.orthogonal()
+    bias_init: Initializer = nn.initializers.zeros_init()
+    dtype: Dtype | None = None
+    param_dtype: Dtype = jnp.float32
+
+    gates: ClassVar[int]
+
+    def __post_init__(self):
+        at_least(1, features=self.features)
+        super().__post_init__()
+
+    def setup(self):
+        self.w_h = self.param(
+            "w_h",
+            self._each_gate(self.recurrent_init),
+            (self.output_features, self.gates * self.features),
+            self.param_dtype,
+        )
+        if self.use_bias:
+            shape = (self.gates * self.features,)
+            self.b = self.param("b", self._bias_init, shape, self.param_dtype)
+
+    @nn.compact  # The inputs alone decide the shape of w_x.
+    def project(self, x: Float[Array, "*b d"]) -> Float[Array, "*b g"]:
+        """`x @ w_x`, the inputs' share of every gate (the bias comes with each step).
+
+        Raises:
+            ValueError: if `x` is not floating point, wider than the cell computes, or
+                of another number of features than the weights were made for.
+
+        >>> from jaxrnn import RNNCell
+        >>> cell = RNNCell(features=2, kernel_init=nn.initializers.ones)
+        >>> x = jnp.array([[1.0, 0.5, 0.25]])
+        >>> cell.init_with_output(jax.random.key(0), x, method="project")[0]
+        Array([[1.75, 1.75]], dtype=float32)
+        """
+        self._check_inputs(x)
+        w_x = self.param(
+            "w_x",
+            self._each_gate(self.kernel_init),
+            (x.shape[-1], self.gates * self.features),
+            self.param_dtype,
+        )
+        return product(x.astype(self.state_dtype), w_x, self.compute_dtype)
+
+    def recur(
+        self, state: CellState, x_gates: Float[Array, "*b g"]
+    ) -> tuple[CellState, Float[Array, "*b h"]]:
+        """One step from projected inputs: the next state, and the output.
+
+        >>> from jaxrnn import RNNCell
+        >>> cell = RNNCell(2, activation="relu", recurrent_init=nn.initializers.ones)
+        >>> h, x_gates = jnp.array([[3.0, 1.0]]), jnp.array([[0.5, -9.0]])
+        >>> cell.init_with_output(jax.random.key(0), h, x_gates, method="recur")[0][1]
+        Array([[4.5, 0. ]], dtype=float32)
+        """
+        if self.use_bias:
+            x_gates = x_gates + self._broadcast(self.b, x_gates.ndim)
+        w_h = self.w_h.astype(self.compute_dtype)
+        state, output = self._step(state, x_gates, w_h)
+        return state, output.astype(self.compute_dtype)
+
+    def __call__(
+        self, state: CellState, x: Float[Array, "*b d"]
+    ) -> tuple[CellState, Float[Array, "*b h"]]:
+        """One step from raw inputs: the next state, and the output.
+
+        >>> from jaxrnn import RNNCell
+        >>> cell = RNNCell(2, activation="relu", kernel_init=nn.initializers.ones)
+        >>> h, x = cell.zero_state((1,)), jnp.array([[1.0, 0.5, 0.25]])
+        >>> (h, y), variables = cell.init_with_output(jax.random.key(0), h, x)
+        >>> y
+        Array([[1.75, 1.75]], dtype=float32)
+        """
+        return self.recur(state, self.project(x))
+
+    def zero_state(self, batch_shape: tuple[int, ...]) -> CellState:
+        """The state before anything was read.
+
+        >>> from jaxrnn import GRUCell
+        >>> GRUCell(features=2).zero_state((1,))
+        Array([[0., 0.]], dtype=float32)
+        """
+        batch_shape = sizes(batch_shape=batch_shape)
+        return jnp.zeros((*batch_shape, self.features), self.state_dtype)
+
+    def initialize_carry(self, rng, input_shape: tuple[int, ...]) -> CellState:
+        """As `zero_state`, under the name that `flax.linen.RNN` calls it by."""
+        return self.zero_state(input_shape[: -self.num_feature_axes])
+
+    @property
+    def num_feature_axes(self) -> int:
+        """How many axes of an input, the last ones, are features.
+
+        >>> from jaxrnn import GRUCell
+        >>> GRUCell(features=2).num_feature_axes
+        1
+        """
+        return 1
+
+    @property
+    def output_features(self) -> int:
+        """The features of an output.
+
+        >>> from jaxrnn import GRUCell, LSTMCell
+        >>> GRUCell(features=8).output_features
+        8
+        >>> LSTMCell(features=8, proj_size=2).output_features
+        2
+        """
+        return self.features
+
+    @property
+    def compute_dtype(self) -> Dtype:
+        """The dtype of products and outputs.
+
+        >>> from jaxrnn import GRUCell
+        >>> GRUCell(features=2, dtype=jnp.bfloat16).compute_dtype.__name__
+        'bfloat16'
+        """
+        return self.param_dtype if self.dtype is None else self.dtype
+
+    @property
+    def state_dtype(self) -> Dtype:
+        """The dtype of states, never less than float32.
+
+        >>> from jaxrnn import GRUCell
+        >>> GRUCell(features=2, dtype=jnp.bfloat16).state_dtype.__name__
+        'float32'
+        """
+        return wide(self.compute_dtype)
+
+    def _step(
+        self, state: Any, x_gates: Float[Array, "*b g"], w_h: Float[Array, "h g"]
+    ) -> tuple[Any, Float[Array, "*b h"]]:
+        """The next state, and the output in its dtype."""
+        raise TypeError(f"{type(self).__name__} does not define a step")
+
+    def _bias_init(self, key, shape, dtype):
+        return self.bias_init(key, shape, dtype)
+
+    def _each_gate(self, init: Initializer) -> Initializer:
+        """`init` for each gate on its own: the fused array is no matrix of its own."""
+
+        def each_gate(key, shape, dtype):
+            shape = (shape[0], self.features)
+            # Not all initializers know the half-precision types.
+            keys = jax.random.split(key, self.gates)
+            gates = [init(k, shape, wide(dtype)) for k in keys]
+            if {gate.shape for gate in gates} != {shape}:
+                raise ValueError(
+                    f"an initializer must return one gate's matrix, {shape}, "
+                    f"got {gates[0].shape}"
+                )
+            return jnp.concatenate(gates, axis=-1).astype(dtype)
+
+        return each_gate
+
+    def _broadcast(self, bias: Float[Array, "g"], ndim: int) -> Array:
+        return jnp.expand_dims(bias.astype(self.state_dtype), range(ndim - 1))
+
+    def _check_inputs(self, x: Array) -> None:
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise ValueError(f"inputs must be floating point, got {x.dtype}")
+        wider = jnp.finfo(x.dtype).bits > jnp.finfo(self.compute_dtype).bits
+        if wider and self.dtype is None:
+            raise ValueError(
+                f"inputs are {x.dtype}, but the cell computes in "
+                f"{jnp.dtype(self.compute_dtype)}: cast them, or set dtype"
+            )
+        if self.has_variable("params", "w_x"):
+            made_for = self.get_variable("params", "w_x").shape[0]
+            if x.shape[-1] != made_for:
+                raise ValueError(
+                    f"inputs have {x.shape[-1]} features, "
+                    f"but the weights were made for {made_for}"
+                )
