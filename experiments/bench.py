@@ -6,9 +6,10 @@
 
 Suites: "layers" has LSTM, GRU and RNN, forward and with gradients, rows of one length
 and of many; "bidirectional" the LSTM in both directions; "imdb" and "charlm" the train
-steps of these programs, a whole epoch, and drawing text; "growth" time against length,
-batch and features; "devices" the batch split over 1 to 8 CPU devices; "memory" the
-bytes of a train step; "compile" a deep train step made from nothing.
+steps of these programs, with few words and many, a whole epoch, and drawing text;
+"growth" time against length, batch and features; "devices" the batch split over 1 to 8
+CPU devices; "memory" the bytes of a train step; "compile" a deep train step made from
+nothing.
 
 Everything runs on the CPU in one process ("devices" in one of its own), the contenders
 of a case in turns. A number is the median over the turns, the quartiles are beside it,

@@ -144,9 +144,13 @@ def train_torch(reviews: Reviews, *, packs: bool) -> Work:
     settings = reviews.settings
     embed = torch.nn.Embedding(settings.vocab, settings.embed)
     lstm = torch.nn.LSTM(
-        settings.embed, settings.hidden, batch_first=True, bidirectional=True
+        settings.embed,
+        settings.hidden,
+        batch_first=True,
+        bidirectional=settings.bidirectional,
     )
-    output = torch.nn.Linear(4 * settings.hidden, 1)
+    directions = 2 if settings.bidirectional else 1
+    output = torch.nn.Linear(2 * directions * settings.hidden, 1)
     rnn = torch.nn.utils.rnn
 
     def loss_of(batch: training.Batch) -> Any:

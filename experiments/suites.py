@@ -25,6 +25,7 @@ VARIANTS = (f"{OURS}, one device", f"{OURS}, scan")
 BASELINE = "torch padded"
 # How many CPU devices share a batch, where there are as many as the last.
 DEVICES = (1, 2, 4, 8)
+VOCABULARIES = (1_000, 20_000)
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,16 @@ def _imdb(scale: Scale) -> Iterator[Case]:
     case = functools.partial(Case, "imdb", unit="words")
     name = f"{settings.batch} reviews, hidden {settings.hidden}"
     yield case("train step, reviews as long as IMDB's", name, some)
+    grown = {
+        f"{OURS}, {words:,} words": functools.partial(
+            review_work.train,
+            replace(reviews, settings=replace(settings, vocab=words)),
+            "buckets",
+        )
+        for words in VOCABULARIES
+    }
+    section = "train step, size of the vocabulary"
+    yield case(section, name, grown, baseline=next(iter(grown)), pictured=False)
     if scale.epoch:
         some = {OURS: functools.partial(review_work.train_epoch, reviews)}
         name = f"{reviews.number:,} reviews"

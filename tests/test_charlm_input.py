@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from experiments import charlm, texts
+from experiments import charlm, language, texts
 from experiments.charlm import Options
 from experiments.language import PRESETS, Settings
 from tests.test_imdb import assert_refused
@@ -32,6 +32,27 @@ def test_what_is_given_goes_before_the_preset(
     monkeypatch.setattr(charlm, "train", lambda options: seen.append(options.settings))
     assert charlm_run(*arguments) == (0, "", "")
     assert seen == [expected]
+
+
+def test_options_reach_the_training(tmp_path, charlm_run, monkeypatch):
+    seen = {}
+
+    def fit(state, *, patience, tensorboard, **others):
+        seen.update(patience=patience, tensorboard=tensorboard)
+        raise KeyboardInterrupt("seen enough")
+
+    def make_train_step(model, optimizer, mesh, weight_drop):
+        seen.update(weight_drop=weight_drop)
+
+    monkeypatch.setattr(charlm, "fit", fit)
+    monkeypatch.setattr(language, "make_train_step", make_train_step)
+    path, run = tmp_path / "text", tmp_path / "run"
+    path.write_bytes(TEXT)
+    files = ("--text", path, "--workdir", run, "--hidden", 2, "--embed", 2)
+    options = ("--patience", 7, "--tensorboard", "--weight-drop", 0.25)
+    assert charlm_run(*files, *options) == (130, "", "seen enough\n")
+    expected = {"patience": 7, "tensorboard": run / "tensorboard", "weight_drop": 0.25}
+    assert seen == expected
 
 
 def test_a_preset_that_there_is_not(charlm_run, capsys):

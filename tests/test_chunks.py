@@ -1,13 +1,16 @@
 """A recurrence in chunks against the same in one go, and what it keeps in memory."""
 
+import functools
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import jaxrnn
+from tests import oracles
 
 B, T, D, H = 3, 7, 3, 4
 LAYERS = {
@@ -71,6 +74,37 @@ def test_memory_grows_with_the_square_root():
         temporary_bytes(time) - time * (inputs + 2 * outputs) for time in (1024, 16384)
     )
     assert many < 5 * few  # 16 times the steps; all kept, they need 16 times as much
+
+
+def test_sixteen_thousand_steps_train(rng):
+    x = rng.choice([-1.0, 1.0], size=(1, 16_000, 1)).astype(np.float32)
+    whole, chunked = (jaxrnn.LSTM(8, remat_chunk=size) for size in (None, 128))
+    before = whole.init(jax.random.key(0), x[:, :1])
+    optimizer = optax.sgd(0.5)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def step(layer, params):
+        def loss(params):
+            return jnp.mean((layer.apply(params, x)[0] - x) ** 2)
+
+        value, gradient = jax.value_and_grad(loss)(params)
+        updates, _ = optimizer.update(gradient, optimizer.init(params))
+        return value, gradient, optax.apply_updates(params, updates)
+
+    first, gradient, after = step(chunked, before)
+    weights, zeros = jax.tree.map(np.asarray, before["params"]["l0"]), np.zeros(8)
+    outputs, _ = oracles.lstm(x[0], (zeros, zeros), weights)
+    assert float(first) == pytest.approx(np.mean((outputs - x[0]) ** 2), rel=1e-5)
+    second, *_ = step(chunked, after)
+    assert float(second) < 0.99 * float(first)
+    _, expected, _ = step(whole, before)
+    greatest = max(np.abs(leaf).max() for leaf in jax.tree.leaves(expected))
+    # Float32 sums of 16,000 terms, in another order: 2**-24 times the root of that.
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * greatest),
+        gradient,
+        expected,
+    )
 
 
 def test_a_size_below_one():

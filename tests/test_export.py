@@ -18,6 +18,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxrnn
+from experiments import language, sentiment
 from jaxrnn import placement, sampling, training
 from jaxrnn.metrics import Mean, cross_entropy
 from jaxrnn.models import LanguageModel
@@ -49,6 +50,39 @@ def train_step(dtype, devices=2):
     )
     step = training.make_carried_train_step(loss, optimizer, mesh)
     return step, (on(mesh, P(), state), *rows(model, mesh))
+
+
+def sentiment_step():
+    """Of the program, with all that it drops and clips."""
+    settings = sentiment.Settings(embed=3, hidden=4, dtype="bfloat16")
+    model = sentiment.make_model(settings, VOCAB)
+    optimizer, mesh = sentiment.make_optimizer(settings, 10), placement.data_mesh(2)
+    step = training.make_train_step(sentiment.make_loss(model), optimizer, mesh)
+    state = jax.eval_shape(lambda: sentiment.make_state(model, optimizer, seed=0))
+    count = ROWS * mesh.size
+    batch = {
+        "tokens": jax.ShapeDtypeStruct((count, TIME), jnp.int32),
+        "lengths": jax.ShapeDtypeStruct((count,), jnp.int32),
+        "labels": jax.ShapeDtypeStruct((count, 1), jnp.float32),
+        "weights": jax.ShapeDtypeStruct((count, 1), jnp.float32),
+    }
+    return step, (on(mesh, P(), state), on(mesh, P("data"), batch))
+
+
+def language_step():
+    """Likewise."""
+    mesh = placement.data_mesh(2)
+    settings = language.Settings(
+        embed=3, hidden=4, dropout=0.5, weight_drop=0.5, batch=ROWS * mesh.size
+    )
+    model = language.make_model(settings, VOCAB)
+    optimizer = language.make_optimizer(settings, 10)
+    step = language.make_train_step(model, optimizer, mesh, settings.weight_drop)
+    state = jax.eval_shape(lambda: language.make_state(model, optimizer, settings))
+    carry, batch = rows(model, mesh)
+    starts = jax.ShapeDtypeStruct((settings.batch,), jnp.bool)
+    batch["starts"] = on(mesh, P("data"), starts)
+    return step, (language.Carried(on(mesh, P(), state.train), carry), batch)
 
 
 def eval_step(dtype):
@@ -110,10 +144,29 @@ def test_steps_are_lowered_for_accelerators(make_step, devices, dtype):
     assert factors == ({"f32"} if dtype == jnp.float32 else {"f32", "bf16"})
 
 
-def counts(devices):
+@pytest.mark.parametrize(
+    ("make_step", "measured"),
+    # The totals of loss and accuracy with the weight they share, or of the loss alone.
+    [(sentiment_step, 3), (language_step, 2)],
+)
+def test_the_programs_steps_are_lowered_and_send_no_more_than_needed(
+    make_step, measured
+):
+    step, arguments = make_step()
+    export = jax.export.export(jax.jit(step), platforms=["tpu", "cuda"])
+    exported = export(*arguments)
+    assert (exported.platforms, exported.nr_devices) == (("tpu", "cuda"), 2)
+    state = getattr(arguments[0], "train", arguments[0])
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    counted = counts(step, arguments)
+    [summed] = counted["summed"]
+    assert sum(summed) == parameters + measured
+    assert counted["others"] == 0
+
+
+def counts(step, arguments):
     """Of the compiled step: numbers that each all-reduce sums, other collectives, and
     the bytes that a device holds."""
-    step, arguments = train_step(jnp.float32, devices)
     compiled = jax.jit(step).lower(*arguments).compile()
     text, memory = compiled.as_text(), compiled.memory_analysis()
     others = "all-gather|all-to-all|collective-permute|reduce-scatter"
@@ -158,4 +211,5 @@ def test_memory_of_a_device_does_not_grow_with_their_number(counted):
 
 
 if __name__ == "__main__":
-    print(json.dumps({devices: counts(devices) for devices in (1, 2, 8)}))
+    counted = {n: counts(*train_step(jnp.float32, n)) for n in (1, 2, 8)}
+    print(json.dumps(counted))

@@ -67,6 +67,20 @@ def assert_close(found, expected, tolerance=1e-12):
     )
 
 
+def both_ways(case, *given):
+    """By the fast recurrence and by the scan: results, and cotangents of all given."""
+    results = jax.eval_shape(case.run("scan"), *given)
+    cotangents = jax.tree.map(
+        lambda leaf: case.normal(*leaf.shape).astype(leaf.dtype), results
+    )
+
+    def run(backend):
+        results, pull_back = jax.vjp(case.run(backend), *given)
+        return results, pull_back(cotangents)
+
+    return [jax.jit(run, static_argnums=0)(backend) for backend in ("auto", "scan")]
+
+
 # The LSTM meets everything, the others what is most and least.
 TABLE = [
     *itertools.product(["lstm"], RAGGED, [False, True]),
@@ -78,18 +92,32 @@ TABLE = [
 @pytest.mark.parametrize(("name", "ragged", "reverse"), TABLE)
 def test_equals_the_scan(name, ragged, reverse, rng, x64):
     case = Case(LAYERS[name], rng, **RAGGED[ragged], reverse=reverse)
-    results = jax.eval_shape(case.run("scan"), *case.given)
-    cotangents = jax.tree.map(lambda leaf: case.normal(*leaf.shape), results)
-
-    def both(backend):
-        def run(*given):
-            results, pull_back = jax.vjp(case.run(backend), *given)
-            return results, pull_back(cotangents)
-
-        return jax.jit(run)(*case.given)
-
     # Float64: the two add the same numbers in another order.
-    assert_close(both("auto"), both("scan"))
+    assert_close(*both_ways(case, *case.given))
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_equals_the_scan_from_a_state_of_zeros(name, rng, x64):
+    case = Case(LAYERS[name], rng, **RAGGED["packed"], reverse=True)
+    assert_close(*both_ways(case, case.variables, case.x))
+
+
+# Shares of the greatest number of an array. Float32 adds in another order; a sum that
+# differs in its last place tips a rounding to bfloat16 (2**-8) now and then.
+COARSE = {"float32": 1e-5, "bfloat16": 2**-6}
+
+
+@pytest.mark.parametrize("dtype", COARSE)
+@pytest.mark.parametrize("name", ["lstm", "lstm-projected", "gru", "rnn"])
+def test_equals_the_scan_in_the_dtypes_of_programs(name, dtype, rng):
+    layer = LAYERS[name].copy(dtype=jnp.dtype(dtype))
+    case = Case(layer, rng, np.float32, **RAGGED["packed"], reverse=True)
+    given = case.variables, case.x.astype(dtype), case.state
+    found, expected = map(jax.tree.leaves, both_ways(case, *given))
+    for leaf, like in zip(found, expected, strict=True):
+        assert leaf.dtype == like.dtype
+        leaf, like = (np.asarray(array, np.float64) for array in (leaf, like))
+        assert_close(leaf, like, COARSE[dtype] * np.abs(like).max())
 
 
 @pytest.mark.parametrize("name", LAYERS)
@@ -123,19 +151,19 @@ def test_second_derivatives(name, rng, x64):
 
 
 def test_gradients_of_each_example_by_vmap(rng, x64):
-    case = Case(LAYERS["lstm"], rng)
+    case, ids = Case(LAYERS["lstm"], rng), RAGGED["packed"]["segment_ids"]
 
-    def gradient(x, state):
+    def gradient(x, state, ids):
         def loss(variables):
-            outputs, _ = case.run("auto")(variables, x, state)
+            outputs, _ = case.run("auto", segment_ids=ids)(variables, x, state)
             return jnp.sum(outputs**2)
 
         return jax.grad(loss)(case.variables)
 
-    each = jax.vmap(gradient)(case.x, case.state)
+    given = case.x, case.state, ids
+    each = jax.vmap(gradient)(*given)
     for row in range(B):
-        x, state = jax.tree.map(lambda leaf, row=row: leaf[row], (case.x, case.state))
-        alone = gradient(x, state)
+        alone = gradient(*jax.tree.map(lambda leaf, row=row: leaf[row], given))
         assert_close(jax.tree.map(lambda leaf, row=row: leaf[row], each), alone)
 
 
@@ -166,23 +194,32 @@ def test_bfloat16_products_with_a_float32_state(name, rng):
         np.testing.assert_allclose(leaf, like, atol=0.03 * np.abs(like).max())
 
 
-# In multiples of [t, b, h]. LSTM: the state before (h, c) and i f g o. RNN: the state
-# before and after. GRU: the state before, its share of n, and r z n; the first of them
-# twice, by steps and as rows of a product, which are one buffer under jit.
-KEPT = {"lstm": 6, "rnn": 2, "gru": 6}
+# Of each step and row. LSTM: the state before (h, c) and i f g o; projected also what
+# is projected. RNN: the state before and after. GRU: the state before, its share of n,
+# and r z n; the first of them twice, by steps and as rows of a product, which are one
+# buffer under jit.
+KEPT = {"lstm": 6 * H, "lstm-projected": 6 * H + 2, "rnn": 2 * H, "gru": 6 * H}
+# For the gradient of w_x, the inputs; of lengths, where the padding is: for the loop,
+# and, with the zeros to put there, as wide as the inputs.
+KEPT_OF_INPUTS = {"full": D, "lengths": D + 1 + 2 * D}
 
 
+@pytest.mark.parametrize("ragged", KEPT_OF_INPUTS)
 @pytest.mark.parametrize("name", KEPT)
-def test_keeps_only_what_the_backward_pass_needs(name, rng, x64):
-    case = Case(LAYERS[name], rng)
+def test_keeps_only_what_the_backward_pass_needs(name, ragged, rng, x64):
+    """Final states with lengths cost no history, either."""
+    case = Case(LAYERS[name], rng, **RAGGED[ragged])
+
+    def pull_back(x):
+        return jax.vjp(case.run("auto"), case.variables, x, case.state)[1]
 
     def kept(x):
-        _, pull_back = jax.vjp(case.run("auto"), case.variables, x, case.state)
-        return sum(leaf.size for leaf in jax.tree.leaves(pull_back))
+        leaves = jax.tree.leaves(jax.eval_shape(pull_back, x))
+        return sum(leaf.size for leaf in leaves)
 
     longer = jnp.concatenate([case.x, case.x], axis=1)
-    # Beside those, the inputs, for the gradient of w_x.
-    assert kept(longer) - kept(case.x) == B * T * (KEPT[name] * H + D)
+    per_step = KEPT[name] + KEPT_OF_INPUTS[ragged]
+    assert kept(longer) - kept(case.x) == B * T * per_step
 
 
 def test_the_layer_says_which_recurrence_runs():

@@ -157,6 +157,19 @@ def test_a_finished_run_says_so_and_changes_nothing(smoke, program_run):
     assert files_below(path) == before
 
 
+def test_tensorboard_reaches_the_loop(tmp_path, program_run, monkeypatch):
+    seen = []
+
+    def fit(state, *, tensorboard, **others):
+        seen.append(tensorboard)
+        raise KeyboardInterrupt("seen enough")
+
+    monkeypatch.setattr(imdb, "fit", fit)
+    arguments = ("--smoke", "--workdir", tmp_path, "--tensorboard")
+    assert program_run(*arguments) == (130, "", "seen enough\n")
+    assert seen == [tmp_path / "tensorboard"]
+
+
 def assert_predictions(out, path, settings, texts):
     lines = [line.split("\t") for line in out.splitlines()]
     assert [line[2] for line in lines] == [text.strip() for text in texts]

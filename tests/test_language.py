@@ -170,6 +170,14 @@ def test_a_step_reads_on_where_rows_do_not_start(rng):
     assert int(new.step) == 1
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_every_layer_goes_through_the_fused_recurrence(cell, dtype):
+    settings = Settings(cell=cell, dtype=dtype, layers=2)
+    model = language.make_model(settings, 20)
+    assert model.encoder.chosen_backends == ("fused",) * 2
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_bfloat16_rounds_factors_and_nothing_else(rng, tied):
     """The loss moves by less than bfloat16's 8 bits; what is kept is float32."""

@@ -64,6 +64,19 @@ def test_the_picture_is_of_the_runs(runs, plot_run, tmp_path, monkeypatch):
     assert imread(out).shape[1] > 1000  # three panels side by side
 
 
+def test_the_command_line_says_over_what(runs, plot_run, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(plot, "plot_curves", lambda *arguments: drawn.append(arguments))
+    out, name = tmp_path / "out.png", str(runs[0])
+    code, _, err = plot_run(name, "--over", "seconds", "--out", out)
+    assert (code, err) == (0, "")
+    panels = {
+        "train loss": {name: [(9.0, 0.7), (17.0, 0.5)]},
+        "validation loss": {name: [(9.0, 0.6), (17.0, 0.4)]},
+    }
+    assert drawn == [(out, "", "seconds", panels)]
+
+
 def test_what_cannot_be_plotted(runs, plot_run, tmp_path):
     out = ("--out", tmp_path / "none" / "out.png")
     assert_refused(plot_run(), "there is nothing to plot: name at least one work")

@@ -71,15 +71,18 @@ def test_torch_trains_on_all_words(packs):
     assert losses[-1] < losses[0] - 0.005  # Ten labels, at a low learning rate.
 
 
-def test_packed_and_padded_are_one_model_in_torch():
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_packed_and_padded_are_one_model_in_torch(bidirectional):
+    """Only backwards they differ: padded, that direction begins in the padding."""
     torch = pytest.importorskip("torch")
+    settings = replace(SETTINGS, bidirectional=bidirectional)
     losses = []
     for packs in (False, True):
         torch.manual_seed(0)
-        losses.append(review_work.train_torch(REVIEWS, packs=packs).run())
-    # Only the backward direction tells them apart: padded, it begins in the padding.
-    assert losses[0] == pytest.approx(losses[1], abs=0.02)
-    assert losses[0] != losses[1]
+        work = review_work.train_torch(replace(REVIEWS, settings=settings), packs=packs)
+        losses.append(work.run())
+    # Float32 sums of a few terms, in another order.
+    assert (losses[0] == pytest.approx(losses[1], rel=1e-5)) is not bidirectional
 
 
 def test_a_deep_step_is_compiled_every_time():

@@ -107,6 +107,14 @@ def test_devices_that_do_not_divide_the_batch_change_nothing(rng):
     assert sum(shares) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("cell", ["lstm", "gru", "rnn"])
+def test_every_layer_goes_through_the_fused_recurrence(cell, dtype):
+    settings = Settings(cell=cell, dtype=dtype, layers=2)
+    model = sentiment.make_model(settings, 20)
+    assert model.encoder.chosen_backends == ("fused",) * 4
+
+
 def test_bfloat16_rounds_factors_and_nothing_else():
     """The loss moves by less than bfloat16's 8 bits; what is kept is float32."""
     [make] = Batches(examples([3, 1, 2]), 3, 1, placement.data_mesh(1)).epoch()

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 
+from experiments import review_work
 from experiments.scales import FULL, QUICK, SMOKE
 from experiments.suites import VARIANTS, cases
 from tests.test_bench import LAYERS
@@ -54,6 +55,21 @@ def test_imdb_ends_with_an_epoch_and_charlm_with_texts():
         "64 x 300, hidden 512",
     ]
     assert [*drawing[0].contenders] == ["jaxrnn", "torch one by one"]
+
+
+def test_vocabularies_differ_and_the_lengths_of_reviews_do_not():
+    _, case = cases("imdb", SMOKE)
+    assert case.section == "train step, size of the vocabulary"
+    assert [*case.contenders] == ["jaxrnn, 1,000 words", "jaxrnn, 20,000 words"]
+    assert case.baseline == "jaxrnn, 1,000 words"
+    lengths, tables = [], []
+    for build in case.contenders.values():
+        reviews, layout = build.args
+        assert (build.func, layout) == (review_work.train, "buckets")
+        tables.append(reviews.settings.vocab)
+        lengths.append([ids.size for ids in reviews.examples().ids])
+    assert tables == [1_000, 20_000]
+    assert lengths[0] == lengths[1]
 
 
 def test_the_sizes_are_those_of_the_design():
