@@ -33,7 +33,7 @@ from experiments.plots import plot_confusion, plot_curves
 from experiments.reader import Reader
 from experiments.sentiment import SMOKE, Settings
 from experiments.word_vectors import word_vectors
-from experiments.workdir import WorkDir, environment, fingerprint
+from experiments.workdir import About, WorkDir, environment, fingerprint
 from jaxrnn import placement, training
 from jaxrnn.batching import bucket_boundaries, epoch_rng
 from jaxrnn.checkpoints import Checkpoints
@@ -270,8 +270,8 @@ def predict(texts: Iterable[str], path: Path, devices: int | None) -> None:
 def explain(texts: Iterable[str], path: Path, devices: int | None, page: Path) -> None:
     """Writes a page that shows what each word did, and prints where it is."""
     reader = Reader.load(path, devices)
+    about = WorkDir(path).settings_as(About).dataset
     reviews = explanation.describe(reader, read_lines(texts))
-    about = (WorkDir(path).settings or {})["dataset"]
     data = {"model": f"Model in {path}, trained on {about}", "reviews": reviews}
     write_page(page, "explanation", "What moved the decision", data)
     for number, review in enumerate(reviews, start=1):
