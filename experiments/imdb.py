@@ -156,7 +156,8 @@ def learn(run: Run, began: float, tensorboard: bool) -> dict[str, Any]:
     model = sentiment.make_model(settings, len(run.vocab))
     train_batches = run.batches(run.train.cut(settings.max_words))
     steps_per_epoch = len(train_batches.epoch())
-    optimizer = sentiment.make_optimizer(settings, settings.epochs * steps_per_epoch)
+    steps = settings.epochs * steps_per_epoch
+    optimizer = sentiment.make_optimizer(settings, steps)
     checkpoints = Checkpoints(run.workdir.checkpoints, mode="max")
     vectors = None
     if settings.pretrain and not checkpoints.steps():
@@ -181,6 +182,7 @@ def learn(run: Run, began: float, tensorboard: bool) -> dict[str, Any]:
             sentiment.make_loss(model), optimizer, mesh
         ),
         evaluate=evaluate,
+        rate=sentiment.make_schedule(settings, steps),
         best="validation_accuracy",
         units="words",
         units_per_epoch=train_batches.words,
