@@ -110,31 +110,37 @@ def load_state(path, which):
     return Checkpoints(path / "checkpoints").restore(template, which)[0]
 
 
-def test_a_run_stopped_in_the_middle_of_an_epoch_ends_bit_for_bit_the_same(
+def test_a_run_stopped_again_and_again_ends_bit_for_bit_the_same(
     tmp_path, charlm_smoke, monkeypatch
 ):
-    stop = STEPS + STEPS // 2
+    """After its first step, the last one of an epoch, and in the middle of the next and
+    of the last."""
+    stops = (1, STEPS, STEPS + STEPS // 2, 3 * STEPS - 1)
 
     def stopping(*arguments):
-        return stopping_at([stop], make_train_step(*arguments))
+        return stopping_at(stops, make_train_step(*arguments))
 
     options = Options(smoke=True, workdir=tmp_path)
     monkeypatch.setenv("XLA_FLAGS", "")  # The program sets it up for JAX.
     with monkeypatch.context() as patch:
         patch.setattr(language, "make_train_step", stopping)
-        with pytest.raises(KeyboardInterrupt, match=f"stopped after step {stop}, all"):
-            charlm.main(options)
-    # What the model remembers of each place is not what it began with.
-    assert np.abs(load_state(tmp_path, "last").memory[0].h).min() > 0
+        for stop in stops:
+            with pytest.raises(KeyboardInterrupt, match=f"after step {stop}, all is"):
+                charlm.main(options)
+            # What the model remembers of each place is not what it began with.
+            assert np.abs(load_state(tmp_path, "last").memory[0].h).min() > 0
     charlm.main(options)
     for which in ("last", "best"):
         assert_identical(
             load_state(tmp_path, which), load_state(charlm_smoke[0], which)
         )
-    found, expected = map(read_results, (tmp_path, charlm_smoke[0]))
-    for timed in ("train_seconds", "characters_per_second"):
-        assert found.pop(timed) > 0
-        expected.pop(timed)
+    found, expected = (
+        [read_results(path), *read_metrics(path)]
+        for path in (tmp_path, charlm_smoke[0])
+    )
+    for line in (*found, *expected):
+        for timed in ("train_seconds", "seconds", "characters_per_second"):
+            assert line.pop(timed, 1) > 0
     assert found == expected
 
 
