@@ -211,6 +211,7 @@ def learn(run: Run, began: float, tensorboard: bool) -> tuple[Carried, Done]:
         batches=streams.epoch,
         train_step=train_step,
         evaluate=evaluate,
+        rate=language.make_schedule(settings, steps),
         best="validation_nats_cold_256",
         units="characters",
         units_per_epoch=streams.characters,

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 from jaxtyping import PyTree
@@ -77,6 +77,7 @@ def fit(
     batches: Callable[[int], Sequence[Callable[[], Batch]]],
     train_step: Callable[[PyTree, Batch], tuple[PyTree, Metrics]],
     evaluate: Callable[[PyTree], Line],
+    rate: Callable[[int], Any],
     best: str,
     units: str,
     units_per_epoch: int,
@@ -97,6 +98,7 @@ def fit(
         batches: the batches of an epoch, each made when it is called.
         train_step: as `jaxrnn.training.make_train_step` returns it.
         evaluate: what to report of a state at the end of an epoch.
+        rate: the learning rate after so many steps.
         best: the entry of `evaluate` that tells which checkpoint is the best.
         units: what an epoch has `units_per_epoch` of, for the speed: "words".
         began: when this process began with the run, by `time.perf_counter`.
@@ -118,6 +120,19 @@ def fit(
         info = dataclasses.asdict(done)
         info["spent"] += time.perf_counter() - began
         checkpoints.save(int(state.step), state, info=info, metric=metric)
+
+    def require_finite(measured: Line, batch: int) -> None:
+        """All of it, gradient and evaluation too: they show first what the next loss
+        will, and until then the damaged state could be saved."""
+        step = int(state.step)
+        for name, value in measured.items():
+            if not math.isfinite(value):
+                raise ValueError(
+                    f"{name} at step {step:,} (batch {batch:,} of epoch "
+                    f"{done.epochs + 1}, learning rate {float(rate(step - 1)):.4g}) is "
+                    f"{value}: lower the learning rate and start again in another "
+                    f"--workdir; the checkpoints in {workdir.path} are from before it"
+                )
 
     steps = len(batches(0))
 
@@ -146,7 +161,7 @@ def fit(
                 metrics = jax.device_get(metrics)
                 measured = {name: float(mean.value) for name, mean in metrics.items()}
                 step = int(state.step)
-                _require_finite(measured, step, workdir)
+                require_finite(measured, done.steps + 1)
                 done.count(metrics, time.perf_counter() - step_began)
                 log("step", step, measured)
                 advance(step, running(measured["loss"]))
@@ -156,7 +171,7 @@ def fit(
                 save(metric=checkpoints.worst)
             else:
                 found = evaluate(state)
-                _require_finite(found, int(state.step), workdir)
+                require_finite(found, done.steps)
                 done.end_epoch(found, units, units_per_epoch)
                 workdir.write_metrics(done.history)
                 save(metric=found[best])
@@ -199,18 +214,6 @@ def progress_bar(description: str, total: int) -> Iterator[Callable[..., None]]:
             bar.update(task, completed=completed, description=description)
 
         yield advance
-
-
-def _require_finite(measured: Line, step: int, workdir: WorkDir) -> None:
-    """All of it, gradient and evaluation too: they show first what the next loss will,
-    and until then the damaged state could be saved."""
-    for name, value in measured.items():
-        if not math.isfinite(value):
-            raise ValueError(
-                f"{name} at step {step:,} is {value}: lower the learning rate and "
-                f"start again in another --workdir; the checkpoints in {workdir.path} "
-                "are from before it"
-            )
 
 
 def _words(name: str) -> str:

@@ -33,7 +33,7 @@ from experiments.plots import plot_confusion, plot_curves
 from experiments.reader import Reader
 from experiments.sentiment import SMOKE, Settings
 from experiments.word_vectors import word_vectors
-from experiments.workdir import WorkDir, environment, fingerprint
+from experiments.workdir import About, WorkDir, environment, fingerprint
 from jaxrnn import placement, training
 from jaxrnn.batching import bucket_boundaries, epoch_rng
 from jaxrnn.checkpoints import Checkpoints
@@ -157,7 +157,8 @@ def learn(run: Run, began: float, tensorboard: bool) -> dict[str, Any]:
     model = sentiment.make_model(settings, len(run.vocab))
     train_batches = run.batches(run.train.cut(settings.max_words))
     steps_per_epoch = len(train_batches.epoch())
-    optimizer = sentiment.make_optimizer(settings, settings.epochs * steps_per_epoch)
+    steps = settings.epochs * steps_per_epoch
+    optimizer = sentiment.make_optimizer(settings, steps)
     checkpoints = Checkpoints(run.workdir.checkpoints, mode="max")
     vectors = None
     if settings.pretrain and not checkpoints.steps():
@@ -182,6 +183,7 @@ def learn(run: Run, began: float, tensorboard: bool) -> dict[str, Any]:
             sentiment.make_loss(model), optimizer, mesh
         ),
         evaluate=evaluate,
+        rate=sentiment.make_schedule(settings, steps),
         best="validation_accuracy",
         units="words",
         units_per_epoch=train_batches.words,
@@ -271,8 +273,8 @@ def predict(texts: Iterable[str], path: Path, devices: int | None) -> None:
 def explain(texts: Iterable[str], path: Path, devices: int | None, page: Path) -> None:
     """Writes a page that shows what each word did, and prints where it is."""
     reader = Reader.load(path, devices)
+    about = WorkDir(path).settings_as(About).dataset
     reviews = explanation.describe(reader, read_lines(texts))
-    about = (WorkDir(path).settings or {})["dataset"]
     data = {"model": f"Model in {path}, trained on {about}", "reviews": reviews}
     write_page(page, "explanation", "What moved the decision", data)
     for number, review in enumerate(reviews, start=1):

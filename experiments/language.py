@@ -219,20 +219,23 @@ def make_model(settings: Settings, vocab_size: int) -> LanguageModel:
     )
 
 
+def make_schedule(settings: Settings, steps: int) -> optax.Schedule:
+    """The learning rate after each of `steps` steps."""
+    warmup, top = math.ceil(settings.warmup * steps), settings.learning_rate
+    then = optax.constant_schedule(top)
+    if settings.schedule == "cosine":
+        then = optax.cosine_decay_schedule(top, max(steps - warmup, 1))
+    rise = optax.linear_schedule(0.0, top, max(warmup, 1))
+    return optax.join_schedules([rise, then], [warmup])
+
+
 def make_optimizer(settings: Settings, steps: int) -> optax.GradientTransformation:
     """AdamW (Loshchilov and Hutter, 2019) with clipping, over `steps` steps."""
-    warmup = math.ceil(settings.warmup * steps)
-    rise = optax.linear_schedule(0.0, settings.learning_rate, max(warmup, 1))
-    then = optax.constant_schedule(settings.learning_rate)
-    if settings.schedule == "cosine":
-        then = optax.cosine_decay_schedule(
-            settings.learning_rate, max(steps - warmup, 1)
-        )
     clip = optax.identity()
     if settings.clip is not None:
         clip = optax.clip_by_global_norm(settings.clip)
     adam = optax.adamw(
-        optax.join_schedules([rise, then], [warmup]),
+        make_schedule(settings, steps),
         weight_decay=settings.weight_decay,
         mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
     )

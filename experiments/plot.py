@@ -48,19 +48,31 @@ def main(options: Options) -> None:
     print(f"{options.out} shows {', '.join(found)}")
 
 
-def read(path: Path) -> list[dict[str, Any]]:
+def read(path: Path) -> list[dict[str, float]]:
     """The epochs of a run.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are none, or a line is not an epoch's.
     """
     history = WorkDir(path).metrics
+    for number, line in enumerate(history, start=1):
+        for name in ("epoch", "seconds", *line):
+            if not (name.isprintable() and _is_number(line.get(name))):
+                raise ValueError(
+                    f"{path}/metrics.jsonl is damaged (line {number}: {name!r:.40} is "
+                    f"{line.get(name)!r:.40}, not a number): remove it"
+                )
     if not history:
         raise ValueError(
             f"{path}/metrics.jsonl: there is none: name the work directory of a run "
             "that has ended an epoch"
         )
     return history
+
+
+def _is_number(value: Any) -> bool:
+    """Of JSON, and such that no sum of some is infinite."""
+    return type(value) in (int, float) and abs(value) < 1e300
 
 
 def panels(
@@ -72,7 +84,7 @@ def panels(
     the seconds of all epochs so far.
 
     Raises:
-        ValueError: no run has one of `metrics`.
+        ValueError: no run has one of `metrics`, or any of those by default.
 
     >>> panels({"a": [{"epoch": 1, "train_loss": 0.5, "seconds": 9.0}]})
     {'train loss': {'a': [(1, 0.5)]}}
@@ -90,6 +102,10 @@ def panels(
     shown = metrics or [
         name for name in names if name == "train_loss" or name.startswith("validation_")
     ]
+    if not shown:
+        raise ValueError(
+            f"no run has a loss or a validation: give --metrics of {', '.join(names)}"
+        )
     return {
         name.replace("_", " "): {
             run: [

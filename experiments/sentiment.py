@@ -115,16 +115,20 @@ def make_model(settings: Settings, vocab_size: int) -> SequenceClassifier:
     )
 
 
-def make_optimizer(settings: Settings, steps: int) -> optax.GradientTransformation:
-    """Adam with clipping; the rate rises for a tenth of the steps and falls to zero.
-    Word vectors move slower: quick ones learn the names in the films by heart."""
+def make_schedule(settings: Settings, steps: int) -> optax.Schedule:
+    """The learning rate: it rises for a tenth of the steps and falls to zero."""
     warmup = math.ceil(steps / 10)
-    schedule = optax.warmup_cosine_decay_schedule(
+    return optax.warmup_cosine_decay_schedule(
         0.0, settings.learning_rate, warmup, max(steps, warmup + 1)
     )
+
+
+def make_optimizer(settings: Settings, steps: int) -> optax.GradientTransformation:
+    """Adam with clipping, over `steps` steps. Word vectors move slower: quick ones
+    learn the names in the films by heart."""
     return optax.chain(
         optax.clip_by_global_norm(settings.clip),
-        optax.adam(schedule),
+        optax.adam(make_schedule(settings, steps)),
         optax.masked(optax.scale(settings.embed_rate), _is_embedding),
     )
 

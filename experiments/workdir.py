@@ -20,6 +20,7 @@ import os
 import platform
 import types
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -31,6 +32,13 @@ from jaxrnn.text import Vocab
 
 PACKAGES = ("flax", "jax", "numpy", "optax")
 Settings = TypeVar("Settings")
+
+
+@dataclass(frozen=True)
+class About:
+    """What the settings of every run have."""
+
+    dataset: str
 
 
 class WorkDir:
@@ -205,8 +213,8 @@ class WorkDir:
             return []
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
-            return [dict(json.loads(line)) for line in lines]
-        except (TypeError, ValueError) as error:
+            return [_object(line) for line in lines]
+        except (RecursionError, ValueError) as error:
             raise ValueError(f"{path} is damaged ({error}): remove it") from error
 
     def _read(self, name: str) -> dict[str, Any] | None:
@@ -215,10 +223,8 @@ class WorkDir:
         if not path.exists():
             return None
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(content, dict):
-                raise ValueError("not a JSON object")
-        except ValueError as error:
+            content = _object(path.read_text(encoding="utf-8"))
+        except (RecursionError, ValueError) as error:
             raise ValueError(f"{path} is damaged ({error}): remove it") from error
         return content
 
@@ -245,6 +251,13 @@ def _unwritable(path: Path, error: OSError) -> ValueError:
         f"cannot write to {path} ({error.strerror}): make room there, or give another "
         "--workdir"
     )
+
+
+def _object(text: str) -> dict[str, Any]:
+    content = json.loads(text)
+    if not isinstance(content, dict):
+        raise ValueError("not a JSON object")
+    return content
 
 
 def _fits(value: Any, hint: Any) -> bool:

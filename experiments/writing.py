@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments import neurons, pages, ranges, texts
 from experiments.fit import progress_bar
-from experiments.workdir import WorkDir
+from experiments.workdir import About, WorkDir
 from experiments.writer import Writer
 from jaxrnn import metrics, sampling
 
@@ -85,6 +85,13 @@ class Reading:
     def wanted(self) -> bool:
         """Whether there is a file to read."""
         return self.score is not None or self.neurons is not None
+
+
+@dataclass(frozen=True)
+class _Model(About):
+    """What the settings of a run say of the text that its model knows."""
+
+    bytes: bool
 
 
 def read_prompt(prompt: str | None) -> bytes | None:
@@ -197,7 +204,7 @@ def picture(path: Path, file: Path, page: Path, *, skip: bool) -> None:
     workdir, writer = _load(path)
     by_byte = _encoding(workdir) == "latin-1"
     text = writer.known(texts.read(file, by_byte), str(file), skip=skip)
-    about = (workdir.settings or {})["dataset"]
+    about = workdir.settings_as(About).dataset
     data = {
         "model": f"Model in {path}, trained on {about}, reading {file}",
         "bytes": by_byte,
@@ -219,4 +226,4 @@ def _load(path: Path) -> tuple[WorkDir, Writer]:
 
 def _encoding(workdir: WorkDir) -> str:
     """Of characters that stand for bytes, or for themselves."""
-    return "latin-1" if (workdir.settings or {}).get("bytes") else "utf-8"
+    return "latin-1" if workdir.settings_as(_Model).bytes else "utf-8"

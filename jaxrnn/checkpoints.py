@@ -125,7 +125,10 @@ class Checkpoints:
             json.dumps(record)  # before anything is written
         except (TypeError, ValueError) as error:
             raise TypeError(f"info must be JSON: {error}, in {info!r:.80}") from error
-        with _in_one_line(f"cannot save step {step} in {self._directory}"):
+        with _in_one_line(
+            f"cannot save step {step} in {self._directory}, make room there or give "
+            "another directory"
+        ):
             self._remove(damaged)
             path = self._path(step)
             path.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import asdict
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib.image import imread
@@ -109,31 +110,37 @@ def load_state(path, which):
     return Checkpoints(path / "checkpoints").restore(template, which)[0]
 
 
-def test_a_run_stopped_in_the_middle_of_an_epoch_ends_bit_for_bit_the_same(
+def test_a_run_stopped_again_and_again_ends_bit_for_bit_the_same(
     tmp_path, charlm_smoke, monkeypatch
 ):
-    stop = STEPS + STEPS // 2
+    """After its first step, the last one of an epoch, and in the middle of the next and
+    of the last."""
+    stops = (1, STEPS, STEPS + STEPS // 2, 3 * STEPS - 1)
 
     def stopping(*arguments):
-        return stopping_at([stop], make_train_step(*arguments))
+        return stopping_at(stops, make_train_step(*arguments))
 
     options = Options(smoke=True, workdir=tmp_path)
     monkeypatch.setenv("XLA_FLAGS", "")  # The program sets it up for JAX.
     with monkeypatch.context() as patch:
         patch.setattr(language, "make_train_step", stopping)
-        with pytest.raises(KeyboardInterrupt, match=f"stopped after step {stop}, all"):
-            charlm.main(options)
-    # What the model remembers of each place is not what it began with.
-    assert np.abs(load_state(tmp_path, "last").memory[0].h).min() > 0
+        for stop in stops:
+            with pytest.raises(KeyboardInterrupt, match=f"after step {stop}, all is"):
+                charlm.main(options)
+            # What the model remembers of each place is not what it began with.
+            assert np.abs(load_state(tmp_path, "last").memory[0].h).min() > 0
     charlm.main(options)
     for which in ("last", "best"):
         assert_identical(
             load_state(tmp_path, which), load_state(charlm_smoke[0], which)
         )
-    found, expected = map(read_results, (tmp_path, charlm_smoke[0]))
-    for timed in ("train_seconds", "characters_per_second"):
-        assert found.pop(timed) > 0
-        expected.pop(timed)
+    found, expected = (
+        [read_results(path), *read_metrics(path)]
+        for path in (tmp_path, charlm_smoke[0])
+    )
+    for line in (*found, *expected):
+        for timed in ("train_seconds", "seconds", "characters_per_second"):
+            assert line.pop(timed, 1) > 0
     assert found == expected
 
 
@@ -160,6 +167,8 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
     state, info = checkpoints.restore(load_state(path, "last"), "last")
     shutil.rmtree(path / "checkpoints")
     info |= {"epochs": 2, "history": info["history"][:2]}
+    step = jnp.asarray(2 * STEPS, jnp.int32)
+    state = state.replace(train=state.train.replace(step=step))
     checkpoints.save(2 * STEPS, state, info=info, metric=1.0)
     before = files_below(path)
 
@@ -170,7 +179,10 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_checkpoint(
     monkeypatch.setattr(language, "make_train_step", poisoned)
     result = charlm_run("--smoke", "--workdir", path)
     assert (result[0], result[2].count("\n")) == (2, 1)
-    assert "is nan: lower the learning rate" in result[2]
+    # Of the 28 steps of an epoch 5 raise the rate, the rest lower it along a cosine.
+    rate = 1e-2 * (1 + np.cos(np.pi * (2 * 28 - 5) / (3 * 28 - 5)))
+    told = f"at step 57 (batch 1 of epoch 3, learning rate {rate:.4g}) is nan: lower "
+    assert told in result[2]
     assert files_below(path) == before
 
 

@@ -1,5 +1,8 @@
 """Checkpoints on bad disks: nothing damaged goes unnoticed, nothing good is lost."""
 
+import errno
+import os
+import pathlib
 import resource
 import shutil
 import types
@@ -150,6 +153,33 @@ def test_a_disk_without_room_is_said_in_numbers(tmp_path, monkeypatch):
     assert_identical(checkpoints.restore(state_of(0))[0], state_of(1))
     room.free += 1
     checkpoints.save(2, large, info={}, metric=0.0)
+    assert checkpoints.steps() == (1, 2)
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.ENOSPC])
+@pytest.mark.parametrize("call", ["mkdir", "write_text", "replace"])
+def test_a_disk_that_takes_nothing_more(tmp_path, monkeypatch, code, call):
+    """Not the directory of a state, or not the record behind a whole one."""
+    checkpoints = Checkpoints(tmp_path)
+    save(checkpoints, 1, metric=0.1)
+    before = {file: file.read_bytes() for file in files_below(tmp_path)}
+
+    def refuse(path, *_, **__):
+        raise OSError(code, os.strerror(code), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, call, refuse)
+        with pytest.raises(CheckpointError) as error:
+            save(checkpoints, 2, metric=0.0)
+    assert str(error.value).startswith(
+        f"cannot save step 2 in {tmp_path}, make room there or give another directory: "
+    )
+    assert os.strerror(code) in str(error.value)
+    assert "\n" not in str(error.value)
+    assert before.items() <= {f: f.read_bytes() for f in files_below(tmp_path)}.items()
+    assert checkpoints.steps() == (1,)
+    assert_identical(checkpoints.restore(state_of(0), "best")[0], state_of(1))
+    save(checkpoints, 2, metric=0.0)
     assert checkpoints.steps() == (1, 2)
 
 

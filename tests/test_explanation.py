@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -183,6 +184,25 @@ def test_what_no_page_holds(run, program_run, tmp_path, texts, message):
     page = tmp_path / "out.html"
     options = ("--workdir", run, "--html", page)
     assert_refused(program_run(*options, "--explain", *texts), message)
+    assert not page.exists()
+
+
+@pytest.mark.parametrize(
+    ("dataset", "message"),
+    [
+        ({}, "is of another version, without ['dataset']"),
+        ({"dataset": [1]}, "is damaged: dataset is [1], not str"),
+    ],
+)
+def test_settings_must_say_what_the_page_does(
+    run, program_run, tmp_path, dataset, message
+):
+    path, page = shutil.copytree(run, tmp_path / "run"), tmp_path / "out.html"
+    settings = json.loads((path / "settings.json").read_text())
+    del settings["dataset"]
+    (path / "settings.json").write_text(json.dumps(settings | dataset))
+    options = ("--workdir", path, "--html", page, "--explain", "good")
+    assert_refused(program_run(*options), f"{path}/settings.json {message}")
     assert not page.exists()
 
 

@@ -59,6 +59,7 @@ def run(path, *, train_step=compiled_step, evaluate=evaluate, age=0, **options):
         batches=batches,
         train_step=train_step,
         evaluate=evaluate,
+        rate=lambda steps: 0.1 / (1 + steps),
         best="score",
         units="rows",
         units_per_epoch=20,

@@ -7,11 +7,12 @@ import io
 import json
 import types
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments import language, reviews, sentiment, texts, writing
+from experiments import language, plot, reviews, sentiment, texts, writing
 from experiments.workdir import WorkDir
 from experiments.writer import Writer
 from jaxrnn.text import Vocab
@@ -130,6 +131,59 @@ def test_settings_and_results(directory, kind, content):
         kinds |= {list} if isinstance(default, tuple) else set()
         kinds |= {type(None)} if name in ("clip", "patience") else set()
         assert type(value) in kinds, name
+
+
+GOOD_METRICS = [
+    {"epoch": k, "train_loss": 0.5 / k, "validation_loss": 0.6, "seconds": 9.5}
+    for k in (1, 2, 3)
+]
+
+
+def as_lines(metrics):
+    return "".join(json.dumps(line) + "\n" for line in metrics).encode()
+
+
+numbers = st.integers(-9, 9) | st.floats(-1e9, 1e9)
+metrics_lines = st.dictionaries(
+    st.sampled_from(["train_loss", "validation_loss"]) | st.text(max_size=4),
+    numbers | any_json,
+    max_size=3,
+)
+good_or_not = st.sampled_from(GOOD_METRICS) | any_json
+
+
+@fuzz
+@given(
+    content=files(as_lines(GOOD_METRICS))
+    | st.lists(metrics_lines.map(lambda line: GOOD_METRICS[0] | line)).map(as_lines)
+    | st.lists(good_or_not, max_size=3).map(as_lines),
+    over=st.sampled_from(["epoch", "seconds"]),
+)
+def test_metrics(directory, content, over):
+    path = directory / "metrics.jsonl"
+    path.write_bytes(content)
+    try:
+        history = plot.read(directory)
+        found = plot.panels({"run": history}, over=over)
+    except ValueError as error:
+        assert_one_line(error, "" if "no run has" in str(error) else path)
+        return
+    known = [json.loads(line) for line in content.splitlines()]
+    assert history == known
+    xs = [line["epoch"] for line in known]
+    if over == "seconds":
+        xs = np.cumsum([float(line["seconds"]) for line in known]).tolist()
+    # Sums round with the greatest of what is added, however little is left.
+    rounding = 1e-12 * max(abs(line["seconds"]) for line in known)
+    assert {"train loss", "validation loss"} & found.keys()
+    for panel, lines in found.items():
+        name = panel.replace(" ", "_")
+        points = [
+            (x, line[name]) for x, line in zip(xs, known, strict=True) if name in line
+        ]
+        assert [*lines] == ["run"]
+        np.testing.assert_allclose(lines["run"], points, rtol=1e-12, atol=rounding)
+        assert np.isfinite(np.float64(points)).all()
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from experiments.sentiment import SMOKE
 from jaxrnn import training
 from jaxrnn.batching import pad
 from jaxrnn.checkpoints import Checkpoints
+from jaxrnn.metrics import Mean
 from jaxrnn.text import Vocab, word_tokens
 from tests.test_fit import compilations, files_below
 
@@ -268,3 +269,21 @@ def test_help_explains_every_option(program_run, capsys):
     for flag in ("--cell {lstm,gru,rnn}", "--predict", "--csv", "--smoke", "--devices"):
         assert flag in out
     assert "--settings" not in out
+
+
+def test_a_loss_that_is_not_finite_is_told_with_the_rate_of_its_step(
+    tmp_path, smoke, program_run, monkeypatch
+):
+    """The second rate is the first above 0, on the way up for a tenth of the steps."""
+
+    def train_step(state, batch):
+        state = state.replace(step=state.step + 1)
+        loss = np.nan if int(state.step) == 2 else 1.0
+        return state, {"loss": Mean.of(np.array([loss]))}
+
+    monkeypatch.setattr(training, "make_train_step", lambda *_: train_step)
+    result = program_run("--smoke", "--workdir", tmp_path)
+    rate = SMOKE.learning_rate / np.ceil(len(smoke[2]) / 10)
+    told = f"loss at step 2 (batch 2 of epoch 1, learning rate {rate:.4g}) is nan: low"
+    assert_refused(result, told)
+    assert not (tmp_path / "checkpoints").exists()

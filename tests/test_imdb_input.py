@@ -15,7 +15,7 @@ from experiments.sentiment import Settings
 from jaxrnn import training
 from jaxrnn.checkpoints import Checkpoints
 from tests.test_fit import assert_identical, files_below, stopping_at
-from tests.test_imdb import assert_refused, load_best
+from tests.test_imdb import assert_refused, load_best, read_metrics
 
 TINY = Settings(
     cell="rnn", bidirectional=False, embed=4, hidden=4, pooling=("mean",), vocab=60,
@@ -66,23 +66,30 @@ def test_csv_run_in_batches_the_devices_do_not_divide(csv_run, csv_file):
 def test_a_stopped_run_goes_on_to_the_same_results(
     tmp_path, csv_run, csv_file, monkeypatch
 ):
-    make_train_step = training.make_train_step
+    # Of 9 steps an epoch: the first, one in mid-epoch, the last of the first epoch, one
+    # in the last epoch and its last but one.
+    stops, make_train_step = (1, 5, 9, 12, 17), training.make_train_step
 
     def stopping(*arguments):
-        return stopping_at([12], make_train_step(*arguments))  # of 9 steps an epoch
+        return stopping_at(stops, make_train_step(*arguments))
 
     options = Options(settings=TINY, csv=csv_file, workdir=tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(training, "make_train_step", stopping)
-        with pytest.raises(KeyboardInterrupt, match="stopped after step 12, all is"):
-            imdb.main(options)
-    assert not (tmp_path / "results.json").exists()
+        for stop in stops:
+            with pytest.raises(KeyboardInterrupt, match=f"after step {stop}, all is"):
+                imdb.main(options)
+            assert not (tmp_path / "results.json").exists()
     imdb.main(options)
-    assert_identical(load_best(tmp_path, TINY)[1], load_best(csv_run, TINY)[1])
-    found, expected = map(read_results, (tmp_path, csv_run))
-    for timed in ("seconds", "words_per_second"):
-        assert found.pop(timed) > 0
-        expected.pop(timed)
+    _, state, _ = load_best(csv_run, TINY)
+    paths = tmp_path, csv_run
+    for which in ("last", "best"):
+        runs = [Checkpoints(path / "checkpoints", "max") for path in paths]
+        assert_identical(*(run.restore(state, which)[0] for run in runs))
+    found, expected = ([*read_metrics(path), read_results(path)] for path in paths)
+    for line in (*found, *expected):
+        for timed in ("seconds", "words_per_second"):
+            assert line.pop(timed) > 0
     assert found == expected
 
 

@@ -1,6 +1,7 @@
 """The character model's settings: what they make of text, rates, weights and steps."""
 
 import dataclasses
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from experiments import language
+from experiments import charlm, language, texts
 from experiments.language import PRESETS, Settings, Streams
 from jaxrnn import metrics, placement
 
@@ -73,6 +74,33 @@ def test_a_short_text_has_fewer_rows_and_then_fewer_steps(characters, batch, tim
     assert settings == dataclasses.replace(TINY, batch=batch, time=time)
     ids = np.zeros(characters, np.int32)
     assert len(Streams(ids, settings).epoch(0)) >= 1
+
+
+def peak(work):
+    """The most memory that Python had beside what was there before, in bytes."""
+    tracemalloc.start()
+    try:
+        made = work()
+        return made, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_long_text_takes_little_memory(tmp_path):
+    """In pieces; a list of its characters alone would take 8 bytes of each."""
+    size = 2**22
+    text = texts.Text("long", "to be or not" * (size // 12))
+    run, most = peak(lambda: charlm.prepare(text, charlm.Options(workdir=tmp_path)))
+    assert set(run.vocab.tokens) == set("to be rn")
+    # A piece and the list of its characters, of which there are four: 9 / 4 bytes; and
+    # the text once more, to be split or to be fingerprinted.
+    assert most < 5 * size
+    ids, most = peak(lambda: language.encode(text.content, run.vocab))
+    assert run.vocab.decode(ids[:12]) == list("to be or not")
+    assert ids.size == len(text.content)
+    # The ids of the pieces, then of the whole text: 4 bytes each. Two lists of all the
+    # characters and of their ids would be 16 more.
+    assert most < 12 * size
 
 
 def rates(settings, steps, at):

@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -143,6 +144,29 @@ def test_the_page_holds_the_text(run, charlm_run, tmp_path):
     file.write_text(f"{TEXT}z", encoding="utf-8")
     assert_refused(charlm_run(*options), "has characters that the model has never seen")
     assert charlm_run(*options, "--unknown", "skip")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"dataset": None}, "is of another version, without ['dataset']"),
+        ({"dataset": [1]}, "is damaged: dataset is [1], not str"),
+        ({"bytes": None}, "is of another version, without ['bytes']"),
+        ({"bytes": "no"}, "is damaged: bytes is 'no', not bool"),
+    ],
+)
+def test_settings_must_say_what_the_page_does(
+    run, charlm_run, tmp_path, changed, message
+):
+    path = shutil.copytree(run, tmp_path / "run")
+    settings = json.loads((path / "settings.json").read_text()) | changed
+    kept = {name: value for name, value in settings.items() if value is not None}
+    (path / "settings.json").write_text(json.dumps(kept))
+    page, file = tmp_path / "out.html", tmp_path / "text"
+    file.write_text("abc")
+    result = charlm_run("--workdir", path, "--neurons", file, "--html", page)
+    assert_refused(result, f"{path}/settings.json {message}")
+    assert not page.exists()
 
 
 def test_a_page_has_bounds(run, charlm_run, tmp_path):

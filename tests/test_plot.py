@@ -83,9 +83,37 @@ def test_what_cannot_be_plotted(runs, plot_run, tmp_path):
     assert_refused(plot_run(tmp_path), f"{tmp_path}/metrics.jsonl: there is none")
     assert_refused(plot_run(*runs, "--metrics", "nats"), "no run has the metric 'nats'")
     assert_refused(plot_run(*runs, *out), f"cannot write {out[1]} (No such file")
-    for content in ("{", "[1]", '"a"'):
+    for content in ("{", "[1]", '"a"', '[["epoch", 1]]', "[" * 10**5):
         (runs[1] / "metrics.jsonl").write_text(content)
         assert_refused(plot_run(*runs), f"{runs[1]}/metrics.jsonl is damaged (")
+    WorkDir(runs[1]).write_metrics([{"epoch": 1, "seconds": 2.0, "score": 3.0}])
+    assert_refused(
+        plot_run(runs[1]),
+        "no run has a loss or a validation: give --metrics of epoch, seconds, score",
+    )
+
+
+@pytest.mark.parametrize("over", ["epoch", "seconds"])
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"epoch": None}, "line 2: 'epoch' is None, not a number"),
+        ({"seconds": None}, "line 2: 'seconds' is None, not a number"),
+        ({"epoch": "2"}, "line 2: 'epoch' is '2', not a number"),
+        ({"train_loss": "low"}, "line 2: 'train_loss' is 'low', not a number"),
+        ({"train_loss": [1]}, "line 2: 'train_loss' is [1], not a number"),
+        ({"train_loss": True}, "line 2: 'train_loss' is True, not a number"),
+        ({"train_loss": float("nan")}, "line 2: 'train_loss' is nan, not a number"),
+        ({"train_loss": 10**400}, "line 2: 'train_loss' is 1000000000"),
+        ({"validation_\ud800": 1}, r"line 2: 'validation_\ud800' is 1, not a number"),
+    ],
+)
+def test_a_line_that_is_not_an_epoch_s(runs, plot_run, over, changed, message):
+    line = {k: v for k, v in (FIRST[1] | changed).items() if v is not None}
+    WorkDir(runs[0]).write_metrics([FIRST[0], line])
+    result = plot_run(*runs, "--over", over)
+    assert_refused(result, f"{runs[0]}/metrics.jsonl is damaged ({message}")
+    assert result[2].endswith("): remove it\n")
 
 
 def test_seconds_add_up_over_the_epochs():

@@ -1,10 +1,12 @@
 """The directory of a run: claimed once, refused to others, never half written."""
 
+import errno
 import json
 import os
 import platform
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -96,6 +98,26 @@ def test_a_directory_that_cannot_be_written_is_one_clear_line(tmp_path):
     with pytest.raises(ValueError, match=r"cannot write to .*Is a directory"):
         claim(tmp_path, SETTINGS)
     assert WorkDir(tmp_path).settings is None
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.ENOSPC])
+@pytest.mark.parametrize("call", ["mkdir", "open", "write_text", "replace"])
+def test_a_disk_that_takes_nothing_more(tmp_path, monkeypatch, code, call):
+    def refuse(path, *_, **__):
+        raise OSError(code, os.strerror(code), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, call, refuse)
+        with pytest.raises(ValueError, match=r"^cannot write to ") as error:
+            claim(tmp_path, SETTINGS)
+    found = str(error.value)
+    name = "/settings.json" if call in ("write_text", "replace") else ""
+    assert found.startswith(f"cannot write to {tmp_path}{name} ({os.strerror(code)}): ")
+    assert found.endswith("make room there, or give another --workdir")
+    assert "\n" not in found
+    assert WorkDir(tmp_path).settings is None
+    claim(tmp_path, SETTINGS)
+    assert WorkDir(tmp_path).settings is not None
 
 
 @pytest.mark.parametrize("name", ["settings", "results"])
