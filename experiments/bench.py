@@ -44,6 +44,7 @@ from rich.console import Console
 
 from experiments import contenders, program, ranges, runtime, standings, suites
 from experiments.contenders import CellName, UnavailableError
+from experiments.environment import environment
 from experiments.fit import progress_bar
 from experiments.interrupt import Interrupt
 from experiments.plots import plot_bars
@@ -52,7 +53,7 @@ from experiments.standings import Row
 from experiments.suites import DEVICES, Case
 from experiments.timing import Timing, measure
 from experiments.work import Work
-from experiments.workdir import WorkDir, environment
+from experiments.workdir import WorkDir
 
 OUT = Path("runs/bench")
 PEERS = ("torch", "keras", "dm-haiku")

@@ -31,7 +31,7 @@ from experiments.fit import Done, fit
 from experiments.language import PRESETS, SMOKE, Carried, Settings, Streams
 from experiments.plots import plot_curves
 from experiments.texts import Text
-from experiments.workdir import WorkDir, environment, fingerprint
+from experiments.workdir import WorkDir, fingerprint
 from experiments.writer import Writer
 from experiments.writing import Drawing, Reading
 from jaxrnn import metrics, placement
@@ -202,7 +202,7 @@ def learn(run: Run, began: float, tensorboard: bool) -> tuple[Carried, Done]:
 
     def glimpse(state: Carried) -> None:
         writer = Writer(model, jax.device_get(state.train.params), run.vocab)
-        text = writing.glimpse(writer, settings.seed, by_byte=run.identity["bytes"])
+        text = writing.glimpse(writer, settings.seed, run.identity["bytes"])
         print(text, end="\n----\n", flush=True)
 
     return fit(
@@ -244,7 +244,6 @@ def conclude(run: Run, state: Carried, done: Done, began: float) -> dict[str, An
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.train.params)),
         "devices": run.mesh.size,
         **dataclasses.asdict(run.settings),
-        **environment(),
     }
 
 

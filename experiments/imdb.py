@@ -33,7 +33,7 @@ from experiments.plots import plot_confusion, plot_curves
 from experiments.reader import Reader
 from experiments.sentiment import SMOKE, Settings
 from experiments.word_vectors import word_vectors
-from experiments.workdir import About, WorkDir, environment, fingerprint
+from experiments.workdir import About, WorkDir, fingerprint
 from jaxrnn import placement, training
 from jaxrnn.batching import bucket_boundaries, epoch_rng
 from jaxrnn.checkpoints import Checkpoints
@@ -213,7 +213,6 @@ def learn(run: Run, began: float, tensorboard: bool) -> dict[str, Any]:
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(best.params)),
         "devices": mesh.size,
         **dataclasses.asdict(settings),
-        **environment(),
     }
 
 

@@ -14,10 +14,7 @@ directory, the first one writes. Nothing here knows what is trained.
 import contextlib
 import fcntl
 import hashlib
-import importlib.metadata
 import json
-import os
-import platform
 import types
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,10 +24,9 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 import jax
 from jax.experimental import multihost_utils
 
-import jaxrnn
+from experiments.environment import environment
 from jaxrnn.text import Vocab
 
-PACKAGES = ("flax", "jax", "numpy", "optax")
 Settings = TypeVar("Settings")
 
 
@@ -199,7 +195,8 @@ class WorkDir:
         return True
 
     def finish(self, results: dict[str, Any]) -> None:
-        self._write("results.json", results)
+        """Writes what the finished run found, with the versions and the machine."""
+        self._write("results.json", results | environment())
 
     def write_metrics(self, lines: Sequence[dict[str, Any]]) -> None:
         """All metrics of the run so far, one JSON object a line."""
@@ -283,24 +280,6 @@ def fingerprint(vocab: Vocab) -> str:
     """
     digest = hashlib.sha256("\n".join(vocab.tokens).encode()).hexdigest()
     return f"{len(vocab)} tokens, {digest[:12]}"
-
-
-def environment() -> dict[str, Any]:
-    """What a result must say about where it came from: versions and machine."""
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {
-        "versions": {
-            "jaxrnn": jaxrnn.__version__,
-            "python": platform.python_version(),
-            **versions,
-        },
-        "machine": {
-            "system": platform.system(),
-            "processor": platform.machine(),
-            "cores": os.cpu_count(),
-            "processes": jax.process_count(),
-        },
-    }
 
 
 def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:

@@ -137,7 +137,7 @@ def write(
     show("\n" + "".join(f"----\n{text}\n" for text in others))
 
 
-def glimpse(writer: Writer, seed: int, *, by_byte: bool) -> str:
+def glimpse(writer: Writer, seed: int, by_byte: bool) -> str:
     """Some characters that the model writes now; what would command a terminal, or is
     no text, is replaced."""
     pieces = writer.write(writer.beginning, GLIMPSE, 1, seed)

@@ -24,11 +24,11 @@ from typing import Any, Literal
 import jax
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
-from jax.sharding import SingleDeviceSharding
 from jaxtyping import PyTree
 
 from jaxrnn import records
 from jaxrnn.arguments import at_least, number
+from jaxrnn.leaves import abstract, by_name, differences, types
 
 _NAME = re.compile("step_(0|[1-9][0-9]{0,17})")
 
@@ -117,10 +117,10 @@ class Checkpoints:
         damaged = {step}.intersection(self.steps())
         if damaged and step in self._ranked(self._verified_record):
             raise ValueError(f"{self._directory} has a checkpoint of step {step}")
-        leaves = _leaves_by_name(state)
+        leaves = by_name(state)
         if not isinstance(info, dict):
             raise TypeError(f"info must be a dict, got {info!r:.80}")
-        record = {"metric": metric, "info": info, "leaves": _types(leaves)}
+        record = {"metric": metric, "info": info, "leaves": types(leaves)}
         try:
             json.dumps(record)  # before anything is written
         except (TypeError, ValueError) as error:
@@ -176,17 +176,17 @@ class Checkpoints:
         raise CheckpointError("; ".join(faults))
 
     def _restore(self, template: PyTree, step: int, record: dict[str, Any]) -> PyTree:
-        leaves = _leaves_by_name(template)
-        differences = _differences(_types(leaves), record["leaves"])
-        if differences:
+        leaves = by_name(template)
+        different = differences(types(leaves), record["leaves"])
+        if different:
             raise ValueError(
                 f"the checkpoint of step {step} in {self._directory} holds another "
-                f"state: {'; '.join(differences)}"
+                f"state: {'; '.join(different)}"
             )
         with _in_one_line(
             f"cannot restore step {step} of {self._directory}, whose files are whole"
         ):
-            wanted = {name: _abstract(leaf) for name, leaf in leaves.items()}
+            wanted = {name: abstract(leaf) for name, leaf in leaves.items()}
             restored = self._orbax.restore(
                 self._path(step) / "state", args=ocp.args.StandardRestore(wanted)
             )
@@ -259,42 +259,6 @@ def _require_room(path: pathlib.Path, leaves: dict[str, Any]) -> None:
     free = shutil.disk_usage(path).free
     if free < needed:
         raise OSError(f"{free:,} bytes are free there, up to {needed:,} are needed")
-
-
-def _leaves_by_name(tree: PyTree) -> dict[str, Any]:
-    """A flat dict: containers are the template's business, not the file's."""
-    leaves = {}
-    for path, leaf in jax.tree.leaves_with_path(tree):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        if not hasattr(leaf, "dtype"):
-            raise TypeError(f"{name or 'the state'} must be an array, got {leaf!r}")
-        if name in leaves or not name.isprintable():
-            raise ValueError(
-                f"{name!r} must be printable, and the name of one leaf: rename it"
-            )
-        leaves[name] = leaf
-    return leaves
-
-
-def _types(leaves: dict[str, Any]) -> dict[str, str]:
-    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in leaves.items()}
-
-
-def _differences(wanted: dict[str, str], found: dict[str, str]) -> list[str]:
-    return [
-        f"{name} is {found.get(name, 'missing')}, not {wanted.get(name, 'expected')}"
-        for name in sorted(wanted.keys() | found.keys())
-        if wanted.get(name) != found.get(name)
-    ]
-
-
-def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
-    sharding = getattr(leaf, "sharding", None)
-    return jax.ShapeDtypeStruct(
-        leaf.shape,
-        leaf.dtype,
-        sharding=sharding or SingleDeviceSharding(jax.local_devices()[0]),
-    )
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 
 import jaxrnn
-from jaxrnn import metrics, models, placement, sampling, training
+from jaxrnn import metrics, models, placement, training
 from jaxrnn.recurrent import Recurrent
 from jaxrnn.regularizers import weight_drop
 
@@ -103,61 +103,6 @@ def language(**options):
     return models.LanguageModel(**given)
 
 
-def step(tokens, state):
-    return jnp.zeros((2, 4)), state
-
-
-KEYS = jax.random.split(KEY, 2)
-PROMPT = [[1], [2]]
-TEXT = sampling.begin(None, LOGITS)
-
-
-def drawing(draw):
-    """The options that all of sampling shares."""
-    return [
-        (lambda: draw(temperature=-1), "temperature", "got -1"),
-        (lambda: draw(temperature="hot"), "temperature", "'hot'"),
-        (lambda: draw(top_k=0), "top_k", "got 0"),
-        (lambda: draw(top_k=2.5), "top_k", "got 2.5"),
-        (lambda: draw(top_p=[0.5, 0]), "top_p", "got 0"),
-        (lambda: draw(min_p=[0.5] * 3), "min_p", "(3,)"),
-    ]
-
-
-def continuing(draw):
-    return [
-        *drawing(draw),
-        (lambda: draw(length=0), "length", "got 0"),
-        (lambda: draw(length="9"), "length", "'9'"),
-        (lambda: draw(key=KEY), "key", "shape ()"),
-        (lambda: draw(key=LOGITS), "key", "float32"),
-        (lambda: draw(repetition_penalty=0), "repetition_penalty", "got 0"),
-        (lambda: draw(stop=[]), "stop", "empty"),
-        (lambda: draw(stop=[9]), "stop", "got 9"),
-        (lambda: draw(pad_id=0.5), "pad_id", "float64"),
-        (lambda: draw(step=3), "function", "got 3"),
-        (lambda: draw(step=lambda tokens, _: LOGITS), "step", "state"),
-    ]
-
-
-def generate(**options):
-    given = {"step": step, "state": None, "prompt": PROMPT, "length": 3, "key": KEYS}
-    return sampling.generate(**(given | options))
-
-
-def extend(**options):
-    given = {"step": step, "text": TEXT, "length": 3, "key": KEYS} | options
-    return sampling.extend(**given)
-
-
-def read(prompt=PROMPT, lengths=None, step=step):
-    return sampling.read(step, None, prompt, lengths)
-
-
-def choose(*uniform):
-    return sampling.choose(sampling.truncate(LOGITS), jnp.array(uniform))
-
-
 def train_once(loss):
     step = training.make_train_step(loss, OPTIMIZER, MESH)
     return step(training.TrainState.create({}, OPTIMIZER, KEY), {"x": X})
@@ -252,33 +197,6 @@ REFUSED = {
     "models.LanguageModel.zero_state": [
         (lambda: LANGUAGE.zero_state(2), "batch_shape", "got 2")
     ],
-    "sampling.begin": [(lambda: sampling.begin(None, X), "logits", "(2, 5, 3)")],
-    "sampling.read": [
-        (lambda: read([[0.5], [1.0]]), "prompt", "float64"),
-        (lambda: read([[9], [0]]), "prompt", "got 9"),
-        (lambda: read([1, 2]), "prompt", "(2,)"),
-        (lambda: read([[], []]), "prompt", "(2, 0)"),
-        (lambda: read(lengths=[1]), "prompt_lengths", "(1,)"),
-        (lambda: read(lengths=[1, 2]), "prompt_lengths", "got 2"),
-        (lambda: read(step=None), "function", "None"),
-    ],
-    "sampling.extend": continuing(extend),
-    "sampling.generate": continuing(generate),
-    "sampling.penalize": [
-        (lambda: sampling.penalize(LOGITS, [True], 2.0), "seen", "(1,)"),
-        (lambda: sampling.penalize(X, X > 0, 2.0), "logits", "(2, 5, 3)"),
-        (lambda: sampling.penalize(LOGITS, LOGITS > 0, -2), "penalty", "got -2"),
-    ],
-    "sampling.truncate": [
-        *drawing(lambda **options: sampling.truncate(LOGITS, **options)),
-        (lambda: sampling.truncate(TOKENS), "logits", "int32"),
-    ],
-    "sampling.sample": [
-        *drawing(lambda **options: sampling.sample(LOGITS, KEYS, **options)),
-        (lambda: sampling.sample(LOGITS, KEYS[:1]), "key", "(1,)"),
-        (lambda: sampling.sample(LOGITS, 7), "key", "int32"),
-    ],
-    "sampling.choose": [(lambda: choose(0.5), "uniform", "(1,)")],
     "regularizers.weight_drop": [
         (lambda: weight_drop({"w_h": X}, 1.0, KEY), "rate", "1.0"),
         (lambda: weight_drop({"w_h": X}, "half", KEY), "rate", "'half'"),

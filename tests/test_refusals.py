@@ -1,14 +1,14 @@
 """Every public function says what is wrong with what it is given: which argument, and
-what it got. The tables are `refused_data` and `refused_models`."""
+what it got. The tables are in files called `refused_...`."""
 
 import inspect
 
 import pytest
 
-from tests import refused_data, refused_models
+from tests import refused_data, refused_models, refused_sampling
 from tests.test_structure import public_objects
 
-REFUSED = refused_data.REFUSED | refused_models.REFUSED
+REFUSED = refused_data.REFUSED | refused_models.REFUSED | refused_sampling.REFUSED
 
 
 @pytest.mark.parametrize("name", REFUSED)

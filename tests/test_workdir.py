@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from experiments.workdir import WorkDir, environment, fingerprint
+from experiments.environment import environment
+from experiments.workdir import WorkDir, fingerprint
 from jaxrnn.text import Vocab
 
 SETTINGS = {"cell": "lstm", "pooling": ("max", "mean"), "seed": 0, "rate": 0.1}
