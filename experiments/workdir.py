@@ -44,8 +44,8 @@ class WorkDir:
     >>> workdir = WorkDir(Path(tempfile.mkdtemp()))
     >>> with workdir.claimed({"seed": 0}):
     ...     workdir.finish({"accuracy": 0.5})
-    >>> WorkDir(workdir.path).results
-    {'accuracy': 0.5}
+    >>> (WorkDir(workdir.path).results or {})["accuracy"]
+    0.5
     """
 
     def __init__(self, path: Path):
@@ -196,7 +196,7 @@ class WorkDir:
 
     def finish(self, results: dict[str, Any]) -> None:
         """Writes what the finished run found, with the versions and the machine."""
-        self._write("results.json", results | environment())
+        self._write("results.json", environment() | results)
 
     def write_metrics(self, lines: Sequence[dict[str, Any]]) -> None:
         """All metrics of the run so far, one JSON object a line."""

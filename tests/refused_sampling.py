@@ -85,7 +85,7 @@ REFUSED = {
     ],
     "sampling.truncate": [
         *drawing(lambda **options: sampling.truncate(LOGITS, **options)),
-        (lambda: sampling.truncate(TOKENS), "logits", "int32"),
+        (lambda: sampling.truncate(LOGITS.astype(int)), "logits", "int32"),
     ],
     "sampling.sample": [
         *drawing(lambda **options: sampling.sample(LOGITS, KEYS, **options)),
