@@ -28,6 +28,7 @@ from jaxrnn.checkpoints import Checkpoints
 from jaxrnn.training import Batch, Metrics
 
 Line = dict[str, float]
+SAVED_EVERY = 2_000  # steps, also within an epoch: what a killed run loses at most
 
 
 @dataclass
@@ -167,6 +168,8 @@ def fit(
                 advance(step, running(measured["loss"]))
                 if interrupt.stops_after(step):
                     break
+                if step % SAVED_EVERY == 0 and done.steps < steps:
+                    save(metric=checkpoints.worst)
             if done.steps < steps:
                 save(metric=checkpoints.worst)
             else:

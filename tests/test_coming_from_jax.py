@@ -63,6 +63,15 @@ def keras_layer(theirs, ours):
     assert_same(c, state[-1].c)
 
 
+def keras_last(there, here):
+    theirs = randomized(names("Keras")[0]["LSTM"](H))
+    call = there.replace("LSTM(64)", "layer")
+    expected = evaluate("Keras", call, "there", layer=theirs)
+    variables = {"params": {"l0": keras_cell(theirs.get_weights())}}
+    given = {"layer": jaxrnn.LSTM(H), "variables": variables}
+    assert_same(expected, evaluate("Keras", here, "here", **given))
+
+
 def keras_mask(there, here):
     theirs = names("Keras")[0]["LSTM"](H, return_sequences=True, zero_output_for_mask=1)
     weights = randomized(theirs).get_weights()
@@ -181,6 +190,7 @@ LAYERS = {
     "Bidirectional(Recurrent(a), Recurrent(b))": flax_bidirectional,
 }
 CALLS = {
+    ("Keras", "layer.apply(variables, x)[1][-1].h"): keras_last,
     (
         "Keras",
         "layer.apply(variables, x, segment_ids=segments.from_mask(mask))",

@@ -191,6 +191,28 @@ def test_a_stop_during_an_evaluation_waits_for_its_end(tmp_path, uninterrupted, 
     assert_as_uninterrupted(tmp_path, state, done, uninterrupted)
 
 
+def test_a_killed_run_goes_on_within_its_epoch(tmp_path, uninterrupted, monkeypatch):
+    monkeypatch.setattr("experiments.fit.SAVED_EVERY", 3)
+
+    def dying(state, batch):
+        if int(state.step) == 7:
+            raise MemoryError
+        return compiled_step(state, batch)
+
+    with pytest.raises(MemoryError):
+        run(tmp_path, train_step=dying)
+    assert checkpoints(tmp_path).steps() == (4, 6)
+    began = []
+
+    def counted(state, batch):
+        began.append(int(state.step))
+        return compiled_step(state, batch)
+
+    state, done = run(tmp_path, train_step=counted)
+    assert began == [6, 7, 8, 9, 10, 11]
+    assert_as_uninterrupted(tmp_path, state, done, uninterrupted)
+
+
 def test_a_finished_run_does_nothing_more(tmp_path, uninterrupted):
     run(tmp_path)
     before = files_below(tmp_path)

@@ -141,6 +141,10 @@ def test_what_comes_next_is_told_where_one_points(visit):
     assert page.locator("#next .true").inner_text().split() == ["\u21b5", "50.0", "%"]
     page.keyboard.press("Shift+ArrowRight")  # the end: nothing is known to come
     assert page.locator("#next .true").count() == 0
+    page.keyboard.press("Home")
+    assert page.locator("#context").inner_text() == "After a (+1.00) comes"
+    page.keyboard.press("PageDown")  # farther than there is text
+    assert page.locator("#next .true").count() == 0
     assert page.locator("#unit").inner_text().startswith("Unit 7 of layer 0")
 
 

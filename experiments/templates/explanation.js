@@ -29,8 +29,8 @@ function show(review, number) {
     told.replaceChildren(
       element("strong", {}, review.pieces[k][1]),
       review.unknown[k] ? " (unknown to the model) " : " ",
-      element("span", { class: "number" }, signed(review.words[k])),
-      review.words[k] > 0 ? " towards positive" : " towards negative",
+      element("span", { class: "number" }, signed(review.words[k])), " ",
+      ["towards negative", "either way", "towards positive"][Math.sign(review.words[k]) + 1],
       element("br"),
       `probability of positive up to here ${percent(review.forward[k])}, from here on ${percent(review.backward[k])}`,
     );

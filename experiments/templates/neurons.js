@@ -95,11 +95,14 @@ for (const event of ["pointerover", "click"]) {
   });
 }
 document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
   const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-  if (step === undefined || event.ctrlKey || event.metaKey || event.altKey) return;
+  // On the slider these keys are about units.
+  const far = event.target !== part("slider") && { PageUp: -80, PageDown: 80, Home: -count, End: count }[event.key];
+  if (!step && !far) return;
   event.preventDefault();
-  if (!event.shiftKey) return choose(unit + step);
-  move(place + step);
+  if (step && !event.shiftKey) return choose(unit + step);
+  move(place + (step || far));
   characters[place].scrollIntoView({ block: "center" });
 });
 
