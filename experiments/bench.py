@@ -77,7 +77,7 @@ class Options:
     rounds: int = 15
     """Turns of each contender in a case."""
     seconds: float | None = None
-    """Stop a case's turns after this long, but not before the third; default 10, or 3
+    """Stop a case's turns after this long, but not before the third; default 10, or 2
     with --quick."""
     devices: int | None = None
     """Devices to use, default all; a CPU counts as one device per core."""

@@ -42,7 +42,7 @@ class Scale:
     reviews: Reviews
     torch_reviews: Reviews
     epoch: bool
-    """Measure a whole epoch of the reviews, too."""
+    """Measure what their vocabulary adds to a step, and a whole epoch, too."""
     characters: language.Settings
     length: int
     """Of the texts that are drawn."""
@@ -95,7 +95,7 @@ QUICK = replace(
     reviews=Reviews(sentiment.Settings(buckets=2), number=2_000, sample=4),
     torch_reviews=Reviews(sentiment.Settings(), number=2_000, sample=1),
     epoch=False,
-    seconds=3.0,
+    seconds=2.0,
 )
 _TINY = sentiment.Settings(embed=4, hidden=4, vocab=50, batch=4, buckets=1)
 SMOKE = replace(

@@ -2,8 +2,10 @@
 
 In turns, so that a slow minute of the machine is everybody's. Every turn begins with a
 pause, since OpenMP's threads, which PyTorch uses, keep a core busy for a while after
-their work; and unless the work is long with a call that does not count, since the
-caches hold the last contender's data.
+their work. Then, unless the work is long, come calls that do not count: the caches hold
+the last contender's data, and cores that rested are slow to come back, which costs work
+of a few milliseconds up to half of its speed. Calls in a row, as training makes them,
+are what counts.
 """
 
 import time
@@ -16,7 +18,8 @@ import numpy as np
 Thunk = Callable[[], Any]
 
 PAUSE = 0.03  # seconds
-LONG = 0.5  # seconds; what the caches can cost is lost in them
+WARM = COUNTED = 0.1  # seconds of calls, one at least, in a turn
+LONG = 0.5  # seconds; what caches and cores can cost is lost in them
 FEWEST_ROUNDS = 3
 
 
@@ -52,8 +55,9 @@ def measure(
 ) -> dict[str, Timing]:
     """The time of each of `thunks`, which return when their work is done.
 
-    Every round calls all of them, each round beginning with another one. There are
-    `rounds` rounds, or fewer but at least 3 where they take more than `seconds`.
+    Every round has a turn of each, and begins with another one; of a turn remains the
+    median of the calls that count. There are `rounds` rounds, or fewer but at least 3
+    where they take more than `seconds`.
 
     >>> measure({"nothing": lambda: None}, rounds=3)["nothing"].median < 0.01
     True
@@ -64,10 +68,15 @@ def measure(
     if rounds < 1:
         raise ValueError(f"rounds must be at least 1, got {rounds}")
 
-    def seconds_of(thunk: Thunk) -> float:
-        began = clock()
-        thunk()
-        return clock() - began
+    def seconds_of(thunk: Thunk, together: float = 0.0) -> float:
+        """The median of as many calls as take so long, of one at least."""
+        calls, total = [], 0.0
+        while not calls or total < together:
+            began = clock()
+            thunk()
+            calls.append(clock() - began)
+            total += calls[-1]
+        return float(np.median(calls))
 
     first = {name: seconds_of(thunk) for name, thunk in thunks.items()}
     found: dict[str, list[float]] = {name: [] for name in thunks}
@@ -81,6 +90,6 @@ def measure(
             if len(names) > 1:  # Alone, nobody was there before.
                 sleep(PAUSE)
                 if min(found[name], default=0.0) < LONG:
-                    thunks[name]()
-            found[name].append(seconds_of(thunks[name]))
+                    seconds_of(thunks[name], WARM)
+            found[name].append(seconds_of(thunks[name], COUNTED))
     return {name: Timing(first[name], tuple(found[name])) for name in names}

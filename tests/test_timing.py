@@ -37,7 +37,7 @@ def stage():
     return Stage()
 
 
-def test_only_the_second_call_of_a_turn_counts(stage):
+def test_the_first_call_of_a_turn_does_not_count(stage):
     thunks = {
         "a": stage.thunk("a", 64.0, 8.0, 0.125, 8.0, 0.5, 8.0, 0.25),
         "b": stage.thunk("b", 32.0, 8.0, 0.0625),
@@ -65,6 +65,15 @@ def test_long_work_is_not_done_twice_in_a_turn(stage):
     first_round = [PAUSE, "long", "long", PAUSE, "short", "short"]
     second_round = [PAUSE, "short", "short", PAUSE, "long"]
     assert stage.calls == ["long", "short", *first_round, *second_round]
+
+
+def test_short_work_is_done_again_and_again(stage):
+    """A tenth of a second without counting, and as long for the median."""
+    uncounted, counted = [2**-4, 2**-4], [2**-6, 2**-4, 2**-5]
+    some = stage.thunk("a", 9.0, *uncounted, *counted)
+    found = stage.measure({"a": some, "b": stage.thunk("b", 1.0)}, rounds=1)
+    assert found["a"].rounds == (2**-5,)
+    assert stage.calls == ["a", "b", PAUSE, *["a"] * 5, PAUSE, "b", "b"]
 
 
 def test_nobody_disturbs_one_who_is_alone(stage):
