@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator
 
 
 def plot_curves(
@@ -101,10 +101,6 @@ def plot_bars(
                 colour = colours[names.index(name) % len(colours)]
                 bar = axes.bar(x, height, 0.9 * width, color=colour, label=name)
                 axes.bar_label(bar, fmt="%.2g", fontsize=6, padding=2)
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_locator(NullLocator())
         axes.margins(y=0.1)
         axes.axhline(1, color="black", linewidth=0.8)
         axes.set_xticks(range(len(groups)), list(groups))

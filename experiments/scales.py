@@ -92,7 +92,7 @@ QUICK = replace(
     times=(128, 1024),
     batches=(16, 64),
     hiddens=(128, 512),
-    reviews=Reviews(sentiment.Settings(buckets=2), number=2_000, sample=4),
+    reviews=Reviews(sentiment.Settings(buckets=2), number=2_000, sample=2),
     torch_reviews=Reviews(sentiment.Settings(), number=2_000, sample=1),
     epoch=False,
     seconds=2.0,
