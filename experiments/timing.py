@@ -57,7 +57,7 @@ def measure(
 
     Every round has a turn of each, and begins with another one; of a turn remains the
     median of the calls that count. There are `rounds` rounds, or fewer but at least 3
-    where they take more than `seconds`.
+    where they take more than `seconds`; where that is little, turns are short too.
 
     >>> measure({"nothing": lambda: None}, rounds=3)["nothing"].median < 0.01
     True
@@ -78,6 +78,7 @@ def measure(
             total += calls[-1]
         return float(np.median(calls))
 
+    warm, counted = min(WARM, seconds / 20), min(COUNTED, seconds / 20)
     first = {name: seconds_of(thunk) for name, thunk in thunks.items()}
     found: dict[str, list[float]] = {name: [] for name in thunks}
     names = list(thunks)
@@ -90,6 +91,6 @@ def measure(
             if len(names) > 1:  # Alone, nobody was there before.
                 sleep(PAUSE)
                 if min(found[name], default=0.0) < LONG:
-                    seconds_of(thunks[name], WARM)
-            found[name].append(seconds_of(thunks[name], COUNTED))
+                    seconds_of(thunks[name], warm)
+            found[name].append(seconds_of(thunks[name], counted))
     return {name: Timing(first[name], tuple(found[name])) for name in names}

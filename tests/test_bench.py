@@ -109,10 +109,10 @@ def test_run_case_measures_who_is_there():
     case = dataclasses.replace(
         case, contenders={**case.contenders, "Haiku": lambda: absent(None)}
     )
-    rows = bench.run_case(case, rounds=4, seconds=1e6)
+    rows = bench.run_case(case, rounds=3, seconds=0.0)
     assert [row.skipped for row in rows] == [None, None, "it is elsewhere"]
-    assert [row.rounds for row in rows] == [4, 4, None]
-    assert len(calls) == 2 * (1 + 2 * 4)
+    assert [row.rounds for row in rows] == [3, 3, None]
+    assert len(calls) == 2 * (1 + 2 * 3)
 
 
 def test_run_case_asks_for_bytes_once():

@@ -76,6 +76,12 @@ def test_short_work_is_done_again_and_again(stage):
     assert stage.calls == ["a", "b", PAUSE, *["a"] * 5, PAUSE, "b", "b"]
 
 
+def test_little_time_is_not_spent_on_long_turns(stage):
+    some = {name: stage.thunk(name, 2**-6) for name in "ab"}
+    stage.measure(some, rounds=1, seconds=0.25)  # a twentieth is less than a call
+    assert stage.calls == ["a", "b", PAUSE, "a", "a", PAUSE, "b", "b"]
+
+
 def test_nobody_disturbs_one_who_is_alone(stage):
     found = stage.measure({"a": stage.thunk("a", 9.0, 1.0, 2.0)}, rounds=2)
     assert stage.calls == ["a"] * 3
