@@ -218,7 +218,7 @@ def test_more_devices_than_cores_are_another_process(started):
     options = Options(quick=True, rounds=7, out=Path("there"))
     stopped = types.SimpleNamespace(requested=True)
     bench.run_devices(options, stopped)
-    arguments = "--suites devices --rounds 7 --seconds 3.0 --quick --out there"
+    arguments = "--suites devices --rounds 7 --seconds 2.0 --quick --out there"
     assert started == [(f"-m experiments.bench {arguments}", "8")]
     # Nobody stopped it: then it has failed.
     with pytest.raises(ValueError, match="ended with code 3"):
