@@ -9,8 +9,9 @@ long as the id is the same on both sides).
 This file knows nothing about cells, layers or tokens.
 """
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -73,7 +74,8 @@ def lengths(segment_ids: Int[Array, "*b t"], num_segments: int) -> Int[Array, "*
     """
     num_segments = at_least(1, num_segments=num_segments)
     _check_integers("segment_ids", segment_ids)
-    return _members(segment_ids, num_segments).sum(axis=-1, dtype=jnp.int32)
+    ones = jnp.ones(np.shape(segment_ids), jnp.int32)
+    return _reduce(jax.ops.segment_sum, ones, segment_ids, num_segments)
 
 
 def starts(
@@ -133,8 +135,8 @@ def pool(
     >>> pool(x, jnp.array([1, 1, 1, 2, 0]), "mean", num_segments=3).tolist()
     [[3.0], [7.0], [0.0]]
     """
-    if how not in _POOLINGS:
-        raise ValueError(f"pooling must be one of {[*_POOLINGS]}, got {how!r}")
+    if how not in get_args(Pooling):
+        raise ValueError(f"pooling must be one of {[*get_args(Pooling)]}, got {how!r}")
     num_segments = at_least(1, num_segments=num_segments)
     _check_integers("segment_ids", segment_ids)
     if np.shape(segment_ids) != x.shape[:-1]:
@@ -150,49 +152,41 @@ def pool(
     if x.shape[-2] == 0:
         return jnp.zeros((*x.shape[:-2], num_segments, x.shape[-1]), x.dtype)
 
-    def of_segment(member: Bool[Array, "*b t"]) -> Float[Array, "*b h"]:
-        pooled = _POOLINGS[how](x, member)
-        return jnp.where(member.any(axis=-1)[..., None], pooled, 0)
-
-    members = _members(segment_ids, num_segments)
-    return jax.vmap(of_segment, in_axes=-2, out_axes=-2)(members)
+    pooled = _pooled(x, segment_ids, how, num_segments)
+    steps = lengths(segment_ids, num_segments)
+    return jnp.where(steps[..., None] > 0, pooled, 0)
 
 
-def _first(x: Float[Array, "*b t h"], member: Bool[Array, "*b t"]):
-    step = jnp.argmax(member, axis=-1)
-    return jnp.take_along_axis(x, step[..., None, None], axis=-2).squeeze(-2)
+def _pooled(
+    x: Float[Array, "*b t h"], segment_ids: Int[Array, "*b t"], how: str, number: int
+) -> Float[Array, "*b s h"]:
+    """What `pool` gives; without a meaning for sequences of no steps."""
+    if how == "max":
+        return _reduce(jax.ops.segment_max, x, segment_ids, number)
+    if how == "mean":
+        # Half precision can neither count nor add up a long sequence.
+        values = x.astype(wide(x.dtype))
+        total = _reduce(jax.ops.segment_sum, values, segment_ids, number)
+        steps = jnp.maximum(lengths(segment_ids, number), 1).astype(values.dtype)
+        return (total / steps[..., None]).astype(x.dtype)
+    nearest = {"first": jax.ops.segment_min, "last": jax.ops.segment_max}[how]
+    step = _reduce(nearest, _count(x.shape[:-1], axis=-1), segment_ids, number)
+    return jnp.take_along_axis(x, step[..., None], axis=-2, mode="clip")
 
 
-def _last(x: Float[Array, "*b t h"], member: Bool[Array, "*b t"]):
-    return _first(jnp.flip(x, axis=-2), jnp.flip(member, axis=-1))
-
-
-def _mean(x: Float[Array, "*b t h"], member: Bool[Array, "*b t"]):
-    # Half precision can neither count nor add up a long sequence.
-    values = x.astype(wide(x.dtype))
-    count = jnp.maximum(member.sum(axis=-1), 1).astype(values.dtype)
-    total = jnp.where(member[..., None], values, 0).sum(axis=-2)
-    return (total / count[..., None]).astype(x.dtype)
-
-
-def _max(x: Float[Array, "*b t h"], member: Bool[Array, "*b t"]):
-    return jnp.where(member[..., None], x, -jnp.inf).max(axis=-2)
-
-
-_POOLINGS: dict[str, Callable] = {
-    "first": _first,
-    "last": _last,
-    "mean": _mean,
-    "max": _max,
-}
-
-
-def _members(
-    segment_ids: Int[Array, "*b t"], num_segments: int
-) -> Bool[Array, "*b s t"]:
-    segment_ids = jnp.asarray(segment_ids).astype(jnp.int32)
-    *batch, _ = segment_ids.shape
-    return segment_ids[..., None, :] == 1 + _count((*batch, num_segments, 1), axis=-2)
+def _reduce(
+    reduction: Callable, values: Array, segment_ids: Int[Array, "*b t"], number: int
+) -> Array:
+    """The values `[*b, t, ...]` of each of the sequences 1 to `number`, reduced to
+    `[*b, s, ...]` in one pass over the rows: with a mask for each sequence rows of nine
+    took fifty times as long on a CPU."""
+    ids = jnp.asarray(segment_ids).astype(jnp.int32)
+    # Padding's are left out: as are all behind the last place.
+    places = jnp.where(ids > 0, ids - 1, number)
+    reduce = functools.partial(reduction, num_segments=number)
+    for _ in range(ids.ndim - 1):
+        reduce = jax.vmap(reduce)
+    return reduce(values, places)
 
 
 def resolve(

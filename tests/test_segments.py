@@ -108,6 +108,37 @@ def test_gradient_of_pool_reaches_the_steps_read_and_no_padding(how, rng):
         )
 
 
+@pytest.mark.parametrize("how", ["first", "last", "mean", "max"])
+def test_a_sequence_that_is_not_finite_stays_by_itself(how):
+    x = jnp.array([[1.0], [jnp.nan], [jnp.inf], [2.0]])
+    pooled = segments.pool(x, jnp.array([1, 2, 2, 3]), how, num_segments=3)
+    assert pooled[::2].tolist() == [[1.0], [2.0]]
+    assert not jnp.isfinite(pooled[1]).any()
+
+
+@pytest.mark.parametrize("how", ["first", "last", "mean", "max"])
+def test_more_sequences_than_the_type_of_the_ids_can_count(how):
+    ids = jnp.array([1, 127, 0], jnp.int8)
+    pooled = segments.pool(jnp.array([[3.0], [4.0], [5.0]]), ids, how, num_segments=200)
+    assert {k: float(v) for k, [v] in enumerate(pooled) if v} == {0: 3.0, 126: 4.0}
+
+
+@pytest.mark.parametrize("how", ["first", "last", "mean", "max"])
+def test_many_sequences_of_a_row_cost_no_pass_each(how):
+    """By the operations of the compiled gradient: 64 masks took 64 times as many."""
+    x = jnp.ones((256, 8))
+
+    def total(x, ids, number):
+        return segments.pool(x, ids, how, number).sum()
+
+    operations = []
+    for number in (1, 64):
+        ids = jnp.repeat(jnp.arange(1, number + 1), 256 // number)
+        gradient = jax.jit(jax.grad(total), static_argnums=2).lower(x, ids, number)
+        operations.append(gradient.compile().cost_analysis().get("flops", 0))
+    assert operations[1] < 3 * operations[0]
+
+
 def test_lengths_that_jit_cannot_check_are_clipped():
     ids = jax.jit(segments.from_lengths, static_argnames="time")(
         np.array([-1, 9]), time=2
