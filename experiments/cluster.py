@@ -1,7 +1,8 @@
 """The processes of one run, on one machine or many: JAX's own distributed runtime.
 
 All run the same program with the same arguments and meet before JAX starts. The first
-one, process 0, prints and writes for all of them. If one is lost the others end, too.
+one, process 0, prints and writes for all of them. If one is lost the others end, too:
+with our words, or if it was process 0, which hears all hearts beat, with JAX's.
 """
 
 import os

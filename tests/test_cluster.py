@@ -143,6 +143,22 @@ def test_a_lost_process_ends_the_others(lost):
     assert len(history(workdir)) == 1
 
 
+def test_a_lost_process_0_ends_the_others_and_they_go_on(data, alone, tmp_path):
+    """Its heartbeat is JAX's own: so is what the others say, and how they end."""
+    first, second = start("charlm", data, tmp_path, at=8, signals=(signal.SIGKILL, 0))
+    assert first.wait(timeout=600) == -signal.SIGKILL
+    began = time.monotonic()
+    [_, (code, _, err)] = end([first, second])
+    assert time.monotonic() - began < 60
+    assert code != 0
+    assert "the same command, started again on each, continues" in err
+    assert "Terminating process because the JAX distributed service" in err
+    (code, out, _), other = end(start("charlm", data, tmp_path))
+    assert (code, other[0]) == (0, 0)
+    assert "after step 6\n" in out
+    assert_same(history(tmp_path), alone("charlm", 2))
+
+
 def test_two_processes_go_on_where_one_was_lost(lost, data, alone, tmp_path):
     shutil.copytree(lost[0], tmp_path, dirs_exist_ok=True)
     (code, out, _), other = end(start("charlm", data, tmp_path))
