@@ -14,7 +14,7 @@ import importlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,11 +23,11 @@ from flax import linen as nn
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from experiments.language import LAYERS, make_mesh
+from experiments.language import make_mesh
+from experiments.layers import LAYERS, CellName
 from jaxrnn.recurrent import Backend
 from jaxrnn.types import Dtype
 
-CellName = Literal["lstm", "gru", "rnn"]
 SEED = 0
 
 

@@ -17,8 +17,8 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-import jaxrnn
 from experiments import ranges
+from experiments.layers import LAYERS, CellName
 from experiments.texts import pieces
 from jaxrnn import metrics, placement, regularizers, training
 from jaxrnn.batching import epoch_rng, streams
@@ -28,14 +28,12 @@ from jaxrnn.text import Vocab, char_tokens
 from jaxrnn.training import Batch, Metrics, TrainState
 from jaxrnn.types import State
 
-LAYERS = {"rnn": jaxrnn.RNN, "lstm": jaxrnn.LSTM, "gru": jaxrnn.GRU}
-
 
 @dataclass(frozen=True)
 class Settings:
     """What a result depends on, the text aside."""
 
-    cell: Literal["lstm", "gru", "rnn"] = "gru"
+    cell: CellName = "gru"
     """Recurrent cell."""
     embed: int = 64
     """Features of the vector that a character becomes."""

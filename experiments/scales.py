@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from experiments import language, sentiment
-from experiments.contenders import CellName
+from experiments.layers import CellName
 from experiments.review_work import Reviews
 
 SuiteName = Literal[

@@ -16,22 +16,20 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import keystr
 
-import jaxrnn
 from experiments import ranges
 from experiments.examples import Batches
+from experiments.layers import LAYERS, CellName
 from jaxrnn import metrics, placement, training
 from jaxrnn.metrics import Mean
 from jaxrnn.models import SequenceClassifier
 from jaxrnn.segments import Pooling
-
-LAYERS = {"rnn": jaxrnn.RNN, "lstm": jaxrnn.LSTM, "gru": jaxrnn.GRU}
 
 
 @dataclass(frozen=True)
 class Settings:
     """What a result depends on, the reviews aside."""
 
-    cell: Literal["lstm", "gru", "rnn"] = "lstm"
+    cell: CellName = "lstm"
     """Recurrent cell."""
     embed: int = 64
     """Features of the vector that a word becomes."""
