@@ -5,7 +5,7 @@ from typing import ClassVar
 import jax.numpy as jnp
 
 from jaxrnn.arguments import at_least
-from jaxrnn.cell import Cell
+from jaxrnn.cell import Cell, narrowed
 from jaxrnn.equations import (
     ACTIVATIONS,
     Activation,
@@ -85,7 +85,8 @@ class LSTMCell(Cell):
         super().setup()
         if self.proj_size:
             shape = (self.features, self.proj_size)
-            self.w_p = self.param("w_p", self.kernel_init, shape, self.param_dtype)
+            init = narrowed(self.kernel_init)
+            self.w_p = self.param("w_p", init, shape, self.param_dtype)
 
     def zero_state(self, batch_shape):
         """The output and the memory cell before anything was read.

@@ -158,10 +158,11 @@ class Stack(nn.Module):
     def step(self, x, state, *, projected: bool = False):
         """As `Recurrent.step`."""
         after: State = ()
+        options = {"projected": True} if projected else {}
         for layer, before in zip(self.layers, _split(state, self.layers), strict=True):
-            x, layer_state = layer.step(x, before, projected=projected)
+            x, layer_state = layer.step(x, before, **options)
             after += layer_state
-            projected = False
+            options = {}
         return x, after
 
     def zero_state(self, batch_shape: tuple[int, ...]) -> State:
@@ -207,7 +208,7 @@ def _split(state: State | None, layers: Sequence[Any]) -> list[State | None]:
     """The part of `state` that belongs to each layer; None is the zero state of all."""
     if state is None:
         return [None] * len(layers)
-    counts = [len(layer.chosen_backends) for layer in layers]
+    counts = [len(getattr(layer, "chosen_backends", "1")) for layer in layers]
     if not isinstance(state, tuple) or hasattr(state, "_fields"):
         raise ValueError(
             f"the state must be a tuple with an entry for each of {sum(counts)} cells, "

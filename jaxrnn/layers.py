@@ -119,8 +119,9 @@ class StackedLayer(nn.Module):
         """
         batch_shape = sizes(batch_shape=batch_shape)
         cell = self._cell(parent=None)
-        directions = 2 if self.bidirectional else 1
-        return (cell.zero_state(batch_shape),) * self.num_layers * directions
+        cells = self.num_layers * (2 if self.bidirectional else 1)
+        # Arrays of their own: a step that is jitted may be given them to reuse.
+        return tuple(cell.zero_state(batch_shape) for _ in range(cells))
 
     @property
     def chosen_backends(self) -> tuple[str, ...]:

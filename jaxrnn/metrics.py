@@ -77,7 +77,8 @@ class Mean(NamedTuple):
 def cross_entropy(
     logits: Float[Array, "*b v"], ids: Num[ArrayLike, "*b"]
 ) -> Float[Array, "*b"]:
-    """Nats for each prediction: minus the log-probability of `ids`; not reduced.
+    """Nats for each prediction: minus the log-probability of `ids`; not reduced. An id
+    that is none of the classes makes NaN, a negative one too.
 
     >>> cross_entropy(jnp.zeros((1, 4)), jnp.array([2]))  # log 4
     Array([1.3862944], dtype=float32)
@@ -94,6 +95,8 @@ def cross_entropy(
             f"logits of shape {logits.shape} need ids of shape {logits.shape[:-1]}, "
             f"not {ids.shape}"
         )
+    # JAX counts negative ones from the end.
+    ids = jnp.where(ids < 0, logits.shape[-1], ids.astype(jnp.int32))
     return optax.softmax_cross_entropy_with_integer_labels(logits, ids)
 
 
@@ -133,15 +136,15 @@ def correct(
     """
     logits, labels = _at_least_float32("logits", logits), _numbers("labels", labels)
     if logits.shape == labels.shape:
-        predictions = logits > 0
+        right = (logits > 0).astype(labels.dtype) == labels
     elif logits.shape[:-1] == labels.shape:
-        predictions = jnp.argmax(logits, axis=-1)
+        right = jnp.argmax(logits, axis=-1) == labels.astype(jnp.int32)
     else:
         raise ValueError(
             f"logits of shape {logits.shape} need labels of shape {logits.shape} "
             f"(binary) or {logits.shape[:-1]} (classes), not {labels.shape}"
         )
-    return (predictions.astype(labels.dtype) == labels).astype(logits.dtype)
+    return right.astype(logits.dtype)
 
 
 def perplexity(nats: Float[ArrayLike, "*b"]) -> Float[Array, "*b"]:

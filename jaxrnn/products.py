@@ -6,11 +6,10 @@ gradient to bfloat16. Here the factors of every product are narrow, those of its
 derivatives too, and every sum is wide (Micikevicius et al., 2018, arXiv:1710.03740).
 """
 
-import math
+import functools
 
 import jax
 import jax.numpy as jnp
-from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -26,47 +25,76 @@ def product(
     >>> product(a, jnp.ones((2, 1)), jnp.bfloat16)
     Array([[2.]], dtype=float32)
     """
-    # XLA is best at products of two matrices.
-    rows = a.reshape(math.prod(a.shape[:-1]), a.shape[-1])
+    # Rows keep their axes: merged into one, those of a batch that devices share could
+    # not stay where they are.
     if a.dtype == dtype:
-        out = jnp.matmul(rows, w.astype(dtype))
-    else:
-        out = _mixed.bind(rows, w, factors=jnp.dtype(dtype), sums=a.dtype)
-    return out.reshape(*a.shape[:-1], w.shape[-1])
+        return jnp.matmul(a, w.astype(dtype))
+    return _product.bind(a, w, factors=jnp.dtype(dtype), sums=a.dtype, stacked=0)
 
 
-def _compute(a: Array, w: Array, *, factors: Dtype, sums: Dtype) -> Array:
-    a, w = a.astype(factors), w.astype(factors)
-    return jnp.matmul(a, w, preferred_element_type=sums)
+# Two primitives, each in the derivatives of the other. The first `stacked` axes are
+# those of separate products, as `vmap` makes them.
 
 
-def _shape(a, w, *, factors, sums):
-    del factors
-    return ShapedArray((*a.shape[:-1], w.shape[-1]), sums)
+def _multiply(a, w, *, factors, sums, stacked):
+    """`[*s, *b, h]` and `[*s, h, g]` to `[*s, *b, g]`."""
+    dimensions = ([a.ndim - 1], [stacked])
+    return _dot(a, w, dimensions, factors, sums, stacked)
 
 
-def _cotangent_of_a(cotangent, a, w, **dtypes):
-    return _mixed.bind(cotangent, w.mT, **dtypes).astype(a.aval.dtype)
+def _correlate(a, b, *, factors, sums, stacked):
+    """`[*s, *b, h]` and `[*s, *b, g]` to `[*s, h, g]`, summed over the rows."""
+    rows = range(stacked, a.ndim - 1)
+    return _dot(a, b, (rows, rows), factors, sums, stacked)
 
 
-def _cotangent_of_w(cotangent, a, w, **dtypes):
-    return _mixed.bind(a.mT, cotangent, **dtypes).astype(w.aval.dtype)
+def _dot(a, b, contracted, factors, sums, stacked):
+    dimensions = (contracted, (range(stacked), range(stacked)))
+    a, b = a.astype(factors), b.astype(factors)
+    return jax.lax.dot_general(a, b, dimensions, preferred_element_type=sums)
 
 
-def _batched(arguments, axes, **dtypes):
+def _primitive(name, compute):
+    primitive = Primitive(name)
+    static = ("factors", "sums", "stacked")
+    primitive.def_impl(jax.jit(compute, static_argnames=static))
+
+    def shape(a, b, **options):
+        compute_both = functools.partial(compute, **options)
+        [out] = jax.make_jaxpr(compute_both)(a, b).out_avals
+        return out
+
+    primitive.def_abstract_eval(shape)
+    mlir.register_lowering(primitive, mlir.lower_fun(compute, multiple_results=False))
+    batching.primitive_batchers[primitive] = functools.partial(_stacked, primitive)
+    return primitive
+
+
+def _stacked(primitive, arguments, axes, *, stacked, **dtypes):
     stacks = [
         jnp.moveaxis(argument, axis, 0) if axis is not None else argument[None]
         for argument, axis in zip(arguments, axes, strict=True)
     ]
     size = max(stack.shape[0] for stack in stacks)
     stacks = [jnp.broadcast_to(s, (size, *s.shape[1:])) for s in stacks]
-    return _mixed.bind(*stacks, **dtypes), 0
+    return primitive.bind(*stacks, stacked=stacked + 1, **dtypes), 0
 
 
-# The primitive multiplies matrices, or stacks of them.
-_mixed = Primitive("mixed_product")
-_mixed.def_impl(jax.jit(_compute, static_argnames=("factors", "sums")))
-_mixed.def_abstract_eval(_shape)
-mlir.register_lowering(_mixed, mlir.lower_fun(_compute, multiple_results=False))
-ad.defbilinear(_mixed, _cotangent_of_a, _cotangent_of_w)
-batching.primitive_batchers[_mixed] = _batched
+_product = _primitive("mixed_product", _multiply)
+_correlation = _primitive("mixed_correlation", _correlate)
+
+
+ad.defbilinear(
+    _product,
+    lambda ct, a, w, **options: _like(a, _product.bind(ct, w.mT, **options)),
+    lambda ct, a, w, **options: _like(w, _correlation.bind(a, ct, **options)),
+)
+ad.defbilinear(
+    _correlation,
+    lambda ct, a, b, **options: _like(a, _product.bind(b, ct.mT, **options)),
+    lambda ct, a, b, **options: _like(b, _product.bind(a, ct, **options)),
+)
+
+
+def _like(argument, cotangent):
+    return cotangent.astype(argument.aval.dtype)

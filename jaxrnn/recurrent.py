@@ -111,7 +111,7 @@ class Recurrent(nn.Module):
             )
         *batch, time = x.shape[:-feature_axes]
         fresh_state = self._fresh_state(tuple(batch), x.shape[-feature_axes:])
-        cell_state = _only_cell_state(state, fresh_state)
+        cell_state = _only_cell_state(state, _with_rows_of(x, fresh_state, len(batch)))
         ids = segments.resolve((*batch, time), lengths, segment_ids)
 
         x, cell_state, ids = jax.tree.map(
@@ -208,6 +208,7 @@ class Recurrent(nn.Module):
             step, inputs = type(cell).__call__, x
         rows, features = x.shape[1:2], x.shape[-self.cell.num_feature_axes :]
         fresh_state = self._fresh_state(rows, features)
+        fresh_state = _with_rows_of(x.swapaxes(0, 1), fresh_state, 1)
         return scan(step, cell, state, inputs, fresh_state=fresh_state, **options)
 
     @property
@@ -235,6 +236,18 @@ class Recurrent(nn.Module):
     ) -> CellState:
         key = jax.random.key(0)  # The protocol wants one; a fresh state is no secret.
         return self.cell.initialize_carry(key, (*batch_shape, *features))
+
+
+def _with_rows_of(x: Array, state: CellState, axes: int) -> CellState:
+    """The state on the devices that have its rows of `x`, by JAX's types: a loop must
+    return what it takes, and there outputs are where the inputs are."""
+    nothing = jnp.zeros_like(x.sum(axis=range(axes, x.ndim)))
+    return jax.tree.map(
+        lambda leaf: (
+            leaf + jnp.expand_dims(nothing, range(axes, leaf.ndim)).astype(leaf.dtype)
+        ),
+        state,
+    )
 
 
 def _only_cell_state(state: State | None, expected: CellState) -> CellState:

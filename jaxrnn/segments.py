@@ -94,7 +94,7 @@ def starts(
     if reverse:
         # From behind ids fall; counted down from the greatest number they rise.
         greatest = jnp.iinfo(segment_ids.dtype).max
-        risen = jnp.where(segment_ids > 0, greatest - segment_ids, 0)
+        risen = jnp.where(segment_ids > 0, greatest - (segment_ids - 1), 0)
         return jnp.flip(starts(jnp.flip(risen, axis=-1)), axis=-1)
     seen = jax.lax.cummax(segment_ids, axis=segment_ids.ndim - 1)
     none = jnp.zeros_like(segment_ids[..., :1])
@@ -224,6 +224,8 @@ def resolve(
     if values is not None and values.size:
         if values.min() < 0:
             raise ValueError(f"a segment id is negative: {values.min()}")
+        if values.max() > np.iinfo(np.int32).max:
+            raise ValueError(f"a segment id is above 32 bits: {values.max()}")
         falls = (values > 0) & (values < np.maximum.accumulate(values, axis=-1))
         if falls.any():
             raise ValueError(

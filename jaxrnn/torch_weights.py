@@ -94,7 +94,8 @@ def to_torch(
     variables: Mapping[str, Any], layer: "StackedLayer", *, prefix: str = ""
 ) -> Arrays:
     """The weights of `layer` under PyTorch's names and in its order, as
-    `load_state_dict` takes them after `torch.from_numpy`.
+    `load_state_dict` takes them after `torch.from_numpy`: bfloat16, which that does not
+    know, as float32.
 
     Raises:
         TypeError: if `variables` is no mapping or `layer` another one.
@@ -109,7 +110,7 @@ def to_torch(
     _require_arrays(variables=variables)
     _require_layer(layer)
     ours = {
-        f"{suffix}/{name}": np.asarray(value)
+        f"{suffix}/{name}": _known_to_torch(np.asarray(value))
         for suffix, cell in variables.get("params", {}).items()
         for name, value in cell.items()
     }
@@ -141,7 +142,8 @@ def load_safetensors(path: str | PathLike[str]) -> Arrays:
     """The arrays of a `.safetensors` file, by name.
 
     Raises:
-        ValueError: if the file is not one, is damaged, or has types that numpy lacks.
+        ValueError: if the file is not one, is damaged, or has types that numpy lacks
+            (bfloat16 is JAX's).
         OSError: if it cannot be read.
 
     >>> import os, tempfile
@@ -245,6 +247,10 @@ def _check(what: str, found: Arrays, expected: dict[str, tuple[int, ...]]) -> No
     ]
     if faults:
         raise ValueError(f"{what} does not fit the layer: " + "; ".join(sorted(faults)))
+
+
+def _known_to_torch(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
 
 def _to_numpy(value: Any) -> np.ndarray:

@@ -57,7 +57,9 @@ class TrainState(flax.struct.PyTreeNode):
         ({'w': Array([1., 1.], dtype=float32)}, False)
         """
         if not isinstance(optimizer, optax.GradientTransformation):
-            raise TypeError(f"optimizer must be one of optax's, got {optimizer!r}")
+            raise TypeError(
+                f"optimizer must be an optax.GradientTransformation, got {optimizer!r}"
+            )
         step = jnp.zeros((), jnp.int32)
         state = cls(step, params, optimizer.init(params), key)
         return jax.tree.map(jnp.copy, state)

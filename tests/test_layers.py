@@ -1,6 +1,8 @@
 """The layers' parameters, options and errors. What they compute is the business of
 `contract` and of the comparison with PyTorch."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -171,12 +173,23 @@ def test_dropout_never_acts_on_the_inputs_and_differs_at_each_step():
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_parameters_in_half_precision(dtype):
-    layer = jaxrnn.LSTM(4, param_dtype=dtype)
+    orthogonal = nn.initializers.orthogonal()  # It does not know them.
+    layer = jaxrnn.LSTM(4, proj_size=2, param_dtype=dtype, kernel_init=orthogonal)
     outputs, state = layer.init_with_output(jax.random.key(0), X.astype(dtype))[0]
     assert outputs.dtype == dtype
     assert state[0].c.dtype == jnp.float32
     params = layer.init(jax.random.key(0), X.astype(dtype))["params"]
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(dtype)}
+
+
+def test_a_jitted_step_may_reuse_the_zero_state():
+    layer = jaxrnn.GRU(4, num_layers=2)
+    variables = layer.init(jax.random.key(0), X)
+    step = functools.partial(layer.apply, method="step")
+    expected, _ = step(variables, X[:, 0], layer.zero_state((2,)))
+    reusing = jax.jit(step, donate_argnums=2)
+    found, _ = reusing(variables, X[:, 0], layer.zero_state((2,)))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)  # jit rounds anew
 
 
 def test_no_rows_or_no_steps():

@@ -83,6 +83,14 @@ def test_cross_entropies_of_great_logits_are_finite():
     np.testing.assert_array_equal(nats, [1000])
 
 
+@pytest.mark.parametrize("id", [-1, -100, 4])
+def test_no_class_is_nobodys(id):
+    nats = metrics.cross_entropy(jnp.zeros((2, 4)), jnp.array([id, 1]))
+    assert jnp.isnan(nats[0])
+    weighted = Mean.of(nats, jnp.array([0, 1])).value
+    np.testing.assert_allclose(weighted, math.log(4), rtol=1e-6)
+
+
 def test_correct_in_the_binary_case():
     logits, labels = jnp.array([-2.0, -2.0, 0.0, 3.0]), np.array([0, 1, 0, 1])
     np.testing.assert_array_equal(metrics.correct(logits, labels), [1, 0, 1, 1])
@@ -92,6 +100,8 @@ def test_correct_in_the_case_of_classes():
     logits = jnp.array([[0.1, 0.2, 0.7], [0.6, 0.3, 0.1], [0.0, 2.0, 1.0]])
     correct = metrics.correct(logits, np.array([2, 1, 1]))
     np.testing.assert_array_equal(correct, [1, 0, 1])
+    many = jnp.zeros((2, 300)).at[:, 256].set(1)  # 0, as uint8 counts
+    np.testing.assert_array_equal(metrics.correct(many, np.uint8([0, 1])), [0, 0])
 
 
 def test_perplexity_and_bits_of_equally_likely_choices():

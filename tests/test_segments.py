@@ -44,6 +44,14 @@ def test_starts_and_first(rows):
     np.testing.assert_array_equal(segments.first(jnp.asarray(rows)), firsts)
 
 
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32])
+def test_starts_of_the_greatest_id(dtype):
+    most = np.iinfo(dtype).max
+    ids = jnp.array([most - 1, most, 0, most], dtype)
+    assert segments.starts(ids).tolist() == [True, True, False, False]
+    assert segments.starts(ids, reverse=True).tolist() == [True, False, False, True]
+
+
 def test_conversions():
     ids = segments.from_lengths(np.array([0, 1, 4]), time=4)
     assert ids.tolist() == [[0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 1, 1]]
@@ -159,6 +167,7 @@ def test_lengths_that_jit_cannot_check_are_clipped():
             r"\(2, 4\), but batch and time are \(2, 3\)",
         ),
         (None, np.full((2, 3), -1), "segment id is negative: -1"),
+        (None, np.full((2, 3), 2**32), "above 32 bits: 4294967296"),
         (None, np.array([[1, 2, 0], [2, 0, 1]]), "1 stands behind a greater one"),
         ([1.5, 2], None, "must be integers, got float"),
         (None, np.ones((2, 3), bool), "bool; convert it with segments.from_mask"),

@@ -197,3 +197,15 @@ def test_a_truncated_file(tmp_path):
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match=r"cut\.safetensors is no readable"):
         torch_weights.load_safetensors(path)
+
+
+def test_bfloat16_goes_out_as_float32_and_comes_back():
+    layer = jaxrnn.GRU(4, param_dtype=jnp.bfloat16)
+    variables = layer.init(jax.random.key(0), jnp.ones((2, 3), jnp.bfloat16))
+    weights = torch_weights.to_torch(variables, layer)
+    assert {array.dtype.name for array in weights.values()} == {"float32"}
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        torch_weights.from_torch(weights, layer)["params"],
+        variables["params"],
+    )
