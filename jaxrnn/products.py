@@ -43,7 +43,8 @@ def _knows_of_devices(kind) -> bool:
 # those of separate products, as `vmap` makes them. Rows keep their axes: merged into
 # one, those of a batch that devices share could not stay where they are. And in the
 # gradient of the weights the wide cotangent comes second: a CPU copies the first
-# factor, by which JAX's own derivative made a step of `experiments.imdb` a sixth longer.
+# factor, by which JAX's own derivative made a step of `experiments.imdb` a sixth
+# longer.
 
 
 def _multiply(a, w, *, factors, sums, stacked):
