@@ -115,7 +115,7 @@ def write(
     Raises:
         ValueError: there is no model, or it cannot do what is asked.
     """
-    workdir, writer = _load(path)
+    workdir, writer = _load(path, "writing")
     encoding = _encoding(workdir)
     begin, shown = writer.beginning, ""
     if prompt is not None:
@@ -170,7 +170,7 @@ def judge(path: Path, file: Path, *, skip: bool, each: bool) -> None:
     Raises:
         ValueError: there is no model, or the file cannot be judged.
     """
-    workdir, writer = _load(path)
+    workdir, writer = _load(path, "judging")
     text = texts.read(file, _encoding(workdir) == "latin-1")
     text = writer.known(text, str(file), skip=skip)
     if len(text) < 2:
@@ -201,7 +201,7 @@ def picture(path: Path, file: Path, page: Path, *, skip: bool) -> None:
     Raises:
         ValueError: there is no model, or no page can be made of the file.
     """
-    workdir, writer = _load(path)
+    workdir, writer = _load(path, "reading")
     by_byte = _encoding(workdir) == "latin-1"
     text = writer.known(texts.read(file, by_byte), str(file), skip=skip)
     about = workdir.settings_as(About).dataset
@@ -214,14 +214,16 @@ def picture(path: Path, file: Path, page: Path, *, skip: bool) -> None:
     print(f"{page} shows {len(data['units'])} of {data['of']} units")
 
 
-def _load(path: Path) -> tuple[WorkDir, Writer]:
+def _load(path: Path, doing: str) -> tuple[WorkDir, Writer]:
     workdir = WorkDir(path)
     if workdir.settings is None:
         raise ValueError(
             f"there is no trained model in {path}: train one with "
             f"`python -m experiments.charlm --workdir {path}`"
         )
-    return workdir, Writer.load(workdir)
+    writer = Writer.load(workdir)
+    workdir.tell_unfinished(doing)
+    return workdir, writer
 
 
 def _encoding(workdir: WorkDir) -> str:

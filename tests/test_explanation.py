@@ -143,7 +143,8 @@ def test_the_page_has_text_decision_and_sum(run, program_run, tmp_path):
     texts = ["A GOOD film, don\u2019t </script> miss it!", "bad"]
     options = ("--workdir", run, "--html", page)
     code, out, err = program_run(*options, "--explain", *texts)
-    assert (code, err) == (0, "")
+    told = f"the run in {run} is not finished: explaining with what it has so far\n"
+    assert (code, err) == (0, told)
     predicted = program_run("--workdir", run, "--predict", *texts)[1].splitlines()
     *lines, last = out.splitlines()
     assert last == f"{page} shows why"

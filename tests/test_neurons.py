@@ -119,6 +119,7 @@ def save(path, vocab=VOCAB, **identity):
     path.mkdir(exist_ok=True)
     known = {"bytes": False, **vars(settings), **identity}
     (path / "settings.json").write_text(json.dumps(known))
+    (path / "results.json").write_text("{}")
     vocab.save(path / "vocab.txt")
     Checkpoints(path / "checkpoints").save(1, state, info={}, metric=0.5)
     return path
