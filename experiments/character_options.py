@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from experiments import texts
+from experiments import program, texts
 from experiments.cluster import Cluster
 from experiments.language import PRESETS, SMOKE, Settings
 from experiments.texts import Text
@@ -31,7 +31,7 @@ class Options:
     )
     workdir: Path = WORKDIR
     """Directory of the run: the same command started again goes on there."""
-    text: tuple[Path, ...] = ()
+    text: Annotated[tuple[Path, ...] | None, program.several(Path, "PATH")] = None
     """Your own text: UTF-8 files, or folders of them, one after the other; by default
     tiny shakespeare."""
     bytes: bool = False
@@ -53,6 +53,21 @@ class Options:
     """What to do with characters that the trained model has never seen."""
     smoke: bool = False
     """Try everything in seconds, on a generated text with a tiny model."""
+
+    def check(self) -> None:
+        """Whether they make sense together.
+
+        Raises:
+            ValueError: they do not; the option is named.
+        """
+        self.settings.check()
+        self.reading.check()
+        if self.text == ():
+            raise ValueError("--text needs at least one file or folder")
+        if self.drawing != Drawing() and not self.sample:
+            raise ValueError(
+                "--prompt, --length, --temperature and the like need --sample"
+            )
 
     @property
     def wanted(self) -> Settings:

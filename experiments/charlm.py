@@ -38,7 +38,6 @@ from experiments.plots import plot_curves
 from experiments.texts import Text
 from experiments.workdir import ClaimError, WorkDir, fingerprint
 from experiments.writer import Writer
-from experiments.writing import Drawing
 from jaxrnn import metrics, placement
 from jaxrnn.checkpoints import Checkpoints
 from jaxrnn.models import LanguageModel
@@ -55,10 +54,7 @@ def main(options: Options) -> None:
 
 def work(options: Options) -> None:
     """Trains, writes, judges or shows."""
-    options.settings.check()
-    options.reading.check()
-    if options.drawing != Drawing() and not options.sample:
-        raise ValueError("--prompt, --length, --temperature and the like need --sample")
+    options.check()
     if options.reading.wanted:
         skip = options.unknown == "skip"
         writing.read(options.workdir, options.reading, skip=skip)

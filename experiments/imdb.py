@@ -58,9 +58,9 @@ class Options:
     devices: int | None = None
     """Devices of each process, default all; a CPU counts as one device per core."""
     cluster: Annotated[Cluster, tyro.conf.arg(name="")] = field(default_factory=Cluster)
-    predict: tuple[str, ...] = ()
+    predict: Annotated[tuple[str, ...] | None, program.several(str, "TEXT")] = None
     """Classify these texts with the trained model; - reads one per line from stdin."""
-    explain: tuple[str, ...] = ()
+    explain: Annotated[tuple[str, ...] | None, program.several(str, "TEXT")] = None
     """Show on a page how each word of these texts moves the trained model; - as with
     --predict."""
     html: Path = Path("explanation.html")
@@ -70,9 +70,20 @@ class Options:
     smoke: bool = False
     """Try everything in seconds, on generated reviews with a tiny model."""
 
+    def check(self) -> None:
+        """Whether they make sense together.
+
+        Raises:
+            ValueError: they do not; the option is named.
+        """
+        self.settings.check()
+        for name in ("predict", "explain"):
+            if getattr(self, name) == ():
+                raise ValueError(f"--{name} needs at least one text, or -")
+
 
 def main(options: Options) -> None:
-    options.settings.check()
+    options.check()
     runtime.configure(options.devices, options.cluster.join)
     if options.predict:
         judging.predict(options.predict, options.workdir, options.devices)

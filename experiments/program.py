@@ -10,10 +10,11 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import tyro
 from jax.errors import JaxRuntimeError
+from tyro.constructors import PrimitiveConstructorSpec
 
 from experiments import cluster
 
@@ -60,6 +61,22 @@ def run(
         _print_line(str(interrupt) or "interrupted")
         return 130 if interrupt.args else cluster.leave(130)
     return 0
+
+
+def several(make: Callable[[str], Any], word: str) -> PrimitiveConstructorSpec[Any]:
+    """How an option becomes a tuple: `make` makes one of each of its words, `word` in
+    the help. It is None if it is not given: given without a word, it is empty.
+
+    >>> several(int, "N").instance_from_str(["1", "2"])
+    (1, 2)
+    """
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar=f"{word} [{word} ...]",
+        instance_from_str=lambda words: tuple(map(make, words)),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: list(map(str, value or ["None"])),
+    )
 
 
 def _show_in_one_line(message: Warning | str, *_: object, **__: object) -> None:
