@@ -34,6 +34,7 @@ def run(
     argument may be short for others.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    _open_streams()
     try:
         try:
             options = tyro.cli(
@@ -54,6 +55,11 @@ def run(
         # Python would complain again when it flushes the closed pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except MemoryError as error:
+        _print_line(
+            f"error: not enough memory: {str(error) or 'the system gives no more'}"
+        )
+        return cluster.leave(2)
     except (OSError, ValueError, JaxRuntimeError) as error:
         _print_line(f"error: {cluster.explain(error)}")
         return cluster.leave(2)
@@ -61,6 +67,13 @@ def run(
         _print_line(str(interrupt) or "interrupted")
         return 130 if interrupt.args else cluster.leave(130)
     return 0
+
+
+def _open_streams() -> None:
+    """Python has no file for a standard stream that is closed: then it is empty."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
 def several(make: Callable[[str], Any], word: str) -> PrimitiveConstructorSpec[Any]:

@@ -49,6 +49,7 @@ class Drawing:
         if self.prompt == "":
             raise ValueError("--prompt is empty: give at least one character")
         ranges.COUNT.check(self, "length", "num_samples")
+        ranges.CHARACTERS.check(self, "top_k")
         logits = jax.ShapeDtypeStruct((1, max(self.top_k or 1, 1)), np.float32)
         jax.eval_shape(functools.partial(sampling.truncate, **self.options), logits)
 

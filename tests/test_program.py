@@ -75,6 +75,8 @@ def test_an_argument_may_be_short_for_others(run, monkeypatch, capsys):
             "error: [Errno 2] No file: 'a\\x1b\\nb'\n",
         ),
         (ValueError("a\x1b[2J\nb: none"), 2, "error: a\\x1b[2J\\nb: none\n"),
+        (MemoryError("8 GiB"), 2, "error: not enough memory: 8 GiB\n"),
+        (MemoryError(), 2, "error: not enough memory: the system gives no more\n"),
         (KeyboardInterrupt("all is saved"), 130, "all is saved\n"),
     ],
 )
@@ -155,3 +157,12 @@ def test_a_closed_pipe_ends_quietly(arguments):
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+def test_streams_that_are_closed_are_empty():
+    """As with `<&- >&- 2>&-`; and what others write to is no file of the program."""
+    closing = "import os; [os.close(k) for k in range(3)]; os.execvp(%r, %r)"
+    code = CHATTY.replace("print(", "assert sys.stdin.read() == ''; print(")
+    command = [sys.executable, "-c", code, "--lines=2"]
+    script = closing % (sys.executable, command)
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0
