@@ -4,12 +4,14 @@ Wrong input, and files that cannot be used, end with one line and exit code 2, C
 and SIGTERM with 130, a closed pipe quietly. A warning is one line, too.
 """
 
+import dataclasses
 import logging
 import os
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tyro
@@ -48,7 +50,7 @@ def run(
             logging.getLogger("absl").setLevel(logging.CRITICAL)
             warnings.filterwarnings("ignore", module="orbax")
             warnings.showwarning = _show_in_one_line
-            main(options)
+            main(_at_home(options))
         finally:
             sys.stdout.flush()  # here a pipe's end is seen, of --help too
     except BrokenPipeError:
@@ -67,6 +69,20 @@ def run(
         _print_line(str(interrupt) or "interrupted")
         return 130 if interrupt.args else cluster.leave(130)
     return 0
+
+
+def _at_home(value: Any) -> Any:
+    """The options with the `~` of each path as a shell has it."""
+    if isinstance(value, Path):
+        return Path(os.path.expanduser(value))
+    if isinstance(value, tuple):
+        return tuple(map(_at_home, value))
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return value
+    names = [field.name for field in dataclasses.fields(value)]
+    return dataclasses.replace(
+        value, **{name: _at_home(getattr(value, name)) for name in names}
+    )
 
 
 def _open_streams() -> None:

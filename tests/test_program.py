@@ -5,9 +5,12 @@ import signal
 import subprocess
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
 
 import pytest
+import tyro
 
 from experiments import program
 
@@ -120,6 +123,34 @@ def test_help_has_name_description_and_defaults(run, capsys):
     out = capsys.readouterr().out
     for part in ("python -m experiments.greet", "Greets.", "Whom to greet", "nobody"):
         assert part in out
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where to be."""
+
+    out: Path | None = None
+    runs: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Travel:
+    """Places below each other."""
+
+    places: Annotated[Places, tyro.conf.arg(name="")] = field(default_factory=Places)
+    home: Path = Path("~")
+
+
+def test_a_tilde_is_the_home_directory_in_every_path(monkeypatch):
+    """As after `=`, where a shell leaves it; another's, who is nobody, stays."""
+    seen = []
+    arguments = ["--out=~/a", "--runs", "b", "~/c", "~/", "~nobody-here/d"]
+    monkeypatch.setattr(sys, "argv", ["program", *arguments])
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert program.run(seen.append, Travel, "greet", None) == 0
+    home = Path("/home/ada")
+    runs = (Path("b"), home / "c", home, Path("~nobody-here/d"))
+    assert seen == [Travel(Places(home / "a", runs), home)]
 
 
 CHATTY = """
