@@ -68,6 +68,13 @@ class Options:
             raise ValueError(
                 "--prompt, --length, --temperature and the like need --sample"
             )
+        if self.sample and self.reading.wanted:
+            raise ValueError("give either --sample or --score and --neurons")
+        if self.smoke and self.reading.wanted and self.workdir == WORKDIR:
+            raise ValueError(
+                "--score and --neurons need a trained model, and --smoke keeps none: "
+                "give the --workdir of one"
+            )
 
     @property
     def wanted(self) -> Settings:
@@ -99,7 +106,11 @@ def load(options: Options) -> Text:
 
 def asked(options: Options) -> dict[str, Any]:
     """The entries of a run's identity that the options decide, not left open."""
-    entries = {"text": load(options).fingerprint} if options.text else {}
+    if options.smoke:  # which decides everything
+        return {}
+    entries: dict[str, Any] = {"bytes": True} if options.bytes else {}
+    if options.text:
+        entries["text"] = load(options).fingerprint
     if dataclasses.replace(options.settings, seed=0) != Settings():
         entries |= dataclasses.asdict(options.settings)
     # The seed is that of the drawing.

@@ -45,6 +45,7 @@ from jaxrnn.text import Vocab, char_tokens
 
 
 def main(options: Options) -> None:
+    options.check()
     runtime.configure(options.devices, options.cluster.join)
     if not options.smoke or options.workdir != WORKDIR:
         return work(options)
@@ -54,9 +55,10 @@ def main(options: Options) -> None:
 
 def work(options: Options) -> None:
     """Trains, writes, judges or shows."""
-    options.check()
     if options.reading.wanted:
-        skip = options.unknown == "skip"
+        skip, workdir = options.unknown == "skip", WorkDir(options.workdir)
+        if workdir.settings is not None:
+            workdir.require(asked(options))
         writing.read(options.workdir, options.reading, skip=skip)
     elif options.sample:
         sample(options)

@@ -63,8 +63,8 @@ class Options:
     explain: Annotated[tuple[str, ...] | None, program.several(str, "TEXT")] = None
     """Show on a page how each word of these texts moves the trained model; - as with
     --predict."""
-    html: Path = Path("explanation.html")
-    """With --explain: the page to write."""
+    html: Path | None = None
+    """With --explain: the page to write, default explanation.html."""
     tensorboard: bool = False
     """Write logs for TensorBoard into the work directory, too."""
     smoke: bool = False
@@ -80,6 +80,10 @@ class Options:
         for name in ("predict", "explain"):
             if getattr(self, name) == ():
                 raise ValueError(f"--{name} needs at least one text, or -")
+        if self.predict and self.explain:
+            raise ValueError("give either --predict or --explain, not both")
+        if self.html and not self.explain:
+            raise ValueError("--html needs --explain")
 
 
 def main(options: Options) -> None:
@@ -88,7 +92,8 @@ def main(options: Options) -> None:
     if options.predict:
         judging.predict(options.predict, options.workdir, options.devices)
     elif options.explain:
-        judging.explain(options.explain, options.workdir, options.devices, options.html)
+        page = options.html or Path("explanation.html")
+        judging.explain(options.explain, options.workdir, options.devices, page)
     elif options.smoke and options.workdir == WORKDIR:
         with tempfile.TemporaryDirectory() as scratch:
             train(options, SMOKE, Path(scratch))

@@ -70,8 +70,8 @@ class Reading:
     """With --score: tell it of each character."""
     neurons: Path | None = None
     """Show on a page what each unit of the trained model does as it reads this file."""
-    html: Path = Path("neurons.html")
-    """With --neurons: the page to write."""
+    html: Path | None = None
+    """With --neurons: the page to write, default neurons.html."""
 
     def check(self) -> None:
         """Whether it fits together.
@@ -81,6 +81,8 @@ class Reading:
         """
         if self.per_character and self.score is None:
             raise ValueError("--per-character needs --score FILE")
+        if self.html and self.neurons is None:
+            raise ValueError("--html needs --neurons FILE")
 
     @property
     def wanted(self) -> bool:
@@ -159,7 +161,8 @@ def read(path: Path, reading: Reading, *, skip: bool) -> None:
     if reading.score is not None:
         judge(path, reading.score, skip=skip, each=reading.per_character)
     if reading.neurons is not None:
-        picture(path, reading.neurons, reading.html, skip=skip)
+        page = reading.html or Path("neurons.html")
+        picture(path, reading.neurons, page, skip=skip)
 
 
 def judge(path: Path, file: Path, *, skip: bool, each: bool) -> None:
