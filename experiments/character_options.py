@@ -41,7 +41,8 @@ class Options:
     download_dir: Path | None = None
     """Where the file of the text is, as manual/input.txt, or is downloaded to."""
     devices: int | None = None
-    """Devices of each process, default all; a CPU counts as one device per core."""
+    """Devices of each process, default as many as divide the batch; a CPU counts as
+    one device per core."""
     cluster: Annotated[Cluster, tyro.conf.arg(name="")] = field(default_factory=Cluster)
     tensorboard: bool = False
     """Write logs for TensorBoard into the work directory, too."""
