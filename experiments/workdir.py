@@ -126,6 +126,18 @@ class WorkDir:
                 "settings to continue it"
             )
 
+    def require_trained(self, program: str) -> None:
+        """Refuses a directory without a run; `program` is what makes one.
+
+        Raises:
+            ValueError: it is such a directory.
+        """
+        if self.settings is None:
+            raise ValueError(
+                f"there is no trained model in {self.path}: train one with "
+                f"`python -m experiments.{program} --workdir {self.path}`"
+            )
+
     @property
     def settings(self) -> dict[str, Any] | None:
         """The settings of the run; None if there is no run."""

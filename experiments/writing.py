@@ -220,11 +220,6 @@ def picture(path: Path, file: Path, page: Path, *, skip: bool) -> None:
 
 def _load(path: Path, doing: str) -> tuple[WorkDir, Writer]:
     workdir = WorkDir(path)
-    if workdir.settings is None:
-        raise ValueError(
-            f"there is no trained model in {path}: train one with "
-            f"`python -m experiments.charlm --workdir {path}`"
-        )
     writer = Writer.load(workdir)
     workdir.tell_unfinished(doing)
     return workdir, writer
