@@ -9,84 +9,43 @@ Trained again it continues. With the trained model --sample writes, --score judg
 text and --neurons shows what its units do.
 """
 
-import argparse
 import contextlib
 import dataclasses
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import jax
-import tyro
 from jax.sharding import Mesh
 
 from experiments import cluster, language, program, runtime, texts, writing
-from experiments.cluster import Cluster
+from experiments.character_options import (
+    WORKDIR,
+    Options,
+    asked,
+    continues,
+    defaults,
+    load,
+)
 from experiments.evaluation import Evaluation
 from experiments.fit import Done, fit
-from experiments.language import PRESETS, SMOKE, Carried, Settings, Streams
+from experiments.language import Carried, Settings, Streams
 from experiments.plots import plot_curves
 from experiments.texts import Text
-from experiments.workdir import WorkDir, fingerprint
+from experiments.workdir import ClaimError, WorkDir, fingerprint
 from experiments.writer import Writer
-from experiments.writing import Drawing, Reading
 from jaxrnn import metrics, placement
 from jaxrnn.checkpoints import Checkpoints
 from jaxrnn.models import LanguageModel
 from jaxrnn.text import Vocab, char_tokens
 
-WORKDIR = Path("runs/charlm")
-
-
-@dataclass(frozen=True)
-class Options:
-    """Everything the command line says."""
-
-    preset: Literal["quick", "best", "chapter"] = "quick"
-    """Settings to start from; any of them can be given as well."""
-    settings: Annotated[Settings, tyro.conf.arg(name="")] = field(
-        default_factory=Settings
-    )
-    workdir: Path = WORKDIR
-    """Directory of the run: the same command started again goes on there."""
-    text: tuple[Path, ...] = ()
-    """Your own text: UTF-8 files, or folders of them, one after the other; by default
-    tiny shakespeare."""
-    bytes: bool = False
-    """Model bytes instead of characters: of any file."""
-    data_dir: Path = Path("~/tensorflow_datasets")
-    """Where tensorflow-datasets keeps the prepared text."""
-    download_dir: Path | None = None
-    """Where the file of the text is, as manual/input.txt, or is downloaded to."""
-    devices: int | None = None
-    """Devices of each process, default all; a CPU counts as one device per core."""
-    cluster: Annotated[Cluster, tyro.conf.arg(name="")] = field(default_factory=Cluster)
-    tensorboard: bool = False
-    """Write logs for TensorBoard into the work directory, too."""
-    sample: bool = False
-    """Write with the trained model; where there is none, train it first."""
-    drawing: Annotated[Drawing, tyro.conf.arg(name="")] = field(default_factory=Drawing)
-    reading: Annotated[Reading, tyro.conf.arg(name="")] = field(default_factory=Reading)
-    unknown: Literal["error", "skip"] = "error"
-    """What to do with characters that the trained model has never seen."""
-    smoke: bool = False
-    """Try everything in seconds, on a generated text with a tiny model."""
-
-
-def defaults(arguments: Sequence[str]) -> Options:
-    """The options with the settings of the preset that the arguments name."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--preset", nargs="?")
-    preset = parser.parse_known_args(arguments)[0].preset
-    # A name that there is not is refused where all the options are read.
-    return Options(settings=PRESETS.get(preset, PRESETS["quick"]))
-
 
 def main(options: Options) -> None:
+    options.check()
     runtime.configure(options.devices, options.cluster.join)
     if not options.smoke or options.workdir != WORKDIR:
         return work(options)
@@ -96,12 +55,10 @@ def main(options: Options) -> None:
 
 def work(options: Options) -> None:
     """Trains, writes, judges or shows."""
-    options.settings.check()
-    options.reading.check()
-    if options.drawing != Drawing() and not options.sample:
-        raise ValueError("--prompt, --length, --temperature and the like need --sample")
     if options.reading.wanted:
-        skip = options.unknown == "skip"
+        skip, workdir = options.unknown == "skip", WorkDir(options.workdir)
+        if workdir.settings is not None:
+            workdir.require(asked(options))
         writing.read(options.workdir, options.reading, skip=skip)
     elif options.sample:
         sample(options)
@@ -140,27 +97,14 @@ def train(options: Options) -> None:
     print(summary(results))
 
 
-def load(options: Options) -> Text:
-    """The text that the options ask for."""
-    if options.smoke:
-        return texts.generate(seed=options.settings.seed)
-    if options.text:
-        return texts.read_files(options.text, by_byte=options.bytes)
-    return texts.load_shakespeare(
-        options.data_dir, options.download_dir, by_byte=options.bytes
-    )
-
-
 def prepare(text: Text, options: Options) -> Run:
     """A run on the text, about which nothing is written yet."""
-    asked, seed = options.settings, options.settings.seed
-    asked = dataclasses.replace(SMOKE, seed=seed) if options.smoke else asked
-    characters = len(text.split()[0])
-    settings = asked.fit_to(characters)
-    if settings != asked:
+    wanted, characters = options.wanted, len(text.split()[0])
+    settings = wanted.fit_to(characters)
+    if settings != wanted:
         print(
             f"{characters:,} characters to train on fill --batch {settings.batch} "
-            f"--time {settings.time}, not {asked.batch} and {asked.time}",
+            f"--time {settings.time}, not {wanted.batch} and {wanted.time}",
             file=sys.stderr,
         )
     if options.bytes:
@@ -272,28 +216,30 @@ def summary(results: dict[str, Any]) -> str:
     )
 
 
-def asked(options: Options) -> dict[str, Any]:
-    """The entries of a run's identity that the options decide, not left open."""
-    entries = {"text": load(options).fingerprint} if options.text else {}
-    if dataclasses.replace(options.settings, seed=0) != Settings():
-        entries |= dataclasses.asdict(options.settings)
-    # A short text lessens the first two; the seed is that of the drawing.
-    return {k: v for k, v in entries.items() if k not in ("batch", "time", "seed")}
-
-
 def sample(options: Options) -> None:
-    """Prints what the trained model writes; where there is none, trains it first."""
+    """Prints what the trained model writes; where there is none, trains it first, and
+    goes on with a training that was interrupted."""
     options.drawing.check()
     prompt = writing.read_prompt(options.drawing.prompt)
-    if Checkpoints(options.workdir / "checkpoints").steps():
-        WorkDir(options.workdir).require(asked(options))
+    workdir = WorkDir(options.workdir)
+    if Checkpoints(workdir.checkpoints).steps():
+        workdir.require(asked(options))
+        if continues(options, workdir):
+            # Where another program trains, there is still what it has so far.
+            with contextlib.suppress(ClaimError):
+                train_aside(options)
     else:
         missing = f"there is no trained model in {options.workdir}: training one first"
         print(f"{missing} (the default takes a minute or two)", file=sys.stderr)
-        with contextlib.redirect_stdout(sys.stderr):
-            train(options)
+        train_aside(options)
     skip, seed = options.unknown == "skip", options.settings.seed
     writing.write(options.workdir, options.drawing, prompt, seed=seed, skip=skip)
+
+
+def train_aside(options: Options) -> None:
+    """Trains, and leaves standard output to the text."""
+    with contextlib.redirect_stdout(sys.stderr):
+        train(options)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """Versions and machine: what a result must say about where it came from."""
 
 import importlib.metadata
-import os
 import platform
 from typing import Any
 
 import jax
 
 import jaxrnn
+from experiments import runtime
 
 PACKAGES = ("flax", "jax", "numpy", "optax")
 
@@ -28,7 +28,7 @@ def environment() -> dict[str, Any]:
         "machine": {
             "system": platform.system(),
             "processor": platform.machine(),
-            "cores": os.cpu_count(),
+            "cores": runtime.cores(),
             "processes": jax.process_count(),
         },
     }

@@ -12,7 +12,6 @@ import dataclasses
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,24 +22,22 @@ import tyro
 from jax.sharding import Mesh
 from rich.console import Console
 
-from experiments import cluster, explanation, program, reviews, runtime, sentiment
+from experiments import cluster, judging, program, reviews, runtime, sentiment
 from experiments.cluster import Cluster
 from experiments.examples import Batches, Examples
 from experiments.fit import fit, progress_bar
 from experiments.imdb_reviews import load_imdb
-from experiments.pages import write_page
+from experiments.judging import LABELS
 from experiments.plots import plot_confusion, plot_curves
-from experiments.reader import Reader
 from experiments.sentiment import SMOKE, Settings
 from experiments.word_vectors import word_vectors
-from experiments.workdir import About, WorkDir, fingerprint
+from experiments.workdir import WorkDir, fingerprint
 from jaxrnn import placement, training
 from jaxrnn.batching import bucket_boundaries, epoch_rng
 from jaxrnn.checkpoints import Checkpoints
 from jaxrnn.text import Vocab, word_tokens
 
 WORKDIR = Path("runs/imdb")
-LABELS = ("negative", "positive")
 
 
 @dataclass(frozen=True)
@@ -61,26 +58,42 @@ class Options:
     devices: int | None = None
     """Devices of each process, default all; a CPU counts as one device per core."""
     cluster: Annotated[Cluster, tyro.conf.arg(name="")] = field(default_factory=Cluster)
-    predict: tuple[str, ...] = ()
+    predict: Annotated[tuple[str, ...] | None, program.several(str, "TEXT")] = None
     """Classify these texts with the trained model; - reads one per line from stdin."""
-    explain: tuple[str, ...] = ()
+    explain: Annotated[tuple[str, ...] | None, program.several(str, "TEXT")] = None
     """Show on a page how each word of these texts moves the trained model; - as with
     --predict."""
-    html: Path = Path("explanation.html")
-    """With --explain: the page to write."""
+    html: Path | None = None
+    """With --explain: the page to write, default explanation.html."""
     tensorboard: bool = False
     """Write logs for TensorBoard into the work directory, too."""
     smoke: bool = False
     """Try everything in seconds, on generated reviews with a tiny model."""
 
+    def check(self) -> None:
+        """Whether they make sense together.
+
+        Raises:
+            ValueError: they do not; the option is named.
+        """
+        self.settings.check()
+        for name in ("predict", "explain"):
+            if getattr(self, name) == ():
+                raise ValueError(f"--{name} needs at least one text, or -")
+        if self.predict and self.explain:
+            raise ValueError("give either --predict or --explain, not both")
+        if self.html and not self.explain:
+            raise ValueError("--html needs --explain")
+
 
 def main(options: Options) -> None:
-    options.settings.check()
+    options.check()
     runtime.configure(options.devices, options.cluster.join)
     if options.predict:
-        predict(options.predict, options.workdir, options.devices)
+        judging.predict(options.predict, options.workdir, options.devices)
     elif options.explain:
-        explain(options.explain, options.workdir, options.devices, options.html)
+        page = options.html or Path("explanation.html")
+        judging.explain(options.explain, options.workdir, options.devices, page)
     elif options.smoke and options.workdir == WORKDIR:
         with tempfile.TemporaryDirectory() as scratch:
             train(options, SMOKE, Path(scratch))
@@ -258,41 +271,6 @@ def summary(results: dict[str, Any]) -> str:
         f"(validation {results['validation_accuracy']:.2%}, epoch "
         f"{results['best_epoch']}), {results['seconds']:.0f} s"
     )
-
-
-def predict(texts: Iterable[str], path: Path, devices: int | None) -> None:
-    """Prints label, probability of the label and text of each review, with tabs."""
-    reader = Reader.load(path, devices)
-    lines = read_lines(texts)
-    found = reader.probabilities(reader.encode(lines))
-    for line, p in zip(lines, found, strict=True):
-        print(f"{LABELS[int(p > 0.5)]}\t{max(p, 1 - p):.4f}\t{line.strip()}")
-
-
-def explain(texts: Iterable[str], path: Path, devices: int | None, page: Path) -> None:
-    """Writes a page that shows what each word did, and prints where it is."""
-    reader = Reader.load(path, devices)
-    about = WorkDir(path).settings_as(About).dataset
-    reviews = explanation.describe(reader, read_lines(texts))
-    data = {"model": f"Model in {path}, trained on {about}", "reviews": reviews}
-    write_page(page, "explanation", "What moved the decision", data)
-    for number, review in enumerate(reviews, start=1):
-        p, residual = review["probability"], abs(review["residual"])
-        print(
-            f"{LABELS[int(p > 0.5)]}\t{max(p, 1 - p):.4f}\treview {number}: the words "
-            f"explain its logit but for {residual:.4f}"
-        )
-    print(f"{page} shows why")
-
-
-def read_lines(texts: Iterable[str]) -> list[str]:
-    """The texts, with the lines of standard input in place of `-`."""
-    lines = [line for text in texts for line in (sys.stdin if text == "-" else [text])]
-    if not lines:
-        raise ValueError(
-            "there are no reviews on standard input, one is needed per line"
-        )
-    return lines
 
 
 if __name__ == "__main__":

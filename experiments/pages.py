@@ -13,17 +13,22 @@ from pathlib import Path
 from string import Template
 from typing import Any, Literal
 
+import jax
+
 TEMPLATES = Path(__file__).parent / "templates"
 
 
 def write_page(
     path: Path, kind: Literal["explanation", "neurons"], title: str, data: Any
 ) -> None:
-    """Writes the page of a `kind` that shows the JSON `data`.
+    """Writes the page of a `kind` that shows the JSON `data`; of several processes the
+    first one does.
 
     Raises:
         ValueError: the file cannot be written.
     """
+    if jax.process_index() > 0:
+        return
     style = _read("page.css") + _read(f"{kind}.css")
     script = _read("page.js") + _read(f"{kind}.js")
     page = Template(_read("page.html")).substitute(

@@ -26,7 +26,7 @@ class Options:
     runs: tyro.conf.Positional[tuple[Path, ...]] = ()
     """Work directories; a run that still goes on has its epochs so far."""
     out: Path = Path("curves.png")
-    """The picture to write."""
+    """The picture to write; a name without an ending becomes one of PNG."""
     metrics: tuple[str, ...] = ()
     """What to show of metrics.jsonl; by default the loss in training and all that was
     validated."""
@@ -39,13 +39,14 @@ def main(options: Options) -> None:
         raise ValueError("there is nothing to plot: name at least one work directory")
     histories = {str(path): read(path) for path in options.runs}
     found = panels(histories, options.metrics, options.over)
+    out = options.out if options.out.suffix else options.out.with_suffix(".png")
     try:
-        plot_curves(options.out, "", options.over, found)
+        plot_curves(out, "", options.over, found)
     except OSError as error:
         raise ValueError(
-            f"cannot write {options.out} ({error.strerror}): give another --out"
+            f"cannot write {out} ({error.strerror}): give another --out"
         ) from error
-    print(f"{options.out} shows {', '.join(found)}")
+    print(f"{out} shows {', '.join(found)}")
 
 
 def read(path: Path) -> list[dict[str, float]]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
@@ -28,14 +29,17 @@ def plot_curves(
     for axes, (quantity, lines) in zip(
         figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True
     ):
-        for name, points in lines.items():
-            axes.plot(*zip(*points, strict=True), marker="o", label=name)
+        handles = [
+            line
+            for name, points in lines.items()
+            for line in axes.plot(*zip(*points, strict=True), marker="o", label=name)
+        ]
         axes.set_xlabel(x_label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(quantity)
         axes.grid(alpha=0.3)
-        axes.legend()
-    figure.suptitle(title)
+        _as_it_is(axes.legend(handles, list(lines)))
+    figure.suptitle(title, parse_math=False)
     figure.savefig(path, dpi=120)
 
 
@@ -68,7 +72,7 @@ def plot_confusion(
             va="center",
             color="white" if share > 0.5 else "black",
         )
-    figure.suptitle(title, wrap=True, fontsize=10)
+    figure.suptitle(title, wrap=True, fontsize=10, parse_math=False)
     figure.savefig(path, dpi=120)
 
 
@@ -107,10 +111,15 @@ def plot_bars(
         axes.set_title(section, loc="left", fontsize=10)
         axes.grid(axis="y", alpha=0.3)
         axes.set_axisbelow(True)
-    handles = [
-        Patch(color=colours[k % len(colours)], label=name)
-        for k, name in enumerate(names)
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=8)
-    figure.suptitle(title)
+    handles = [Patch(color=colours[k % len(colours)]) for k in range(len(names))]
+    _as_it_is(
+        figure.legend(handles, names, loc="outside lower center", ncols=5, fontsize=8)
+    )
+    figure.suptitle(title, parse_math=False)
     figure.savefig(path, dpi=120)
+
+
+def _as_it_is(legend: Legend) -> None:
+    """A name may have a `$`, which matplotlib takes for mathematics."""
+    for text in legend.get_texts():
+        text.set_parse_math(False)

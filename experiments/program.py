@@ -4,16 +4,19 @@ Wrong input, and files that cannot be used, end with one line and exit code 2, C
 and SIGTERM with 130, a closed pipe quietly. A warning is one line, too.
 """
 
+import dataclasses
 import logging
 import os
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import tyro
 from jax.errors import JaxRuntimeError
+from tyro.constructors import PrimitiveConstructorSpec
 
 from experiments import cluster
 
@@ -33,6 +36,7 @@ def run(
     argument may be short for others.
     """
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    _open_streams()
     try:
         try:
             options = tyro.cli(
@@ -46,13 +50,18 @@ def run(
             logging.getLogger("absl").setLevel(logging.CRITICAL)
             warnings.filterwarnings("ignore", module="orbax")
             warnings.showwarning = _show_in_one_line
-            main(options)
+            main(_at_home(options))
         finally:
             sys.stdout.flush()  # here a pipe's end is seen, of --help too
     except BrokenPipeError:
         # Python would complain again when it flushes the closed pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except MemoryError as error:
+        _print_line(
+            f"error: not enough memory: {str(error) or 'the system gives no more'}"
+        )
+        return cluster.leave(2)
     except (OSError, ValueError, JaxRuntimeError) as error:
         _print_line(f"error: {cluster.explain(error)}")
         return cluster.leave(2)
@@ -60,6 +69,43 @@ def run(
         _print_line(str(interrupt) or "interrupted")
         return 130 if interrupt.args else cluster.leave(130)
     return 0
+
+
+def _at_home(value: Any) -> Any:
+    """The options with the `~` of each path as a shell has it."""
+    if isinstance(value, Path):
+        return Path(os.path.expanduser(value))
+    if isinstance(value, tuple):
+        return tuple(map(_at_home, value))
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return value
+    names = [field.name for field in dataclasses.fields(value)]
+    return dataclasses.replace(
+        value, **{name: _at_home(getattr(value, name)) for name in names}
+    )
+
+
+def _open_streams() -> None:
+    """Python has no file for a standard stream that is closed: then it is empty."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+
+
+def several(make: Callable[[str], Any], word: str) -> PrimitiveConstructorSpec[Any]:
+    """How an option becomes a tuple: `make` makes one of each of its words, `word` in
+    the help. It is None if it is not given: given without a word, it is empty.
+
+    >>> several(int, "N").instance_from_str(["1", "2"])
+    (1, 2)
+    """
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar=f"{word} [{word} ...]",
+        instance_from_str=lambda words: tuple(map(make, words)),
+        is_instance=lambda value: isinstance(value, tuple),
+        str_from_instance=lambda value: list(map(str, value or ["None"])),
+    )
 
 
 def _show_in_one_line(message: Warning | str, *_: object, **__: object) -> None:

@@ -31,6 +31,8 @@ class Range(NamedTuple):
 
 
 COUNT = Range("at least 1", lambda x: x >= 1)
+# There are no more in Unicode.
+CHARACTERS = Range("from 1 to 1114112", lambda x: 1 <= x <= 0x110000)
 SHARE = Range("from 0 to 1", lambda x: 0 <= x <= 1)
 SHARE_BELOW_1 = Range("from 0 to below 1", lambda x: 0 <= x < 1)
 AMOUNT = Range("0 or above", lambda x: 0 <= x < math.inf)

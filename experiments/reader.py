@@ -45,11 +45,7 @@ class Reader:
             ValueError: there is none, or a file of the run is damaged.
         """
         workdir = WorkDir(path)
-        if workdir.settings is None:
-            raise ValueError(
-                f"there is no trained model in {path}: train one with "
-                f"`python -m experiments.imdb --workdir {path}`"
-            )
+        workdir.require_trained("imdb")
         settings, vocab = workdir.settings_as(Settings), workdir.vocab
         model = sentiment.make_model(settings, len(vocab))
         optimizer = sentiment.make_optimizer(settings, steps=1)

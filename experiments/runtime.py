@@ -50,7 +50,7 @@ def configure(
     xla_flags = os.environ.get("XLA_FLAGS", "")
     count = jax.config.jax_num_cpu_devices  # pyright: ignore[reportAttributeAccessIssue]
     if count < 0 and "--xla_force_host_platform_device_count" not in xla_flags:  # unset
-        count = min(devices or _cores(), _cores())
+        count = min(devices or cores(), cores())
         jax.config.update("jax_num_cpu_devices", count)
     if count > 1 and "--xla_cpu_multi_thread_eigen" not in xla_flags:
         # XLA reads the variable when the backend starts, not when JAX is imported.
@@ -88,8 +88,12 @@ def _keep_freed_memory() -> None:
             libc.mallopt(parameter, value)
 
 
-def _cores() -> int:
-    """The cores this process may use, where the system can tell."""
+def cores() -> int:
+    """The cores this process may use, where the system can tell.
+
+    >>> cores() >= 1
+    True
+    """
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

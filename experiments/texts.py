@@ -18,6 +18,7 @@ import numpy as np
 
 from experiments import prepared
 
+OWN = ("text: ", "bytes: ")  # how the name of a person's own begins
 SHORTEST = 20  # characters: a tenth of them are one to read and one to predict
 
 
@@ -118,8 +119,17 @@ def read_files(paths: Sequence[str | Path], *, by_byte: bool = False) -> Text:
     for path, content in zip(paths, contents, strict=True):
         if not content:
             raise ValueError(f"{path}: there is no text in it")
-    kind = "bytes" if by_byte else "text"
-    return Text(f"{kind}: {', '.join(map(str, paths))}", "".join(contents))
+    kind = OWN[by_byte]
+    return Text(f"{kind}{', '.join(map(str, paths))}", "".join(contents))
+
+
+def is_own(name: str) -> bool:
+    """Whether a text of this name is one of `read_files`.
+
+    >>> is_own("text: mine"), is_own("generated")
+    (True, False)
+    """
+    return name.startswith(OWN)
 
 
 def read(path: Path, by_byte: bool) -> str:

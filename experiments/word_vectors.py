@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from scipy.sparse import coo_matrix, csr_matrix
-from scipy.sparse.linalg import svds
+from scipy.sparse.linalg import ArpackError, svds
 
 SPECIALS = 2  # Ids 0 and 1, padding and unknown, are no words.
 SMOOTHING = 0.75
@@ -30,7 +30,8 @@ def word_vectors(
     and words that never occur have vectors of zeros.
 
     Raises:
-        ValueError: there are not more words than `features`.
+        ValueError: there are not more words than `features`, or too few of them stand
+            beside each other.
 
     >>> ids = [np.array([2, 3, 2, 4, 2, 3]), np.array([3, 4, 3, 2])]
     >>> word_vectors(ids, vocab_size=5, features=2).shape
@@ -45,7 +46,13 @@ def word_vectors(
     pmi = _positive_pmi(_cooccurrences(sequences, vocab_size, window))
     # From a given start, so that the same words give the same vectors.
     start = np.random.default_rng(0).normal(size=words).astype(np.float32)
-    left, singular, _ = svds(pmi, k=features, v0=start)
+    try:
+        left, singular, _ = svds(pmi, k=features, v0=start)
+    except ArpackError as error:
+        raise ValueError(
+            "too few words stand beside each other in the reviews to learn vectors of "
+            f"them ({error}): start from random ones with --no-pretrain"
+        ) from error
     vectors = left * np.sqrt(singular)
     vectors *= scale / np.sqrt(np.mean(vectors**2))
     return np.concatenate([np.zeros((SPECIALS, features)), vectors]).astype(np.float32)
@@ -68,7 +75,7 @@ def _cooccurrences(
 def _positive_pmi(counts: coo_matrix) -> csr_matrix:
     """log P(word, context) / P(word) P(context) where that is positive."""
     word = np.asarray(counts.sum(axis=1)).ravel()
-    context = word**SMOOTHING / np.sum(word**SMOOTHING)
+    context = word**SMOOTHING / max(np.sum(word**SMOOTHING), 1.0)  # there may be none
     pmi = np.log(counts.data / (word[counts.row] * context[counts.col]))
     positive = pmi > 0
     places = (counts.row[positive], counts.col[positive])

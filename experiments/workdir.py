@@ -15,15 +15,16 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import types
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import jax
 from jax.experimental import multihost_utils
 
+from experiments import fields
 from experiments.environment import environment
 from jaxrnn.text import Vocab
 
@@ -35,6 +36,10 @@ class About:
     """What the settings of every run have."""
 
     dataset: str
+
+
+class ClaimError(ValueError):
+    """A run cannot have the directory: it is another's, or cannot be written to."""
 
 
 class WorkDir:
@@ -57,7 +62,7 @@ class WorkDir:
         keeps other programs from it until the end of the block.
 
         Raises:
-            ValueError: it cannot be written to, another program holds it, or it belongs
+            ClaimError: it cannot be written to, another program holds it, or it belongs
                 to a run with other settings: every difference is named.
         """
         with contextlib.ExitStack() as stack:
@@ -75,18 +80,18 @@ class WorkDir:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = (self.path / "lock").open("a")
         except OSError as error:
-            raise _unwritable(self.path, error) from error
+            raise ClaimError(_unwritable(self.path, error)) from error
         with lock:
             try:
                 # The system lets go of it when the process ends, however it ends.
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise ValueError(
+                raise ClaimError(
                     f"another program is at work in {self.path}: wait for its end, or "
                     "give another --workdir"
                 ) from error
             except OSError as error:
-                raise _unwritable(self.path, error) from error
+                raise ClaimError(_unwritable(self.path, error)) from error
             yield
 
     @property
@@ -110,15 +115,27 @@ class WorkDir:
         """Refuses another run than one with these settings, among others.
 
         Raises:
-            ValueError: every difference is named.
+            ClaimError: every difference is named.
         """
         wanted = json.loads(json.dumps(settings))  # As JSON has it: tuples are lists.
         found = {name: (self.settings or {}).get(name) for name in wanted}
         if found != wanted:
-            raise ValueError(
+            raise ClaimError(
                 f"work directory {self.path} belongs to a run with other settings "
                 f"({_differences(found, wanted)}): give another --workdir, or its own "
                 "settings to continue it"
+            )
+
+    def require_trained(self, program: str) -> None:
+        """Refuses a directory without a run; `program` is what makes one.
+
+        Raises:
+            ValueError: it is such a directory.
+        """
+        if self.settings is None:
+            raise ValueError(
+                f"there is no trained model in {self.path}: train one with "
+                f"`python -m experiments.{program} --workdir {self.path}`"
             )
 
     @property
@@ -140,7 +157,7 @@ class WorkDir:
                 f"{self.path}/settings.json is of another version, without {missing}"
             )
         for name, hint in hints.items():
-            if not _fits(known[name], hint):
+            if not fields.fits(known[name], hint):
                 raise ValueError(
                     f"{self.path}/settings.json is damaged: {name} is "
                     f"{known[name]!r:.40}, not {getattr(hint, '__name__', hint)}"
@@ -176,6 +193,15 @@ class WorkDir:
         """What the finished run found; None if it is not finished."""
         return self._read("results.json")
 
+    def tell_unfinished(self, doing: str) -> None:
+        """Says, if the run is not finished, that the program is `doing` what it can."""
+        if self.results is None:
+            print(
+                f"the run in {self.path} is not finished: {doing} with what it has so "
+                "far",
+                file=sys.stderr,
+            )
+
     def tells(self, summary: Callable[[dict[str, Any]], str]) -> bool:
         """Whether the run is finished; then prints that, and `summary(results)`.
 
@@ -210,7 +236,7 @@ class WorkDir:
             return []
         try:
             lines = path.read_text(encoding="utf-8").splitlines()
-            return [_object(line) for line in lines]
+            return [fields.read_object(line) for line in lines]
         except (RecursionError, ValueError) as error:
             raise ValueError(f"{path} is damaged ({error}): remove it") from error
 
@@ -220,7 +246,7 @@ class WorkDir:
         if not path.exists():
             return None
         try:
-            content = _object(path.read_text(encoding="utf-8"))
+            content = fields.read_object(path.read_text(encoding="utf-8"))
         except (RecursionError, ValueError) as error:
             raise ValueError(f"{path} is damaged ({error}): remove it") from error
         return content
@@ -240,36 +266,14 @@ class WorkDir:
             write(partial)
             partial.replace(self.path / name)
         except OSError as error:
-            raise _unwritable(self.path / name, error) from error
+            raise ValueError(_unwritable(self.path / name, error)) from error
 
 
-def _unwritable(path: Path, error: OSError) -> ValueError:
-    return ValueError(
+def _unwritable(path: Path, error: OSError) -> str:
+    return (
         f"cannot write to {path} ({error.strerror}): make room there, or give another "
         "--workdir"
     )
-
-
-def _object(text: str) -> dict[str, Any]:
-    content = json.loads(text)
-    if not isinstance(content, dict):
-        raise ValueError("not a JSON object")
-    return content
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value out of JSON is what the type of a setting says."""
-    arguments = get_args(hint)
-    if get_origin(hint) is Literal:
-        return value in arguments
-    if get_origin(hint) is tuple:  # of any length
-        is_list = isinstance(value, list)
-        return is_list and all(_fits(item, arguments[0]) for item in value)
-    if get_origin(hint) is types.UnionType:
-        return any(_fits(value, argument) for argument in arguments)
-    if hint is float:
-        return type(value) in (int, float)
-    return type(value) is hint
 
 
 def fingerprint(vocab: Vocab) -> str:

@@ -38,6 +38,7 @@ class Writer:
         Raises:
             ValueError: there is none, or a file of the run is damaged.
         """
+        workdir.require_trained("charlm")
         settings, vocab = workdir.settings_as(Settings), workdir.vocab
         model = language.make_model(settings, len(vocab))
         optimizer = language.make_optimizer(settings, steps=1)

@@ -49,6 +49,7 @@ class Drawing:
         if self.prompt == "":
             raise ValueError("--prompt is empty: give at least one character")
         ranges.COUNT.check(self, "length", "num_samples")
+        ranges.CHARACTERS.check(self, "top_k")
         logits = jax.ShapeDtypeStruct((1, max(self.top_k or 1, 1)), np.float32)
         jax.eval_shape(functools.partial(sampling.truncate, **self.options), logits)
 
@@ -69,8 +70,8 @@ class Reading:
     """With --score: tell it of each character."""
     neurons: Path | None = None
     """Show on a page what each unit of the trained model does as it reads this file."""
-    html: Path = Path("neurons.html")
-    """With --neurons: the page to write."""
+    html: Path | None = None
+    """With --neurons: the page to write, default neurons.html."""
 
     def check(self) -> None:
         """Whether it fits together.
@@ -80,6 +81,8 @@ class Reading:
         """
         if self.per_character and self.score is None:
             raise ValueError("--per-character needs --score FILE")
+        if self.html and self.neurons is None:
+            raise ValueError("--html needs --neurons FILE")
 
     @property
     def wanted(self) -> bool:
@@ -115,7 +118,7 @@ def write(
     Raises:
         ValueError: there is no model, or it cannot do what is asked.
     """
-    workdir, writer = _load(path)
+    workdir, writer = _load(path, "writing")
     encoding = _encoding(workdir)
     begin, shown = writer.beginning, ""
     if prompt is not None:
@@ -158,7 +161,8 @@ def read(path: Path, reading: Reading, *, skip: bool) -> None:
     if reading.score is not None:
         judge(path, reading.score, skip=skip, each=reading.per_character)
     if reading.neurons is not None:
-        picture(path, reading.neurons, reading.html, skip=skip)
+        page = reading.html or Path("neurons.html")
+        picture(path, reading.neurons, page, skip=skip)
 
 
 def judge(path: Path, file: Path, *, skip: bool, each: bool) -> None:
@@ -170,7 +174,7 @@ def judge(path: Path, file: Path, *, skip: bool, each: bool) -> None:
     Raises:
         ValueError: there is no model, or the file cannot be judged.
     """
-    workdir, writer = _load(path)
+    workdir, writer = _load(path, "judging")
     text = texts.read(file, _encoding(workdir) == "latin-1")
     text = writer.known(text, str(file), skip=skip)
     if len(text) < 2:
@@ -201,7 +205,7 @@ def picture(path: Path, file: Path, page: Path, *, skip: bool) -> None:
     Raises:
         ValueError: there is no model, or no page can be made of the file.
     """
-    workdir, writer = _load(path)
+    workdir, writer = _load(path, "reading")
     by_byte = _encoding(workdir) == "latin-1"
     text = writer.known(texts.read(file, by_byte), str(file), skip=skip)
     about = workdir.settings_as(About).dataset
@@ -214,14 +218,11 @@ def picture(path: Path, file: Path, page: Path, *, skip: bool) -> None:
     print(f"{page} shows {len(data['units'])} of {data['of']} units")
 
 
-def _load(path: Path) -> tuple[WorkDir, Writer]:
+def _load(path: Path, doing: str) -> tuple[WorkDir, Writer]:
     workdir = WorkDir(path)
-    if workdir.settings is None:
-        raise ValueError(
-            f"there is no trained model in {path}: train one with "
-            f"`python -m experiments.charlm --workdir {path}`"
-        )
-    return workdir, Writer.load(workdir)
+    writer = Writer.load(workdir)
+    workdir.tell_unfinished(doing)
+    return workdir, writer
 
 
 def _encoding(workdir: WorkDir) -> str:

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -143,7 +144,8 @@ def test_the_page_has_text_decision_and_sum(run, program_run, tmp_path):
     texts = ["A GOOD film, don\u2019t </script> miss it!", "bad"]
     options = ("--workdir", run, "--html", page)
     code, out, err = program_run(*options, "--explain", *texts)
-    assert (code, err) == (0, "")
+    told = f"the run in {run} is not finished: explaining with what it has so far\n"
+    assert (code, err) == (0, told)
     predicted = program_run("--workdir", run, "--predict", *texts)[1].splitlines()
     *lines, last = out.splitlines()
     assert last == f"{page} shows why"
@@ -209,3 +211,24 @@ def test_settings_must_say_what_the_page_does(
 def test_without_a_model(tmp_path, program_run):
     result = program_run("--workdir", tmp_path / "none", "--explain", "good")
     assert_refused(result, "there is no trained model in")
+
+
+def test_readme_shows_how_to_use_models_from_python(
+    run, charlm_smoke, program_run, tmp_path, monkeypatch
+):
+    readme = (Path(__file__).parent.parent / "README.md").read_text()
+    [example] = re.findall(r"```python\n([^`]*runs/[^`]*)```", readme)
+    monkeypatch.chdir(tmp_path)
+    Path("runs").mkdir()
+    Path("runs/imdb").symlink_to(run)
+    Path("runs/charlm").symlink_to(charlm_smoke[0])
+    known = {}
+    exec(compile(example, "README.md", "exec"), known)
+    texts = ["A moving film.", "A waste of time."]
+    _, out, _ = program_run("--workdir", run, "--predict", *texts)
+    for line, p in zip(out.splitlines(), known["shares"], strict=True):
+        label, certainty, _ = line.split("\t")
+        assert (p > 0.5) == (label == "positive")
+        assert float(certainty) == pytest.approx(max(p, 1 - p), abs=6e-5)  # four digits
+    assert len(known["text"]) == 200
+    assert set(known["text"]) <= set("0123456789+=. ")

@@ -209,7 +209,8 @@ def test_predict_works_on_what_an_interrupted_run_saved(tmp_path, smoke, program
     path = shutil.copytree(smoke[0], tmp_path / "run")
     (path / "results.json").unlink()
     code, out, err = program_run("--workdir", path, "--predict", "fine and warm")
-    assert (code, err) == (0, "")
+    told = f"the run in {path} is not finished: judging with what it has so far\n"
+    assert (code, err) == (0, told)
     assert_predictions(out, path, SMOKE, ["fine and warm"])
 
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments import language, neurons, writer
+from experiments import language, neurons, pages, writer
 from experiments.language import Settings
 from experiments.workdir import fingerprint
 from experiments.writer import Writer
@@ -119,6 +119,7 @@ def save(path, vocab=VOCAB, **identity):
     path.mkdir(exist_ok=True)
     known = {"bytes": False, **vars(settings), **identity}
     (path / "settings.json").write_text(json.dumps(known))
+    (path / "results.json").write_text("{}")
     vocab.save(path / "vocab.txt")
     Checkpoints(path / "checkpoints").save(1, state, info={}, metric=0.5)
     return path
@@ -174,6 +175,14 @@ def test_a_page_has_bounds(run, charlm_run, tmp_path):
     file.write_text("a" * 10_001)
     result = charlm_run("--workdir", run, "--neurons", file, "--html", page)
     assert_refused(result, "has 10,001 characters, a page takes at most 10,000: give")
+    assert not page.exists()
+
+
+def test_one_process_writes_the_page(run, charlm_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(pages.jax, "process_index", lambda: 1)
+    page, file = tmp_path / "out.html", tmp_path / "text"
+    file.write_text("abc")
+    assert charlm_run("--workdir", run, "--neurons", file, "--html", page)[0] == 0
     assert not page.exists()
 
 

@@ -77,6 +77,13 @@ def test_the_command_line_says_over_what(runs, plot_run, tmp_path, monkeypatch):
     assert drawn == [(out, "", "seconds", panels)]
 
 
+def test_it_names_the_file_that_it_writes(runs, plot_run, tmp_path):
+    code, out, err = plot_run(*runs, "--out", tmp_path / "both")
+    assert (code, err) == (0, "")
+    assert out.startswith(f"{tmp_path}/both.png shows ")
+    assert (tmp_path / "both.png").read_bytes()[1:4] == b"PNG"
+
+
 def test_what_cannot_be_plotted(runs, plot_run, tmp_path):
     out = ("--out", tmp_path / "none" / "out.png")
     assert_refused(plot_run(), "there is nothing to plot: name at least one work")

@@ -72,3 +72,25 @@ def test_bars_stand_in_groups_each_name_in_one_colour(figures):
     assert colours["ours"] != colours["theirs"]
     [legend] = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["ours", "theirs"]
+
+
+STRANGE = r"_\$nope$ $\frac$"  # matplotlib hides the first, and would parse the last
+
+
+def test_names_are_shown_as_they_are(tmp_path, monkeypatch):
+    """Files are written, too: that is when mathematics would be parsed."""
+    figures, save, path = [], Figure.savefig, tmp_path / "picture.png"
+
+    def saving(figure, *arguments, **options):
+        figures.append(figure)
+        save(figure, *arguments, **options)
+
+    monkeypatch.setattr(Figure, "savefig", saving)
+    series = {STRANGE: [(1, 0.5)], "other": [(1, 0.7)]}
+    plots.plot_curves(path, STRANGE, "epoch", {"loss": series})
+    plots.plot_confusion(path, STRANGE, np.eye(2, dtype=int), ["no", "yes"])
+    bars = {"64": {STRANGE: 0.5, "other": 1.0}}
+    plots.plot_bars(path, STRANGE, {"layers": bars})
+    assert [figure.get_suptitle() for figure in figures] == [STRANGE] * 3
+    for legend in (figures[0].axes[0].get_legend(), *figures[2].legends):
+        assert [text.get_text() for text in legend.get_texts()] == [STRANGE, "other"]

@@ -5,9 +5,12 @@ import signal
 import subprocess
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
 
 import pytest
+import tyro
 
 from experiments import program
 
@@ -75,6 +78,8 @@ def test_an_argument_may_be_short_for_others(run, monkeypatch, capsys):
             "error: [Errno 2] No file: 'a\\x1b\\nb'\n",
         ),
         (ValueError("a\x1b[2J\nb: none"), 2, "error: a\\x1b[2J\\nb: none\n"),
+        (MemoryError("8 GiB"), 2, "error: not enough memory: 8 GiB\n"),
+        (MemoryError(), 2, "error: not enough memory: the system gives no more\n"),
         (KeyboardInterrupt("all is saved"), 130, "all is saved\n"),
     ],
 )
@@ -120,6 +125,34 @@ def test_help_has_name_description_and_defaults(run, capsys):
         assert part in out
 
 
+@dataclass(frozen=True)
+class Places:
+    """Where to be."""
+
+    out: Path | None = None
+    runs: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Travel:
+    """Places below each other."""
+
+    places: Annotated[Places, tyro.conf.arg(name="")] = field(default_factory=Places)
+    home: Path = Path("~")
+
+
+def test_a_tilde_is_the_home_directory_in_every_path(monkeypatch):
+    """As after `=`, where a shell leaves it; another's, who is nobody, stays."""
+    seen = []
+    arguments = ["--out=~/a", "--runs", "b", "~/c", "~/", "~nobody-here/d"]
+    monkeypatch.setattr(sys, "argv", ["program", *arguments])
+    monkeypatch.setenv("HOME", "/home/ada")
+    assert program.run(seen.append, Travel, "greet", None) == 0
+    home = Path("/home/ada")
+    runs = (Path("b"), home / "c", home, Path("~nobody-here/d"))
+    assert seen == [Travel(Places(home / "a", runs), home)]
+
+
 CHATTY = """
 import sys
 import warnings
@@ -155,3 +188,12 @@ def test_a_closed_pipe_ends_quietly(arguments):
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+def test_streams_that_are_closed_are_empty():
+    """As with `<&- >&- 2>&-`; and what others write to is no file of the program."""
+    closing = "import os; [os.close(k) for k in range(3)]; os.execvp(%r, %r)"
+    code = CHATTY.replace("print(", "assert sys.stdin.read() == ''; print(")
+    command = [sys.executable, "-c", code, "--lines=2"]
+    script = closing % (sys.executable, command)
+    assert subprocess.run([sys.executable, "-c", script]).returncode == 0

@@ -31,7 +31,7 @@ def test_the_module_imports_no_jax():
 
 def test_two_devices_each_on_one_core():
     printed = run(
-        "runtime._cores = lambda: 4; runtime.configure(2); import jax, os;"
+        "runtime.cores = lambda: 4; runtime.configure(2); import jax, os;"
         "print(len(jax.devices()), os.environ['XLA_FLAGS'].strip())"
     )
     assert printed == f"2 {EIGEN}=false"
@@ -39,7 +39,7 @@ def test_two_devices_each_on_one_core():
 
 def test_by_default_one_device_per_core():
     printed = run(
-        "runtime._cores = lambda: 3; runtime.configure(); import jax;"
+        "runtime.cores = lambda: 3; runtime.configure(); import jax;"
         "print(len(jax.devices()))"
     )
     assert printed == "3"
@@ -56,7 +56,7 @@ def test_a_single_device_keeps_its_threads():
 def test_flags_of_the_user_survive():
     flags = f"--xla_cpu_enable_fast_math=false {EIGEN}=true"
     printed = run(
-        "runtime._cores = lambda: 2; runtime.configure(); import jax, os;"
+        "runtime.cores = lambda: 2; runtime.configure(); import jax, os;"
         "print(len(jax.devices()), os.environ['XLA_FLAGS'])",
         XLA_FLAGS=flags,
     )
@@ -65,7 +65,7 @@ def test_flags_of_the_user_survive():
 
 def test_other_flags_are_kept_beside_ours():
     printed = run(
-        "runtime._cores = lambda: 2; runtime.configure(); import os;"
+        "runtime.cores = lambda: 2; runtime.configure(); import os;"
         "print(os.environ['XLA_FLAGS'])",
         XLA_FLAGS="--xla_cpu_enable_fast_math=false",
     )
@@ -81,7 +81,7 @@ def test_other_flags_are_kept_beside_ours():
 )
 def test_a_device_count_of_the_user_survives(environment):
     printed = run(
-        "runtime._cores = lambda: 2; runtime.configure(5); import jax;"
+        "runtime.cores = lambda: 2; runtime.configure(5); import jax;"
         "print(len(jax.devices()))",
         **environment,
     )
@@ -90,7 +90,7 @@ def test_a_device_count_of_the_user_survives(environment):
 
 def test_more_devices_than_there_are():
     printed = run(
-        "runtime._cores = lambda: 2\n"
+        "runtime.cores = lambda: 2\n"
         "try: runtime.configure(3)\n"
         "except ValueError as error: print(error)"
     )

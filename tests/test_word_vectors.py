@@ -40,3 +40,9 @@ def test_the_best_approximation_of_positive_pmi(rng):
 def test_too_few_words():
     with pytest.raises(ValueError, match="8 features need more than 8 words"):
         word_vectors([np.arange(9)], V, features=8)
+
+
+def test_words_that_stand_alone():
+    """No two words of a review are near each other: there is nothing to learn from."""
+    with pytest.raises(ValueError, match="random ones with --no-pretrain"):
+        word_vectors([np.array([word]) for word in range(2, V)], V, features=3)

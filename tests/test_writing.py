@@ -155,7 +155,11 @@ def test_without_a_model_one_is_trained_first(
         (["--temperature", -1], "temperature"),
         (["--temperature", "nan"], "temperature"),
         (["--temperature", "inf"], "temperature"),
-        (["--top-k", 0], "top_k"),
+        (["--top-k", 0], "--top-k must be from 1 to 1114112, got 0"),
+        (
+            ["--top-k", 99999999999],
+            "--top-k must be from 1 to 1114112, got 9999999",
+        ),
         (["--top-k", 15], "top_k"),
         (["--top-p", 0], "top_p"),
         (["--min-p", 1.5], "min_p"),

@@ -1,0 +1,50 @@
+"""What `experiments.imdb` does with a trained model: it judges reviews, and explains
+why."""
+
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+from experiments import explanation
+from experiments.pages import write_page
+from experiments.reader import Reader
+from experiments.workdir import About, WorkDir
+
+LABELS = ("negative", "positive")
+
+
+def predict(texts: Iterable[str], path: Path, devices: int | None) -> None:
+    """Prints label, probability of the label and text of each review, with tabs."""
+    reader = Reader.load(path, devices)
+    WorkDir(path).tell_unfinished("judging")
+    lines = read_lines(texts)
+    found = reader.probabilities(reader.encode(lines))
+    for line, p in zip(lines, found, strict=True):
+        print(f"{LABELS[int(p > 0.5)]}\t{max(p, 1 - p):.4f}\t{line.strip()}")
+
+
+def explain(texts: Iterable[str], path: Path, devices: int | None, page: Path) -> None:
+    """Writes a page that shows what each word did, and prints where it is."""
+    reader = Reader.load(path, devices)
+    WorkDir(path).tell_unfinished("explaining")
+    about = WorkDir(path).settings_as(About).dataset
+    reviews = explanation.describe(reader, read_lines(texts))
+    data = {"model": f"Model in {path}, trained on {about}", "reviews": reviews}
+    write_page(page, "explanation", "What moved the decision", data)
+    for number, review in enumerate(reviews, start=1):
+        p, residual = review["probability"], abs(review["residual"])
+        print(
+            f"{LABELS[int(p > 0.5)]}\t{max(p, 1 - p):.4f}\treview {number}: the words "
+            f"explain its logit but for {residual:.4f}"
+        )
+    print(f"{page} shows why")
+
+
+def read_lines(texts: Iterable[str]) -> list[str]:
+    """The texts, with the lines of standard input in place of `-`."""
+    lines = [line for text in texts for line in (sys.stdin if text == "-" else [text])]
+    if not lines:
+        raise ValueError(
+            "there are no reviews on standard input, one is needed per line"
+        )
+    return lines

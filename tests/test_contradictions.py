@@ -1,0 +1,61 @@
+"""Command lines that contradict themselves are refused before any work is done."""
+
+import pytest
+
+from tests.test_imdb import assert_refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--predict"], "--predict needs at least one text, or -"),
+        (["--explain"], "--explain needs at least one text, or -"),
+        (["--predict", "a", "--explain", "b"], "either --predict or --explain, not b"),
+        (["--predict", "a", "--html", "page"], "--html needs --explain"),
+        (["--smoke", "--html", "page"], "--html needs --explain"),
+    ],
+)
+def test_of_the_sentiment_program(program_run, tmp_path, arguments, message):
+    path = tmp_path / "run"
+    assert_refused(program_run("--workdir", path, *arguments), message)
+    assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--text"], "--text needs at least one file or folder"),
+        (["--sample", "--score", "x"], "either --sample or --score and --neurons"),
+        (["--sample", "--neurons", "x"], "either --sample or --score and --neurons"),
+        (["--score", "x", "--html", "page"], "--html needs --neurons FILE"),
+        (["--score", "x", "--top-k", 3], "--temperature and the like need --sample"),
+        (["--neurons", "x", "--per-character"], "--per-character needs --score FILE"),
+    ],
+)
+def test_of_the_character_model(charlm_run, tmp_path, arguments, message):
+    path = tmp_path / "run"
+    assert_refused(charlm_run("--workdir", path, *arguments), message)
+    assert not path.exists()
+
+
+def test_a_text_may_be_any_word(program_run, tmp_path):
+    """As one that stands for no value elsewhere."""
+    result = program_run("--workdir", tmp_path, "--predict", "None")
+    assert_refused(result, f"there is no trained model in {tmp_path}")
+
+
+def test_the_smoke_run_keeps_no_model_to_read_with(charlm_run):
+    message = "need a trained model, and --smoke keeps none: give the --workdir of one"
+    assert_refused(charlm_run("--smoke", "--score", __file__), message)
+
+
+def test_a_model_of_characters_is_none_of_bytes(charlm_smoke, charlm_run):
+    for option in (["--sample"], ["--score", __file__], ["--neurons", __file__]):
+        result = charlm_run("--workdir", charlm_smoke[0], "--bytes", *option)
+        assert_refused(result, "(bytes False, not True)")
+
+
+def test_the_smoke_run_has_its_own_settings(charlm_smoke, charlm_run):
+    arguments = ("--sample", "--smoke", "--hidden", 64, "--length", 9)
+    code, out, err = charlm_run("--workdir", charlm_smoke[0], *arguments)
+    assert (code, len(out), err) == (0, 10, "")
