@@ -16,8 +16,8 @@ LABELS = ("negative", "positive")
 def predict(texts: Iterable[str], path: Path, devices: int | None) -> None:
     """Prints label, probability of the label and text of each review, with tabs."""
     reader = Reader.load(path, devices)
-    WorkDir(path).tell_unfinished("judging")
     lines = read_lines(texts)
+    WorkDir(path).tell_unfinished("judging")
     found = reader.probabilities(reader.encode(lines))
     for line, p in zip(lines, found, strict=True):
         print(f"{LABELS[int(p > 0.5)]}\t{max(p, 1 - p):.4f}\t{line.strip()}")
@@ -26,9 +26,9 @@ def predict(texts: Iterable[str], path: Path, devices: int | None) -> None:
 def explain(texts: Iterable[str], path: Path, devices: int | None, page: Path) -> None:
     """Writes a page that shows what each word did, and prints where it is."""
     reader = Reader.load(path, devices)
-    WorkDir(path).tell_unfinished("explaining")
     about = WorkDir(path).settings_as(About).dataset
     reviews = explanation.describe(reader, read_lines(texts))
+    WorkDir(path).tell_unfinished("explaining")
     data = {"model": f"Model in {path}, trained on {about}", "reviews": reviews}
     write_page(page, "explanation", "What moved the decision", data)
     for number, review in enumerate(reviews, start=1):
