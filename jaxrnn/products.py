@@ -12,9 +12,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
-from jax.sharding import AxisType
 
-from jaxrnn.types import Array, Dtype, Float
+from jaxrnn.types import Array, Dtype, Float, knows_of_devices
 
 
 def product(
@@ -26,17 +25,10 @@ def product(
     >>> product(a, jnp.ones((2, 1)), jnp.bfloat16)
     Array([[2.]], dtype=float32)
     """
-    if a.dtype == dtype and _knows_of_devices(jax.typeof(a)):
+    if a.dtype == dtype and knows_of_devices(a):
+        # Only JAX's own product has derivatives with such types.
         return jnp.matmul(a, w.astype(dtype))
     return _product.bind(a, w, factors=jnp.dtype(dtype), sums=a.dtype, stacked=0)
-
-
-def _knows_of_devices(kind) -> bool:
-    """Whether JAX's type of an array says which devices have what: on a mesh with
-    explicit axes, and where `jax.shard_map` checks what varies. Only JAX's own product
-    has derivatives with such types."""
-    varying = kind.vma if hasattr(kind, "vma") else kind.mat.varying
-    return bool(varying) or AxisType.Explicit in kind.sharding.mesh.axis_types
 
 
 # Two primitives, each in the derivatives of the other. The first `stacked` axes are
@@ -71,8 +63,7 @@ def _primitive(name, compute):
     primitive.def_impl(jax.jit(compute, static_argnames=static))
 
     def shape(a, b, **options):
-        compute_both = functools.partial(compute, **options)
-        [out] = jax.make_jaxpr(compute_both)(a, b).out_avals
+        [out] = jax.make_jaxpr(functools.partial(compute, **options))(a, b).out_avals
         return out
 
     primitive.def_abstract_eval(shape)

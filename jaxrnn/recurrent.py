@@ -19,7 +19,7 @@ from jaxrnn.arguments import at_least, sizes
 from jaxrnn.chunks import over_chunks
 from jaxrnn.fused import fused, supports
 from jaxrnn.scan import scan
-from jaxrnn.types import Array, CellState, Float, Int, State
+from jaxrnn.types import Array, CellState, Float, Int, State, knows_of_devices
 
 Backend = Literal["auto", "scan"]
 BACKENDS = ("auto", "scan")
@@ -241,6 +241,8 @@ class Recurrent(nn.Module):
 def _with_rows_of(x: Array, state: CellState, axes: int) -> CellState:
     """The state on the devices that have its rows of `x`, by JAX's types: a loop must
     return what it takes, and there outputs are where the inputs are."""
+    if not knows_of_devices(x):
+        return state
     nothing = jnp.zeros_like(x.sum(axis=range(axes, x.ndim)))
     return jax.tree.map(
         lambda leaf: (

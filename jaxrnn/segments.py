@@ -152,23 +152,28 @@ def pool(
     if x.shape[-2] == 0:
         return jnp.zeros((*x.shape[:-2], num_segments, x.shape[-1]), x.dtype)
 
-    pooled = _pooled(x, segment_ids, how, num_segments)
     steps = lengths(segment_ids, num_segments)
+    pooled = _pooled(x, segment_ids, how, steps)
     return jnp.where(steps[..., None] > 0, pooled, 0)
 
 
 def _pooled(
-    x: Float[Array, "*b t h"], segment_ids: Int[Array, "*b t"], how: str, number: int
+    x: Float[Array, "*b t h"],
+    segment_ids: Int[Array, "*b t"],
+    how: str,
+    steps: Int[Array, "*b s"],
 ) -> Float[Array, "*b s h"]:
-    """What `pool` gives; without a meaning for sequences of no steps."""
+    """What `pool` gives of sequences with so many steps; where there are none it has
+    no meaning."""
+    number = steps.shape[-1]
     if how == "max":
         return _reduce(jax.ops.segment_max, x, segment_ids, number)
     if how == "mean":
         # Half precision can neither count nor add up a long sequence.
         values = x.astype(wide(x.dtype))
         total = _reduce(jax.ops.segment_sum, values, segment_ids, number)
-        steps = jnp.maximum(lengths(segment_ids, number), 1).astype(values.dtype)
-        return (total / steps[..., None]).astype(x.dtype)
+        steps = jnp.maximum(steps, 1)[..., None].astype(values.dtype)
+        return (total / steps).astype(x.dtype)
     nearest = {"first": jax.ops.segment_min, "last": jax.ops.segment_max}[how]
     step = _reduce(nearest, _count(x.shape[:-1], axis=-1), segment_ids, number)
     return jnp.take_along_axis(x, step[..., None], axis=-2, mode="clip")

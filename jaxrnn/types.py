@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.sharding import AxisType
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Bool, Float, Int
 
@@ -81,3 +82,15 @@ def known(values: ArrayLike) -> np.ndarray | None:
     if isinstance(values, jax.Array) and not values.is_fully_addressable:
         return None
     return np.asarray(values)
+
+
+def knows_of_devices(array: Array) -> bool:
+    """Whether JAX's type of an array says which devices have what: on a mesh with
+    explicit axes, and where `jax.shard_map` checks what varies.
+
+    >>> knows_of_devices(jnp.zeros(2))
+    False
+    """
+    kind = jax.typeof(array)
+    varying = kind.vma if hasattr(kind, "vma") else kind.mat.varying
+    return bool(varying) or AxisType.Explicit in kind.sharding.mesh.axis_types
