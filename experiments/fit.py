@@ -146,7 +146,7 @@ def fit(
 
     titled = False
     bar = progress_bar("training", epochs * steps)
-    logs = events(tensorboard if jax.process_index() == 0 else None, int(state.step))
+    logs = events(tensorboard, int(state.step))
     with Interrupt() as interrupt, logs as log, bar as advance:
         while done.epochs < epochs:
             if patience and done.epochs_since_best(best, checkpoints.mode) >= patience:

@@ -2,6 +2,7 @@
 
 import struct
 
+import jax
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
@@ -42,6 +43,13 @@ def test_values_are_scalars_in_groups(tmp_path):
 def test_without_a_path_there_is_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with events(None, 0) as log:
+        log("step", 1, {"loss": 0.5})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_other_processes_than_the_first_write_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    with events(tmp_path, 0) as log:
         log("step", 1, {"loss": 0.5})
     assert list(tmp_path.iterdir()) == []
 
