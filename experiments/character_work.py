@@ -13,6 +13,7 @@ import numpy as np
 from experiments import language
 from experiments.contenders import SEED, load
 from experiments.language import Settings, Streams
+from experiments.mesh import make_mesh
 from experiments.work import Work, stepping, torch_stepping
 from experiments.writer import Writer
 from jaxrnn.text import Vocab
@@ -31,7 +32,7 @@ def train(settings: Settings) -> Work:
     model = language.make_model(settings, len(CHARACTERS))
     optimizer = language.make_optimizer(settings, steps=1_000_000)
     state = language.make_state(model, optimizer, settings)
-    mesh = language.make_mesh(settings.batch)
+    mesh = make_mesh(settings.batch)
     step = language.make_train_step(model, optimizer, mesh, settings.weight_drop)
     streams = _streams(settings)
     return Work(stepping(step, state, streams.epoch(0)), streams.characters)

@@ -34,6 +34,7 @@ from experiments.character_options import (
 from experiments.evaluation import Evaluation
 from experiments.fit import Done, fit
 from experiments.language import Carried, Settings, Streams
+from experiments.mesh import make_mesh
 from experiments.plots import plot_curves
 from experiments.texts import Text
 from experiments.workdir import ClaimError, WorkDir, fingerprint
@@ -112,7 +113,7 @@ def prepare(text: Text, options: Options) -> Run:
     else:
         parts = map(char_tokens, texts.pieces(text.content))
         vocab = Vocab.build(parts, specials=())
-    mesh = language.make_mesh(settings.batch, options.devices)
+    mesh = make_mesh(settings.batch, options.devices)
     identity = {
         "dataset": text.name,
         "text": text.fingerprint,

@@ -23,8 +23,8 @@ from flax import linen as nn
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from experiments.language import make_mesh
 from experiments.layers import LAYERS, CellName
+from experiments.mesh import make_mesh
 from jaxrnn.recurrent import Backend
 from jaxrnn.types import Dtype
 

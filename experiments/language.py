@@ -181,25 +181,6 @@ class Carried(flax.struct.PyTreeNode):
         return self.train.step
 
 
-def make_mesh(rows: int, devices: int | None = None) -> Mesh:
-    """Of `devices` of each process, or as many of them as divide the rows of a batch.
-
-    Raises:
-        ValueError: `devices`, or the processes, do not divide them.
-    """
-    processes = jax.process_count()
-    if devices is None:
-        counts = range(1, jax.local_device_count() + 1)
-        divisors = [count for count in counts if rows % (count * processes) == 0]
-        devices = max(divisors, default=1)
-    if rows % (devices * processes):
-        raise ValueError(
-            f"{devices * processes} devices do not divide a batch of {rows}: give "
-            "another --batch, or other --devices"
-        )
-    return placement.data_mesh(devices)
-
-
 def make_model(settings: Settings, vocab_size: int) -> LanguageModel:
     """The network: embedding, recurrent layers, logits."""
     encoder = LAYERS[settings.cell](

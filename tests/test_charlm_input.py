@@ -104,7 +104,7 @@ def test_a_short_text_shrinks_the_batch_and_says_so(tmp_path, capsys):
         (
             TEXT,
             ["--devices", 2, "--batch", 15],
-            "2 devices do not divide a batch of 15: give another --batch",
+            "2 devices do not divide a batch of 15: give a batch that th",
         ),
         (TEXT, ["--hidden", 0], "--hidden must be at least 1"),
         (TEXT, ["--batch", 0], "--batch must be at least 1"),

@@ -10,6 +10,7 @@ from experiments import evaluation, language
 from experiments.evaluation import Evaluation
 from experiments.examples import Batches, Examples
 from experiments.language import Streams
+from experiments.mesh import make_mesh
 from jaxrnn import placement
 from jaxrnn.models import LanguageModel
 
@@ -113,9 +114,9 @@ def test_windows_of_a_text_are_shared_out(monkeypatch, length, size):
 
 def test_a_batch_that_the_processes_do_not_divide():
     with pytest.raises(ValueError, match="2 devices do not divide a batch of 3"):
-        language.make_mesh(3, 2)
-    assert language.make_mesh(3).size == 1
-    assert language.make_mesh(4).size == 2
+        make_mesh(3, 2)
+    assert make_mesh(3).size == 1
+    assert make_mesh(4).size == 2
 
 
 @pytest.mark.parametrize(
