@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.texts import decode_utf8, read_bytes
+from experiments.files import decode_utf8, read_bytes
 
 LABELS = {"0": 0, "neg": 0, "negative": 0, "1": 1, "pos": 1, "positive": 1}
 MIN_PER_LABEL = 10  # so that validation and test have one of each at 10% each

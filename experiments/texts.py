@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments import prepared
+from experiments.files import decode_utf8, read_bytes
 
 OWN = ("text: ", "bytes: ")  # how the name of a person's own begins
 SHORTEST = 20  # characters: a tenth of them are one to read and one to predict
@@ -164,34 +165,6 @@ def pieces(text: str, size: int = 2**20) -> Iterator[str]:
     ['ab', 'cd', 'e']
     """
     return (text[start : start + size] for start in range(0, len(text), size))
-
-
-def decode_utf8(content: bytes, name: str, remedy: str) -> str:
-    """The text that bytes are, without a byte order mark.
-
-    Raises:
-        ValueError: they are not UTF-8: where, and the `remedy`.
-    """
-    try:
-        return content.decode().removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"{name}, line {line}: not UTF-8: byte 0x{content[error.start]:02x} "
-            f"at offset {error.start}: {remedy}"
-        ) from error
-
-
-def read_bytes(path: Path) -> bytes:
-    """The content of a file.
-
-    Raises:
-        ValueError: it cannot be read.
-    """
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ValueError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def generate(count: int = 4000, *, seed: int = 0) -> Text:

@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments import neurons, pages, ranges, texts
+from experiments import files, neurons, pages, ranges, texts
 from experiments.fit import progress_bar
 from experiments.workdir import About, WorkDir
 from experiments.writer import Writer
@@ -104,7 +104,7 @@ def read_prompt(prompt: str | None) -> bytes | None:
     if prompt == "-":
         return sys.stdin.buffer.read()
     if prompt.startswith("@"):
-        return texts.read_bytes(Path(prompt[1:]))
+        return files.read_bytes(Path(prompt[1:]))
     return os.fsencode(prompt)
 
 
