@@ -42,7 +42,7 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from experiments import contenders, program, ranges, runtime, standings, suites
+from experiments import contenders, program, ranges, records, runtime, standings, suites
 from experiments.contenders import CellName, UnavailableError
 from experiments.environment import environment
 from experiments.fit import progress_bar
@@ -53,7 +53,6 @@ from experiments.standings import Row
 from experiments.suites import DEVICES, Case
 from experiments.timing import Timing, measure
 from experiments.work import Work
-from experiments.workdir import WorkDir
 
 OUT = Path("runs/bench")
 PEERS = ("torch", "keras", "dm-haiku")
@@ -231,7 +230,8 @@ def show(console: Console, rows: Sequence[Row]) -> None:
 def save(path: Path, about: dict[str, Any], rows: Sequence[Row]) -> None:
     """Writes a suite's results.json, and ratios.png if there are any to draw."""
     path.mkdir(exist_ok=True)
-    WorkDir(path).finish({**about, "rows": standings.as_json(rows)})
+    record = {**about, "rows": standings.as_json(rows)}
+    records.write(path / "results.json", record, "--out")
     panels = standings.panels(rows)
     if panels:
         title = f"{path.name}, on {about['machine']['cores']} CPU cores"

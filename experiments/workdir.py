@@ -24,11 +24,12 @@ from typing import Any, TypeVar, get_type_hints
 import jax
 from jax.experimental import multihost_utils
 
-from experiments import fields
+from experiments import fields, records
 from experiments.environment import environment
 from jaxrnn.text import Vocab
 
 Settings = TypeVar("Settings")
+OPTION = "--workdir"  # says where the directory is
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ class WorkDir:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = (self.path / "lock").open("a")
         except OSError as error:
-            raise ClaimError(_unwritable(self.path, error)) from error
+            raise ClaimError(records.unwritable(self.path, error, OPTION)) from error
         with lock:
             try:
                 # The system lets go of it when the process ends, however it ends.
@@ -91,7 +92,9 @@ class WorkDir:
                     "give another --workdir"
                 ) from error
             except OSError as error:
-                raise ClaimError(_unwritable(self.path, error)) from error
+                raise ClaimError(
+                    records.unwritable(self.path, error, OPTION)
+                ) from error
             yield
 
     @property
@@ -141,7 +144,7 @@ class WorkDir:
     @property
     def settings(self) -> dict[str, Any] | None:
         """The settings of the run; None if there is no run."""
-        return self._read("settings.json")
+        return records.read(self.path / "settings.json")
 
     def settings_as(self, kind: type[Settings]) -> Settings:
         """The settings of the run as a `kind`, a dataclass of some of them.
@@ -191,7 +194,7 @@ class WorkDir:
     @property
     def results(self) -> dict[str, Any] | None:
         """What the finished run found; None if it is not finished."""
-        return self._read("results.json")
+        return records.read(self.path / "results.json")
 
     def tell_unfinished(self, doing: str) -> None:
         """Says, if the run is not finished, that the program is `doing` what it can."""
@@ -240,40 +243,16 @@ class WorkDir:
         except (RecursionError, ValueError) as error:
             raise ValueError(f"{path} is damaged ({error}): remove it") from error
 
-    def _read(self, name: str) -> dict[str, Any] | None:
-        """The object in a JSON file; None if there is no such file."""
-        path = self.path / name
-        if not path.exists():
-            return None
-        try:
-            content = fields.read_object(path.read_text(encoding="utf-8"))
-        except (RecursionError, ValueError) as error:
-            raise ValueError(f"{path} is damaged ({error}): remove it") from error
-        return content
-
     def _write(self, name: str, content: Any) -> None:
-        self._write_text(name, json.dumps(content, indent=2) + "\n")
+        self._write_text(name, records.spell(content))
 
     def _write_text(self, name: str, text: str) -> None:
         self._replace(name, lambda path: path.write_text(text, encoding="utf-8"))
 
-    def _replace(self, name: str, write: Callable[[Path], Any]) -> None:
-        """The file of that name becomes what `write` writes to the path it is given."""
-        if jax.process_index() > 0:
-            return
-        partial = self.path / f"{name}.partial"
-        try:
-            write(partial)
-            partial.replace(self.path / name)
-        except OSError as error:
-            raise ValueError(_unwritable(self.path / name, error)) from error
-
-
-def _unwritable(path: Path, error: OSError) -> str:
-    return (
-        f"cannot write to {path} ({error.strerror}): make room there, or give another "
-        "--workdir"
-    )
+    def _replace(self, name: str, make: Callable[[Path], Any]) -> None:
+        """The file of that name becomes what `make` writes to the path it is given."""
+        if jax.process_index() == 0:
+            records.replace(self.path / name, make, OPTION)
 
 
 def fingerprint(vocab: Vocab) -> str:

@@ -178,6 +178,18 @@ def test_suites_that_are_not_run_again_stay_as_they_are(run, monkeypatch, tmp_pa
     assert {path.name for path in tmp_path.iterdir()} == {"layers", "growth"}
 
 
+def test_a_record_that_cannot_be_written(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(bench, "run", fake_suite())
+    path = tmp_path / "growth" / "results.json"
+    path.with_name("results.json.partial").mkdir(parents=True)
+    code, _, err = run("--smoke", "--suites", "growth", "--out", tmp_path)
+    assert (code, err) == (
+        2,
+        f"error: cannot write to {path} (Is a directory): make room there, or give "
+        "another --out\n",
+    )
+
+
 @pytest.mark.parametrize(
     ("options", "path"),
     [
