@@ -25,8 +25,10 @@ named and skipped. The settings of the process are printed and the same for all:
 `--xla_cpu_multi_thread_eigen=false`, with which jax 0.10.2 still gives the work of one
 device to all cores; `--devices 1` runs everything without it.
 
-Every suite is printed and written when it is done, so Ctrl-C loses nothing, and a long
-run can be taken apart: suites that are not run again stay as they are in --out.
+Every suite is printed and written when it is done or stopped. In --out it replaces what
+it measured again, case by case and contender by contender, and leaves the rest: Ctrl-C
+loses nothing, and a long run can be taken apart. An --out with numbers of other
+versions, settings or cores is refused; after a change of the code give another.
 """
 
 import dataclasses
@@ -42,12 +44,19 @@ from typing import Any
 import jax
 from rich.console import Console
 
-from experiments import contenders, program, ranges, records, runtime, standings, suites
+from experiments import (
+    contenders,
+    measurements,
+    program,
+    ranges,
+    runtime,
+    standings,
+    suites,
+)
 from experiments.contenders import CellName, UnavailableError
 from experiments.environment import environment
 from experiments.fit import progress_bar
 from experiments.interrupt import Interrupt
-from experiments.plots import plot_bars
 from experiments.scales import FULL, QUICK, SMOKE, Scale, SuiteName
 from experiments.standings import Row
 from experiments.suites import DEVICES, Case
@@ -96,6 +105,11 @@ class Options:
         )
 
     @property
+    def size(self) -> str:
+        """Which of the scales it is: one case may have the same name in two."""
+        return "smoke" if self.smoke else "quick" if self.quick else "full"
+
+    @property
     def path(self) -> Path | None:
         """Where to write to."""
         if self.out is None and not self.smoke:
@@ -128,27 +142,31 @@ def main(options: Options) -> None:
     if not console.is_terminal:
         console.width = WIDTH
     scale = options.scale
-    about = describe(options.rounds, scale.seconds)
+    about = describe(options)
+    apart = "devices" if os.environ.get(DEVICES_VARIABLE) != MOST_DEVICES else None
+    for suite in scale.suites:
+        if options.path and suite != apart:
+            measurements.read(options.path / suite, about)
     for name, values in about.items():
         spelled = ", ".join(f"{key} {value}" for key, value in values.items())
         console.print(f"{name}: {spelled}")
 
     with Interrupt() as interrupt:
         for suite in scale.suites:
-            if suite == "devices" and os.environ.get(DEVICES_VARIABLE) != MOST_DEVICES:
+            if suite == apart:
                 run_devices(options, interrupt)
             else:
                 rows = run(suite, scale, options.rounds, interrupt)
                 show(console, rows)
                 if options.path:
-                    save(options.path / suite, about, rows)
+                    measurements.write(options.path / suite, about, rows)
             if interrupt.requested:
                 raise KeyboardInterrupt("stopped: the cases after that are missing")
     if options.path:
         console.print(f"numbers and pictures are in {options.path}")
 
 
-def describe(rounds: int, seconds: float) -> dict[str, Any]:
+def describe(options: Options) -> dict[str, Any]:
     """What the numbers depend on besides the code: versions, machine, settings."""
     about = environment()
     for name in PEERS:
@@ -161,8 +179,9 @@ def describe(rounds: int, seconds: float) -> dict[str, Any]:
         "torch_threads": contenders.torch_threads(),
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", "").strip(),
         **runtime.memory_settings(),
-        "rounds": rounds,
-        "seconds": seconds,
+        "rounds": options.rounds,
+        "seconds": options.scale.seconds,
+        "scale": options.size,
     }
     return about
 
@@ -225,17 +244,6 @@ def show(console: Console, rows: Sequence[Row]) -> None:
         console.print(table)
     for line in standings.absences(rows):
         console.print(line)
-
-
-def save(path: Path, about: dict[str, Any], rows: Sequence[Row]) -> None:
-    """Writes a suite's results.json, and ratios.png if there are any to draw."""
-    path.mkdir(exist_ok=True)
-    record = {**about, "rows": standings.as_json(rows)}
-    records.write(path / "results.json", record, "--out")
-    panels = standings.panels(rows)
-    if panels:
-        title = f"{path.name}, on {about['machine']['cores']} CPU cores"
-        plot_bars(path / "ratios.png", title, panels)
 
 
 if __name__ == "__main__":

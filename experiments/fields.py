@@ -20,6 +20,20 @@ def read_object(text: str) -> dict[str, Any]:
     return content
 
 
+def differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
+    """What two objects do not have in common, in words.
+
+    >>> differences({"seed": 0, "layers": 1}, {"seed": 2, "layers": 1})
+    'seed 0, not 2'
+    """
+    names = sorted(
+        name for name in found.keys() | wanted if found.get(name) != wanted.get(name)
+    )
+    return ", ".join(
+        f"{name} {found.get(name)!r}, not {wanted.get(name)!r}" for name in names
+    )
+
+
 def fits(value: Any, hint: Any) -> bool:
     """Whether a value out of JSON is what the type of a field says.
 

@@ -123,10 +123,11 @@ class WorkDir:
         wanted = json.loads(json.dumps(settings))  # As JSON has it: tuples are lists.
         found = {name: (self.settings or {}).get(name) for name in wanted}
         if found != wanted:
+            differences = fields.differences(found, wanted)
             raise ClaimError(
                 f"work directory {self.path} belongs to a run with other settings "
-                f"({_differences(found, wanted)}): give another --workdir, or its own "
-                "settings to continue it"
+                f"({differences}): give another --workdir, or its own settings to "
+                "continue it"
             )
 
     def require_trained(self, program: str) -> None:
@@ -263,12 +264,3 @@ def fingerprint(vocab: Vocab) -> str:
     """
     digest = hashlib.sha256("\n".join(vocab.tokens).encode()).hexdigest()
     return f"{len(vocab)} tokens, {digest[:12]}"
-
-
-def _differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
-    names = sorted(
-        name for name in found.keys() | wanted if found.get(name) != wanted.get(name)
-    )
-    return ", ".join(
-        f"{name} {found.get(name)!r}, not {wanted.get(name)!r}" for name in names
-    )
