@@ -226,9 +226,11 @@ def sample(options: Options) -> None:
     if Checkpoints(workdir.checkpoints).steps():
         workdir.require(asked(options))
         if continues(options, workdir):
-            # Where another program trains, there is still what it has so far.
-            with contextlib.suppress(ClaimError):
+            try:
                 train_aside(options)
+            except ClaimError as error:
+                # Where another program trains, there is still what it has so far.
+                print(f"training does not go on: {error}", file=sys.stderr)
     else:
         missing = f"there is no trained model in {options.workdir}: training one first"
         print(f"{missing} (the default takes a minute or two)", file=sys.stderr)

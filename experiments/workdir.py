@@ -122,7 +122,7 @@ class WorkDir:
         """
         wanted = json.loads(json.dumps(settings))  # As JSON has it: tuples are lists.
         found = {name: (self.settings or {}).get(name) for name in wanted}
-        if found != wanted:
+        if _compared(found) != _compared(wanted):
             differences = fields.differences(found, wanted)
             raise ClaimError(
                 f"work directory {self.path} belongs to a run with other settings "
@@ -254,6 +254,13 @@ class WorkDir:
         """The file of that name becomes what `make` writes to the path it is given."""
         if jax.process_index() == 0:
             records.replace(self.path / name, make, OPTION)
+
+
+def _compared(settings: dict[str, Any]) -> dict[str, Any]:
+    """Of a person's own data ("csv: mine.csv") the kind without the path, which can be
+    spelled in many ways: beside it stands a hash of what was read."""
+    kind, _, _ = str(settings.get("dataset")).partition(": ")
+    return settings | {"dataset": kind}
 
 
 def fingerprint(vocab: Vocab) -> str:

@@ -253,10 +253,13 @@ def test_a_work_directory_of_another_vocabulary(csv_run, csv_file, program_run):
     assert files_below(csv_run) == before
 
 
-def test_a_work_directory_of_another_data_set(csv_run, csv_file, program_run, tmp_path):
+def test_the_same_reviews_elsewhere_go_on(csv_run, csv_file, program_run, tmp_path):
+    path = shutil.copytree(csv_run, tmp_path / "run")
+    (path / "results.json").unlink()
     other = shutil.copy(csv_file, tmp_path / "other.csv")
-    result = program_run(*tiny_arguments(csv_run, other))
-    assert_refused(result, f"(dataset 'csv: {csv_file}', not 'csv: {other}')")
+    _, out, _ = program_run(*tiny_arguments(path, other))
+    assert out.startswith(f"continuing in {path} after step 18\n")
+    assert read_results(path)["dataset"] == f"csv: {other}"
 
 
 def test_truncated_checkpoints_are_not_trained_on(

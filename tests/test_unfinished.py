@@ -5,7 +5,8 @@ import shutil
 
 import pytest
 
-from experiments import charlm
+from experiments import charlm, texts
+from experiments.language import SMOKE, Settings
 from tests.test_imdb import assert_refused
 from tests.test_lock import another_process
 
@@ -39,6 +40,28 @@ def test_an_interrupted_sample_goes_on_to_train(unfinished, sampled, charlm_run)
     assert charlm_run(*arguments) == (0, sampled, "")
 
 
+def test_it_goes_on_with_a_text_that_is_spelled_otherwise(
+    unfinished, sampled, charlm_run, tmp_path
+):
+    settings = json.loads((unfinished / "settings.json").read_text())
+    settings["dataset"] = "text: text"
+    (unfinished / "settings.json").write_text(json.dumps(settings))
+    path = tmp_path / "text"
+    path.write_text(texts.generate(seed=SMOKE.seed).content)
+    options = [
+        part
+        for name, value in vars(SMOKE).items()
+        if value != getattr(Settings(), name)
+        for part in (f"--{name.replace('_', '-')}", value)
+    ]
+    arguments = ("--sample", "--workdir", unfinished, "--length", 20, "--text", path)
+    code, out, err = charlm_run(*arguments, *options)
+    assert (code, out) == (0, sampled)
+    assert err.startswith(f"continuing in {unfinished} after step 84\n")
+    results = json.loads((unfinished / "results.json").read_text())
+    assert results["dataset"] == f"text: {path}"
+
+
 def test_beside_a_program_at_work_it_writes_with_what_there_is(
     unfinished, sampled, charlm_run
 ):
@@ -46,7 +69,11 @@ def test_beside_a_program_at_work_it_writes_with_what_there_is(
     with another_process(unfinished) as process:
         result = charlm_run(*arguments)
         process.kill()
-    assert result == (0, sampled, told(unfinished, "writing"))
+    why = (
+        f"training does not go on: another program is at work in {unfinished}: wait "
+        "for its end, or give another --workdir\n"
+    )
+    assert result == (0, sampled, why + told(unfinished, "writing"))
     assert not (unfinished / "results.json").exists()
 
 

@@ -73,6 +73,20 @@ def test_other_settings_are_refused_with_every_difference(
     assert WorkDir(tmp_path).settings == SETTINGS | {"pooling": ["max", "mean"]}
 
 
+def test_the_same_data_may_be_spelled_otherwise(tmp_path):
+    own = SETTINGS | {"dataset": "csv: mine.csv", "reviews": "40 reviews, 0123"}
+    claim(tmp_path, own)
+    WorkDir(tmp_path).finish({"accuracy": 1.0})
+    claim(tmp_path, own | {"dataset": "csv: /home/me/mine.csv"})
+    for dataset, reviews, differences in (
+        ("text: mine.csv", own["reviews"], "dataset 'csv: mine.csv', not 'text: mine"),
+        ("csv: b", "9 reviews, 45", "dataset 'csv: mine.csv', not 'csv: b', reviews '"),
+    ):
+        with pytest.raises(ValueError, match=f"other settings .{differences}"):
+            claim(tmp_path, own | {"dataset": dataset, "reviews": reviews})
+    assert (WorkDir(tmp_path).settings or {})["dataset"] == "csv: mine.csv"
+
+
 def test_a_setting_that_is_no_longer_there_is_a_difference(tmp_path):
     begin(tmp_path)
     fewer = {name: value for name, value in SETTINGS.items() if name != "rate"}
