@@ -5,6 +5,7 @@ Knows characters and the model; printing and command lines are others' business.
 
 import functools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -32,12 +33,13 @@ class Writer:
         self._read = jax.jit(model.apply)
 
     @classmethod
-    def load(cls, workdir: WorkDir) -> "Writer":
-        """The model of a run as its best checkpoint has it.
+    def load(cls, path: Path) -> "Writer":
+        """The model of the run in `path` as its best checkpoint has it.
 
         Raises:
             ValueError: there is none, or a file of the run is damaged.
         """
+        workdir = WorkDir(path)
         workdir.require_trained("charlm")
         settings, vocab = workdir.settings_as(Settings), workdir.vocab
         model = language.make_model(settings, len(vocab))

@@ -219,8 +219,7 @@ def picture(path: Path, file: Path, page: Path, *, skip: bool) -> None:
 
 
 def _load(path: Path, doing: str) -> tuple[WorkDir, Writer]:
-    workdir = WorkDir(path)
-    writer = Writer.load(workdir)
+    workdir, writer = WorkDir(path), Writer.load(path)
     workdir.tell_unfinished(doing)
     return workdir, writer
 

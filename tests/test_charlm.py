@@ -72,7 +72,7 @@ def test_smoke_learns_and_says_what_it_found(charlm_smoke):
 def test_results_are_those_of_the_best_checkpoint(charlm_smoke):
     """By reading on, one row alone, instead of the many that were evaluated at once."""
     path, *_ = charlm_smoke
-    results, writer = read_results(path), Writer.load(WorkDir(path))
+    results, writer = read_results(path), Writer.load(path)
     _, validation = texts.generate(seed=SMOKE.seed).split()
 
     def mean_nats(window):

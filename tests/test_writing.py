@@ -16,7 +16,6 @@ from experiments import charlm, language, writer
 from experiments.charlm import Options
 from experiments.language import Settings
 from experiments.texts import Text
-from experiments.workdir import WorkDir
 from experiments.writer import Writer
 from jaxrnn.checkpoints import Checkpoints
 from jaxrnn.text import Vocab
@@ -28,7 +27,7 @@ SUM = "8+6=14. "
 
 @pytest.fixture(scope="module")
 def trained(charlm_smoke):
-    return Writer.load(WorkDir(charlm_smoke[0]))
+    return Writer.load(charlm_smoke[0])
 
 
 def joined(pieces):
