@@ -67,7 +67,7 @@ class Reading:
     score: Path | None = None
     """Tell how well the trained model predicts this file."""
     per_character: bool = False
-    """With --score: tell it of each character."""
+    """With --score: tell it of each character, or byte."""
     neurons: Path | None = None
     """Show on a page what each unit of the trained model does as it reads this file."""
     html: Path | None = None
@@ -166,8 +166,8 @@ def read(path: Path, reading: Reading, *, skip: bool) -> None:
 
 
 def judge(path: Path, file: Path, *, skip: bool, each: bool) -> None:
-    """Prints the mean nats and bits of the characters of a file, all but the first,
-    under the model in a work directory; and before it those of `each`.
+    """Prints the mean nats and bits of the characters of a file, or of its bytes, all
+    but the first, under the model in a work directory; and before it those of `each`.
 
     `skip` leaves out what the model has never seen of the file.
 
@@ -175,23 +175,24 @@ def judge(path: Path, file: Path, *, skip: bool, each: bool) -> None:
         ValueError: there is no model, or the file cannot be judged.
     """
     workdir, writer = _load(path, "judging")
-    text = texts.read(file, _encoding(workdir) == "latin-1")
-    text = writer.known(text, str(file), skip=skip)
+    by_byte = _encoding(workdir) == "latin-1"
+    unit, spell = ("byte", ascii) if by_byte else ("character", repr)
+    text = writer.known(texts.read(file, by_byte), str(file), skip=skip)
     if len(text) < 2:
-        raise ValueError(f"{file} has but one character, which nothing predicts")
+        raise ValueError(f"{file} has but one {unit}, which nothing predicts")
     total, done = 0.0, 0
     with progress_bar("judging", len(text) - 1) as advance:
         for part in writer.nats(text):
             if each:
                 characters = text[done + 1 : done + 1 + part.size]
                 for character, value in zip(characters, part, strict=True):
-                    print(f"{character!r}\t{value:.4f}")
+                    print(f"{spell(character)}\t{value:.4f}")
             total += float(part.sum(dtype=np.float64))
             done += part.size
             advance(done)
     mean = total / done
     print(
-        f"{file}: {mean:.4f} nats, {float(metrics.bits(mean)):.4f} bits per character "
+        f"{file}: {mean:.4f} nats, {float(metrics.bits(mean)):.4f} bits per {unit} "
         f"({done:,} predicted)"
     )
 

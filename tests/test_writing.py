@@ -272,11 +272,13 @@ def test_a_model_of_bytes_writes_bytes(tmp_path, charlm_run, monkeypatch):
     assert len(written) == 4 + 120 + 1
     assert len(set(written)) > 60  # of 256, about 95 are expected
     (tmp_path / "any").write_bytes(bytes(range(256)))
-    code, out, _ = charlm_run(
-        "--workdir", run.workdir.path, "--score", tmp_path / "any"
-    )
-    assert code == 0
-    assert float(out.split(": ")[1].split()[0]) == pytest.approx(math.log(256), abs=0.1)
+    arguments = ("--workdir", run.workdir.path, "--score", tmp_path / "any")
+    *each, total = charlm_run(*arguments, "--per-character")[1].splitlines()
+    spelled = [repr(bytes([k]))[1:] for k in range(1, 256)]  # without the b
+    assert [line.split("\t")[0] for line in each] == spelled
+    nats = float(total.split(": ")[1].split()[0])
+    assert nats == pytest.approx(math.log(256), abs=0.1)
+    assert total.endswith(" bits per byte (255 predicted)")
 
 
 def test_a_closed_pipe_ends_quietly(charlm_smoke):
