@@ -85,6 +85,13 @@ class Options:
         if self.html and not self.explain:
             raise ValueError("--html needs --explain")
 
+    @property
+    def wanted(self) -> Settings:
+        """The settings to train with."""
+        if self.smoke:
+            return dataclasses.replace(SMOKE, seed=self.settings.seed)
+        return self.settings
+
 
 def main(options: Options) -> None:
     options.check()
@@ -96,10 +103,9 @@ def main(options: Options) -> None:
         judging.explain(options.explain, options.workdir, options.devices, page)
     elif options.smoke and options.workdir == WORKDIR:
         with tempfile.TemporaryDirectory() as scratch:
-            train(options, SMOKE, Path(scratch))
+            train(dataclasses.replace(options, workdir=Path(scratch)))
     else:
-        settings = SMOKE if options.smoke else options.settings
-        train(options, settings, options.workdir)
+        train(options)
 
 
 @dataclass(frozen=True)
@@ -134,11 +140,12 @@ class Run:
         )
 
 
-def train(options: Options, settings: Settings, path: Path) -> None:
-    """Trains from the last checkpoint in `path` to the end, then tests the best."""
-    data = cluster.in_turn(lambda: load(options, settings))
+def train(options: Options) -> None:
+    """Trains from the last checkpoint to the end, then tests the best."""
+    data = cluster.in_turn(lambda: load(options))
     began = time.perf_counter()
-    run = prepare(data, settings, WorkDir(path), placement.data_mesh(options.devices))
+    workdir, mesh = WorkDir(options.workdir), placement.data_mesh(options.devices)
+    run = prepare(data, options.wanted, workdir, mesh)
     with run.workdir.claimed(run.identity):
         if run.workdir.tells(summary):
             return
@@ -240,12 +247,12 @@ def learn_vectors(run: Run) -> np.ndarray:
         )
 
 
-def load(options: Options, settings: Settings) -> reviews.Reviews:
+def load(options: Options) -> reviews.Reviews:
     """The reviews that the options ask for."""
     if options.smoke:
-        return reviews.generate(seed=settings.seed)
+        return reviews.generate(seed=options.settings.seed)
     if options.csv:
-        return reviews.read_csv(options.csv, seed=settings.seed)
+        return reviews.read_csv(options.csv, seed=options.settings.seed)
     return load_imdb(options.data_dir, options.download_dir)
 
 

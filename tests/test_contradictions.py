@@ -2,6 +2,7 @@
 
 import pytest
 
+from experiments import imdb, reviews
 from tests.test_imdb import assert_refused
 
 
@@ -59,3 +60,16 @@ def test_the_smoke_run_has_its_own_settings(charlm_smoke, charlm_run):
     arguments = ("--sample", "--smoke", "--hidden", 64, "--length", 9)
     code, out, err = charlm_run("--workdir", charlm_smoke[0], *arguments)
     assert (code, len(out), err) == (0, 10, "")
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_the_smoke_run_has_the_seed_that_is_given(
+    program_run, tmp_path, monkeypatch, keeps
+):
+    def learn(run, *_):
+        same = run.data.fingerprint == reviews.generate(seed=3).fingerprint
+        raise KeyboardInterrupt(f"{run.identity['seed']} {same}")
+
+    monkeypatch.setattr(imdb, "learn", learn)
+    where = ("--workdir", tmp_path) if keeps else ()
+    assert program_run("--smoke", "--seed", 3, *where) == (130, "", "3 True\n")
