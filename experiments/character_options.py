@@ -65,6 +65,8 @@ class Options:
         self.reading.check()
         if self.text == ():
             raise ValueError("--text needs at least one file or folder")
+        if self.smoke and self.text:
+            raise ValueError("give either --smoke or --text, not both")
         if self.drawing != Drawing() and not self.sample:
             raise ValueError(
                 "--prompt, --length, --temperature and the like need --sample"
@@ -126,6 +128,6 @@ def continues(options: Options, workdir: WorkDir) -> bool:
     own = texts.is_own(str(found.get("dataset")))
     return (
         workdir.results is None
-        and own == bool(options.text and not options.smoke)
+        and own == bool(options.text)
         and all(found.get(k) == v for k, v in wanted.items() if k not in LESSENED)
     )

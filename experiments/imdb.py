@@ -84,6 +84,8 @@ class Options:
             raise ValueError("give either --predict or --explain, not both")
         if self.html and not self.explain:
             raise ValueError("--html needs --explain")
+        if self.smoke and self.csv:
+            raise ValueError("give either --smoke or --csv, not both")
 
     @property
     def wanted(self) -> Settings:

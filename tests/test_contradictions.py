@@ -14,6 +14,7 @@ from tests.test_imdb import assert_refused
         (["--predict", "a", "--explain", "b"], "either --predict or --explain, not b"),
         (["--predict", "a", "--html", "page"], "--html needs --explain"),
         (["--smoke", "--html", "page"], "--html needs --explain"),
+        (["--smoke", "--csv", "x"], "give either --smoke or --csv, not both"),
     ],
 )
 def test_of_the_sentiment_program(program_run, tmp_path, arguments, message):
@@ -26,6 +27,7 @@ def test_of_the_sentiment_program(program_run, tmp_path, arguments, message):
     ("arguments", "message"),
     [
         (["--text"], "--text needs at least one file or folder"),
+        (["--smoke", "--text", "x"], "give either --smoke or --text, not both"),
         (["--sample", "--score", "x"], "either --sample or --score and --neurons"),
         (["--sample", "--neurons", "x"], "either --sample or --score and --neurons"),
         (["--score", "x", "--html", "page"], "--html needs --neurons FILE"),
