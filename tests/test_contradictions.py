@@ -1,9 +1,13 @@
 """Command lines that contradict themselves are refused before any work is done."""
 
+import json
+from dataclasses import asdict
+
 import pytest
 
 from experiments import imdb, reviews
-from tests.test_imdb import assert_refused
+from experiments.sentiment import Settings
+from tests.test_imdb import GOOD, assert_refused
 
 
 @pytest.mark.parametrize(
@@ -47,9 +51,33 @@ def test_a_text_may_be_any_word(program_run, tmp_path):
     assert_refused(result, f"there is no trained model in {tmp_path}")
 
 
-def test_the_smoke_run_keeps_no_model_to_read_with(charlm_run):
+def test_the_smoke_run_keeps_no_model_to_read_with(charlm_run, program_run):
     message = "need a trained model, and --smoke keeps none: give the --workdir of one"
     assert_refused(charlm_run("--smoke", "--score", __file__), message)
+    for option in ("--predict", "--explain"):
+        assert_refused(program_run("--smoke", option, "fine"), message)
+
+
+@pytest.mark.parametrize("option", ["--predict", "--explain"])
+def test_a_sentiment_model_is_no_other_one(tmp_path, program_run, option):
+    """By settings and reviews; a run without a vocabulary is refused behind that."""
+    path, table = tmp_path / "run", tmp_path / "mine.csv"
+    path.mkdir()
+    table.write_text(f"text,label\n{GOOD}")
+    known = asdict(Settings(hidden=3, seed=1))
+    known["reviews"] = reviews.read_csv(table).fingerprint
+    (path / "settings.json").write_text(json.dumps(known))
+
+    def result(*more):
+        return program_run("--workdir", path, option, "fine", *more)
+
+    same = ("--hidden", 3, "--seed", 1, "--csv", table)
+    for more in ([], same, ["--smoke", "--hidden", 9]):
+        assert_refused(result(*more), f"{path}/vocab.txt")
+    assert_refused(result("--hidden", 9), "(hidden 3, not 9, seed 1, not 0)")
+    assert_refused(result("--seed", 2), "hidden 3, not 128, seed 1, not 2")
+    table.write_text(f"text,label\n{GOOD}fine,1\n")
+    assert_refused(result("--csv", table), "(reviews '40 reviews, ")
 
 
 def test_a_model_of_characters_is_none_of_bytes(charlm_smoke, charlm_run):
