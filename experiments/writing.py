@@ -104,7 +104,7 @@ def read_prompt(prompt: str | None) -> bytes | None:
     if prompt == "-":
         return sys.stdin.buffer.read()
     if prompt.startswith("@"):
-        return texts.read_bytes(Path(prompt[1:]))
+        return texts.read_bytes(Path(os.path.expanduser(prompt[1:])))
     return os.fsencode(prompt)
 
 

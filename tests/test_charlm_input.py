@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from experiments import charlm, language, texts
+from experiments import charlm, language, texts, writing
 from experiments.charlm import Options
 from experiments.language import PRESETS, Settings
 from tests.test_imdb import assert_refused
@@ -126,3 +126,9 @@ def test_bad_input_ends_before_anything_is_written(
     result = charlm_run("--text", path, "--workdir", tmp_path / "run", *arguments)
     assert_refused(result, message)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_tilde_in_the_file_of_a_prompt_is_the_home_directory(tmp_path, monkeypatch):
+    (tmp_path / "prompt").write_bytes(b"to be")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert writing.read_prompt("@~/prompt") == b"to be"
