@@ -75,6 +75,12 @@ class Options:
             )
         if self.sample and self.reading.wanted:
             raise ValueError("give either --sample or --score and --neurons")
+        if self.unknown == "skip" and not (self.sample or self.reading.wanted):
+            raise ValueError("--unknown skip needs --sample, --score or --neurons")
+        if self.tensorboard and self.reading.wanted:
+            raise ValueError(
+                "--tensorboard needs a training: --score and --neurons do none"
+            )
         if self.smoke and self.reading.wanted and self.workdir == WORKDIR:
             raise ValueError(
                 "--score and --neurons need a trained model, and --smoke keeps none: "

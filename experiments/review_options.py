@@ -37,8 +37,8 @@ class Options:
     predict: Annotated[tuple[str, ...] | None, program.several(str, "TEXT")] = None
     """Classify these texts with the trained model; - reads one per line from stdin."""
     explain: Annotated[tuple[str, ...] | None, program.several(str, "TEXT")] = None
-    """Show on a page how each word of these texts moves the trained model; - as with
-    --predict."""
+    """Show on a page how each word of these texts, at most 20 with 1,000 words each,
+    moves the trained model; - as with --predict."""
     html: Path | None = None
     """With --explain: the page to write, default explanation.html."""
     tensorboard: bool = False
@@ -60,6 +60,10 @@ class Options:
             raise ValueError("give either --predict or --explain, not both")
         if self.html and not self.explain:
             raise ValueError("--html needs --explain")
+        if self.tensorboard and self.asks:
+            raise ValueError(
+                "--tensorboard needs a training: --predict and --explain do none"
+            )
         if self.smoke and self.csv:
             raise ValueError("give either --smoke or --csv, not both")
         if self.smoke and self.asks and self.workdir == WORKDIR:

@@ -69,7 +69,8 @@ class Reading:
     per_character: bool = False
     """With --score: tell it of each character."""
     neurons: Path | None = None
-    """Show on a page what each unit of the trained model does as it reads this file."""
+    """Show on a page what each unit of the trained model does as it reads this file, of
+    at most 10,000 characters."""
     html: Path | None = None
     """With --neurons: the page to write, default neurons.html."""
 

@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import pytest
 
-from experiments import imdb, reviews
+from experiments import explanation, imdb, neurons, reviews
 from experiments.sentiment import Settings
 from tests.test_imdb import GOOD, assert_refused
 
@@ -18,6 +18,8 @@ from tests.test_imdb import GOOD, assert_refused
         (["--predict", "a", "--explain", "b"], "either --predict or --explain, not b"),
         (["--predict", "a", "--html", "page"], "--html needs --explain"),
         (["--smoke", "--html", "page"], "--html needs --explain"),
+        (["--predict", "a", "--tensorboard"], "--tensorboard needs a training: --pred"),
+        (["--explain", "a", "--tensorboard"], "--tensorboard needs a training: --pred"),
         (["--smoke", "--csv", "x"], "give either --smoke or --csv, not both"),
     ],
 )
@@ -31,6 +33,9 @@ def test_of_the_sentiment_program(program_run, tmp_path, arguments, message):
     ("arguments", "message"),
     [
         (["--text"], "--text needs at least one file or folder"),
+        (["--score", "x", "--tensorboard"], "--tensorboard needs a training: --score"),
+        (["--neurons", "x", "--tensorboard"], "--tensorboard needs a training: --sco"),
+        (["--unknown", "skip"], "--unknown skip needs --sample, --score or --neurons"),
         (["--smoke", "--text", "x"], "give either --smoke or --text, not both"),
         (["--sample", "--score", "x"], "either --sample or --score and --neurons"),
         (["--sample", "--neurons", "x"], "either --sample or --score and --neurons"),
@@ -103,3 +108,13 @@ def test_the_smoke_run_has_the_seed_that_is_given(
     monkeypatch.setattr(imdb, "learn", learn)
     where = ("--workdir", tmp_path) if keeps else ()
     assert program_run("--smoke", "--seed", 3, *where) == (130, "", "3 True\n")
+
+
+def test_help_names_the_limits_of_the_pages(program_run, charlm_run, capsys):
+    limits = (explanation.MOST_REVIEWS, explanation.LONGEST_REVIEW), (neurons.LONGEST,)
+    for run, numbers in zip((program_run, charlm_run), limits, strict=True):
+        with pytest.raises(SystemExit):
+            run("--help")
+        text = capsys.readouterr().out
+        for number in numbers:
+            assert f" {number:,} " in text
