@@ -14,7 +14,7 @@ import dataclasses
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,11 +81,13 @@ class Run:
     """What its work directory must be of."""
 
 
-def train(options: Options) -> None:
-    """Trains from the last checkpoint to the end, and tells what the best one found."""
+def train(options: Options, ready: Callable[[Run], None] = lambda run: None) -> None:
+    """Trains from the last checkpoint to the end, and tells what the best one found.
+    Before anything is written, `ready` may refuse the run."""
     text = cluster.in_turn(lambda: load(options))
     began = time.perf_counter()
     run = prepare(text, options)
+    ready(run)
     with run.workdir.claimed(run.identity):
         if run.workdir.tells(summary):
             return
@@ -220,29 +222,37 @@ def summary(results: dict[str, Any]) -> str:
 def sample(options: Options) -> None:
     """Prints what the trained model writes; where there is none, trains it first, and
     goes on with a training that was interrupted."""
-    options.drawing.check()
-    prompt = writing.read_prompt(options.drawing.prompt)
-    workdir = WorkDir(options.workdir)
-    if Checkpoints(workdir.checkpoints).steps():
+    drawing, by_byte = options.drawing, options.bytes
+    drawing.check()
+    prompt = writing.read_prompt(drawing.prompt)
+    workdir, skip = WorkDir(options.workdir), options.unknown == "skip"
+    trained = bool(Checkpoints(workdir.checkpoints).steps())
+
+    def ready(run: Run) -> None:
+        writer = Writer(run.model, {}, run.vocab)
+        writing.begin(writer, drawing, prompt, by_byte=by_byte, skip=skip)
+        if not trained:
+            missing = f"there is no trained model in {workdir.path}: training one first"
+            print(f"{missing} (the default takes a minute or two)", file=sys.stderr)
+
+    if not trained:
+        train_aside(options, ready)
+    else:
         workdir.require(asked(options))
         if continues(options, workdir):
             try:
-                train_aside(options)
+                train_aside(options, ready)
             except ClaimError as error:
                 # Where another program trains, there is still what it has so far.
                 print(f"training does not go on: {error}", file=sys.stderr)
-    else:
-        missing = f"there is no trained model in {options.workdir}: training one first"
-        print(f"{missing} (the default takes a minute or two)", file=sys.stderr)
-        train_aside(options)
-    skip, seed = options.unknown == "skip", options.settings.seed
-    writing.write(options.workdir, options.drawing, prompt, seed=seed, skip=skip)
+    seed = options.settings.seed
+    writing.write(workdir.path, drawing, prompt, seed=seed, skip=skip)
 
 
-def train_aside(options: Options) -> None:
+def train_aside(options: Options, ready: Callable[[Run], None]) -> None:
     """Trains, and leaves standard output to the text."""
     with contextlib.redirect_stdout(sys.stderr):
-        train(options)
+        train(options, ready)
 
 
 if __name__ == "__main__":

@@ -12,24 +12,22 @@ import dataclasses
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import jax
 import numpy as np
-import tyro
 from jax.sharding import Mesh
 from rich.console import Console
 
 from experiments import cluster, judging, program, reviews, runtime, sentiment
-from experiments.cluster import Cluster
 from experiments.examples import Batches, Examples
 from experiments.fit import fit, progress_bar
-from experiments.imdb_reviews import load_imdb
 from experiments.judging import LABELS
 from experiments.plots import plot_confusion, plot_curves
-from experiments.sentiment import SMOKE, Settings
+from experiments.review_options import WORKDIR, Options, asked, load
+from experiments.sentiment import Settings
 from experiments.word_vectors import word_vectors
 from experiments.workdir import WorkDir, fingerprint
 from jaxrnn import placement, training
@@ -37,69 +35,29 @@ from jaxrnn.batching import bucket_boundaries, epoch_rng
 from jaxrnn.checkpoints import Checkpoints
 from jaxrnn.text import Vocab, word_tokens
 
-WORKDIR = Path("runs/imdb")
-
-
-@dataclass(frozen=True)
-class Options:
-    """Everything the command line says."""
-
-    settings: Annotated[Settings, tyro.conf.arg(name="")] = field(
-        default_factory=Settings
-    )
-    workdir: Path = WORKDIR
-    """Directory of the run: the same command started again goes on there."""
-    csv: Path | None = None
-    """Your own reviews: a UTF-8 file with the columns text and label."""
-    data_dir: Path = Path("~/tensorflow_datasets")
-    """Where tensorflow-datasets keeps the prepared reviews."""
-    download_dir: Path | None = None
-    """Where the archive of the reviews is, or is downloaded to."""
-    devices: int | None = None
-    """Devices of each process, default all; a CPU counts as one device per core."""
-    cluster: Annotated[Cluster, tyro.conf.arg(name="")] = field(default_factory=Cluster)
-    predict: Annotated[tuple[str, ...] | None, program.several(str, "TEXT")] = None
-    """Classify these texts with the trained model; - reads one per line from stdin."""
-    explain: Annotated[tuple[str, ...] | None, program.several(str, "TEXT")] = None
-    """Show on a page how each word of these texts moves the trained model; - as with
-    --predict."""
-    html: Path | None = None
-    """With --explain: the page to write, default explanation.html."""
-    tensorboard: bool = False
-    """Write logs for TensorBoard into the work directory, too."""
-    smoke: bool = False
-    """Try everything in seconds, on generated reviews with a tiny model."""
-
-    def check(self) -> None:
-        """Whether they make sense together.
-
-        Raises:
-            ValueError: they do not; the option is named.
-        """
-        self.settings.check()
-        for name in ("predict", "explain"):
-            if getattr(self, name) == ():
-                raise ValueError(f"--{name} needs at least one text, or -")
-        if self.predict and self.explain:
-            raise ValueError("give either --predict or --explain, not both")
-        if self.html and not self.explain:
-            raise ValueError("--html needs --explain")
-
 
 def main(options: Options) -> None:
     options.check()
     runtime.configure(options.devices, options.cluster.join)
+    if options.asks:
+        answer(options)
+    elif options.smoke and options.workdir == WORKDIR:
+        with tempfile.TemporaryDirectory() as scratch:
+            train(dataclasses.replace(options, workdir=Path(scratch)))
+    else:
+        train(options)
+
+
+def answer(options: Options) -> None:
+    """Judges, or explains, with the trained model."""
+    workdir = WorkDir(options.workdir)
+    if workdir.settings is not None:
+        workdir.require(asked(options))
     if options.predict:
         judging.predict(options.predict, options.workdir, options.devices)
     elif options.explain:
         page = options.html or Path("explanation.html")
         judging.explain(options.explain, options.workdir, options.devices, page)
-    elif options.smoke and options.workdir == WORKDIR:
-        with tempfile.TemporaryDirectory() as scratch:
-            train(options, SMOKE, Path(scratch))
-    else:
-        settings = SMOKE if options.smoke else options.settings
-        train(options, settings, options.workdir)
 
 
 @dataclass(frozen=True)
@@ -134,11 +92,12 @@ class Run:
         )
 
 
-def train(options: Options, settings: Settings, path: Path) -> None:
-    """Trains from the last checkpoint in `path` to the end, then tests the best."""
-    data = cluster.in_turn(lambda: load(options, settings))
+def train(options: Options) -> None:
+    """Trains from the last checkpoint to the end, then tests the best."""
+    data = cluster.in_turn(lambda: load(options))
     began = time.perf_counter()
-    run = prepare(data, settings, WorkDir(path), placement.data_mesh(options.devices))
+    workdir, mesh = WorkDir(options.workdir), placement.data_mesh(options.devices)
+    run = prepare(data, options.wanted, workdir, mesh)
     with run.workdir.claimed(run.identity):
         if run.workdir.tells(summary):
             return
@@ -238,15 +197,6 @@ def learn_vectors(run: Run) -> np.ndarray:
         return word_vectors(
             [*run.train.ids, *unlabelled], len(run.vocab), run.settings.embed
         )
-
-
-def load(options: Options, settings: Settings) -> reviews.Reviews:
-    """The reviews that the options ask for."""
-    if options.smoke:
-        return reviews.generate(seed=settings.seed)
-    if options.csv:
-        return reviews.read_csv(options.csv, seed=settings.seed)
-    return load_imdb(options.data_dir, options.download_dir)
 
 
 def plot_run(

@@ -46,6 +46,6 @@ class Interrupt:
     def _request(self, number: int, frame: object) -> None:
         self.requested = True
         signal.signal(signal.SIGINT, self._before[signal.SIGINT])
-        print("stopping after this step ...", file=sys.stderr)
+        print("stopping when this is done ...", file=sys.stderr)
         if jax.process_count() > 1:
             signal.raise_signal(signal.SIGTERM)

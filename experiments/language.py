@@ -66,7 +66,8 @@ class Settings:
     schedule: Literal["cosine", "constant"] = "cosine"
     """What it does then: fall to zero along a cosine, or stay."""
     weight_decay: float = 0.01
-    """Share of the weights, biases aside, that is lost at a learning rate of 1."""
+    """Share of each weight, biases aside, that a step takes off it, times the learning
+    rate."""
     clip: float | None = 1.0
     """Greatest norm of a gradient; longer ones are scaled down."""
     patience: int | None = 3

@@ -68,7 +68,8 @@ class Settings:
     clip: float = 1.0
     """Greatest norm of a gradient; longer ones are scaled down."""
     seed: int = 0
-    """Of the weights, of the order of the reviews and of dropout."""
+    """Of the weights, of the order of the reviews and of dropout; and of how those of a
+    --csv are divided."""
 
     def check(self) -> None:
         """Whether they make sense.

@@ -69,7 +69,8 @@ class Reading:
     per_character: bool = False
     """With --score: tell it of each character, or byte."""
     neurons: Path | None = None
-    """Show on a page what each unit of the trained model does as it reads this file."""
+    """Show on a page what each unit of the trained model does as it reads this file, of
+    at most 10,000 characters."""
     html: Path | None = None
     """With --neurons: the page to write, default neurons.html."""
 
@@ -98,14 +99,47 @@ class _Model(About):
 
 
 def read_prompt(prompt: str | None) -> bytes | None:
-    """What a `Drawing` has for a prompt, from wherever it is."""
+    """What a `Drawing` has for a prompt, from wherever it is.
+
+    Raises:
+        ValueError: it cannot be read, or there is nothing in it.
+    """
     if prompt is None:
         return None
     if prompt == "-":
-        return sys.stdin.buffer.read()
-    if prompt.startswith("@"):
-        return files.read_bytes(Path(prompt[1:]))
-    return os.fsencode(prompt)
+        content = sys.stdin.buffer.read()
+    elif prompt.startswith("@"):
+        content = files.read_bytes(Path(os.path.expanduser(prompt[1:])))
+    else:
+        content = os.fsencode(prompt)
+    if not content:
+        raise ValueError("the prompt is empty: give at least one character")
+    return content
+
+
+def begin(
+    writer: Writer,
+    drawing: Drawing,
+    prompt: bytes | None,
+    *,
+    by_byte: bool,
+    skip: bool,
+) -> str:
+    """The prompt as the model knows it, which need not be trained; "" for none.
+
+    Raises:
+        ValueError: the model has too few characters, or not those.
+    """
+    known = len(writer.vocab)
+    if drawing.top_k is not None and drawing.top_k > known:
+        raise ValueError(
+            f"--top-k must be at most {known}, the characters that the model knows, "
+            f"got {drawing.top_k}"
+        )
+    if prompt is None:
+        return ""
+    text = texts.decode(prompt, "the prompt", by_byte)
+    return writer.known(text, "the prompt", skip=skip)
 
 
 def write(
@@ -120,10 +154,8 @@ def write(
     """
     workdir, writer = _load(path, "writing")
     encoding = _encoding(workdir)
-    begin, shown = writer.beginning, ""
-    if prompt is not None:
-        text = texts.decode(prompt, "the prompt", encoding == "latin-1")
-        begin = shown = writer.known(text, "the prompt", skip=skip)
+    by_byte = encoding == "latin-1"
+    shown = begin(writer, drawing, prompt, by_byte=by_byte, skip=skip)
 
     def show(text: str) -> None:
         sys.stdout.buffer.write(text.encode(encoding))
@@ -131,7 +163,11 @@ def write(
 
     others = [shown] * (drawing.num_samples - 1)
     pieces = writer.write(
-        begin, drawing.length, drawing.num_samples, seed, **drawing.options
+        shown or writer.beginning,
+        drawing.length,
+        drawing.num_samples,
+        seed,
+        **drawing.options,
     )
     for first, *rest in pieces:
         show(shown + first)

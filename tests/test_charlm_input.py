@@ -1,10 +1,12 @@
 """The character model's command line: presets, texts, and what it must refuse."""
 
+import io
+import sys
 from dataclasses import replace
 
 import pytest
 
-from experiments import charlm, language, texts
+from experiments import charlm, language, texts, writing
 from experiments.charlm import Options
 from experiments.language import PRESETS, Settings
 from tests.test_imdb import assert_refused
@@ -113,6 +115,9 @@ def test_a_short_text_shrinks_the_batch_and_says_so(tmp_path, capsys):
         (TEXT, ["--learning-rate", "nan"], "--learning-rate must be 0 or above, got n"),
         (TEXT, ["--clip", 0], "--clip must be above 0, got 0.0"),
         (TEXT, ["--seed", -1], "--seed must be from 0 to 4294967295, got -1"),
+        (TEXT, ["--sample", "--top-k", 9], "--top-k must be at most 8, the characters"),
+        (TEXT, ["--sample", "--prompt", "é"], "the model has never seen, 'é': leave"),
+        (TEXT, ["--sample", "--prompt", "@/dev/null"], "the prompt is empty: give at"),
     ],
 )
 def test_bad_input_ends_before_anything_is_written(
@@ -126,3 +131,17 @@ def test_bad_input_ends_before_anything_is_written(
     result = charlm_run("--text", path, "--workdir", tmp_path / "run", *arguments)
     assert_refused(result, message)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_tilde_in_the_file_of_a_prompt_is_the_home_directory(tmp_path, monkeypatch):
+    (tmp_path / "prompt").write_bytes(b"to be")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert writing.read_prompt("@~/prompt") == b"to be"
+
+
+def test_there_must_be_a_prompt_on_standard_input(tmp_path, charlm_run, monkeypatch):
+    """Nor is there a text, which is read later."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
+    arguments = ("--sample", "--prompt", "-", "--text", tmp_path / "none")
+    result = charlm_run("--workdir", tmp_path / "run", *arguments)
+    assert_refused(result, "the prompt is empty: give at least one character")

@@ -1,8 +1,13 @@
 """Command lines that contradict themselves are refused before any work is done."""
 
+import json
+from dataclasses import asdict
+
 import pytest
 
-from tests.test_imdb import assert_refused
+from experiments import explanation, imdb, neurons, reviews
+from experiments.sentiment import Settings
+from tests.test_imdb import GOOD, assert_refused
 
 
 @pytest.mark.parametrize(
@@ -13,6 +18,9 @@ from tests.test_imdb import assert_refused
         (["--predict", "a", "--explain", "b"], "either --predict or --explain, not b"),
         (["--predict", "a", "--html", "page"], "--html needs --explain"),
         (["--smoke", "--html", "page"], "--html needs --explain"),
+        (["--predict", "a", "--tensorboard"], "--tensorboard needs a training: --pred"),
+        (["--explain", "a", "--tensorboard"], "--tensorboard needs a training: --pred"),
+        (["--smoke", "--csv", "x"], "give either --smoke or --csv, not both"),
     ],
 )
 def test_of_the_sentiment_program(program_run, tmp_path, arguments, message):
@@ -25,6 +33,10 @@ def test_of_the_sentiment_program(program_run, tmp_path, arguments, message):
     ("arguments", "message"),
     [
         (["--text"], "--text needs at least one file or folder"),
+        (["--score", "x", "--tensorboard"], "--tensorboard needs a training: --score"),
+        (["--neurons", "x", "--tensorboard"], "--tensorboard needs a training: --sco"),
+        (["--unknown", "skip"], "--unknown skip needs --sample, --score or --neurons"),
+        (["--smoke", "--text", "x"], "give either --smoke or --text, not both"),
         (["--sample", "--score", "x"], "either --sample or --score and --neurons"),
         (["--sample", "--neurons", "x"], "either --sample or --score and --neurons"),
         (["--score", "x", "--html", "page"], "--html needs --neurons FILE"),
@@ -44,9 +56,33 @@ def test_a_text_may_be_any_word(program_run, tmp_path):
     assert_refused(result, f"there is no trained model in {tmp_path}")
 
 
-def test_the_smoke_run_keeps_no_model_to_read_with(charlm_run):
+def test_the_smoke_run_keeps_no_model_to_read_with(charlm_run, program_run):
     message = "need a trained model, and --smoke keeps none: give the --workdir of one"
     assert_refused(charlm_run("--smoke", "--score", __file__), message)
+    for option in ("--predict", "--explain"):
+        assert_refused(program_run("--smoke", option, "fine"), message)
+
+
+@pytest.mark.parametrize("option", ["--predict", "--explain"])
+def test_a_sentiment_model_is_no_other_one(tmp_path, program_run, option):
+    """By settings and reviews; a run without a vocabulary is refused behind that."""
+    path, table = tmp_path / "run", tmp_path / "mine.csv"
+    path.mkdir()
+    table.write_text(f"text,label\n{GOOD}")
+    known = asdict(Settings(hidden=3, seed=1))
+    known["reviews"] = reviews.read_csv(table).fingerprint
+    (path / "settings.json").write_text(json.dumps(known))
+
+    def result(*more):
+        return program_run("--workdir", path, option, "fine", *more)
+
+    same = ("--hidden", 3, "--seed", 1, "--csv", table)
+    for more in ([], same, ["--smoke", "--hidden", 9]):
+        assert_refused(result(*more), f"{path}/vocab.txt")
+    assert_refused(result("--hidden", 9), "(hidden 3, not 9, seed 1, not 0)")
+    assert_refused(result("--seed", 2), "hidden 3, not 128, seed 1, not 2")
+    table.write_text(f"text,label\n{GOOD}fine,1\n")
+    assert_refused(result("--csv", table), "(reviews '40 reviews, ")
 
 
 def test_a_model_of_characters_is_none_of_bytes(charlm_smoke, charlm_run):
@@ -59,3 +95,26 @@ def test_the_smoke_run_has_its_own_settings(charlm_smoke, charlm_run):
     arguments = ("--sample", "--smoke", "--hidden", 64, "--length", 9)
     code, out, err = charlm_run("--workdir", charlm_smoke[0], *arguments)
     assert (code, len(out), err) == (0, 10, "")
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_the_smoke_run_has_the_seed_that_is_given(
+    program_run, tmp_path, monkeypatch, keeps
+):
+    def learn(run, *_):
+        same = run.data.fingerprint == reviews.generate(seed=3).fingerprint
+        raise KeyboardInterrupt(f"{run.identity['seed']} {same}")
+
+    monkeypatch.setattr(imdb, "learn", learn)
+    where = ("--workdir", tmp_path) if keeps else ()
+    assert program_run("--smoke", "--seed", 3, *where) == (130, "", "3 True\n")
+
+
+def test_help_names_the_limits_of_the_pages(program_run, charlm_run, capsys):
+    limits = (explanation.MOST_REVIEWS, explanation.LONGEST_REVIEW), (neurons.LONGEST,)
+    for run, numbers in zip((program_run, charlm_run), limits, strict=True):
+        with pytest.raises(SystemExit):
+            run("--help")
+        text = capsys.readouterr().out
+        for number in numbers:
+            assert f" {number:,} " in text

@@ -172,7 +172,7 @@ def test_a_stopped_run_ends_as_one_never_stopped(
         with pytest.raises(KeyboardInterrupt, match=message):
             run(tmp_path, train_step=train_step)
         assert checkpoints(tmp_path).steps()[-1] == stop
-    assert capsys.readouterr().err == "stopping after this step ...\n" * len(stops)
+    assert capsys.readouterr().err == "stopping when this is done ...\n" * len(stops)
     state, done = run(tmp_path, train_step=train_step)
     assert f"continuing in {tmp_path} after step {stops[-1]}" in capsys.readouterr().out
     assert_as_uninterrupted(tmp_path, state, done, uninterrupted)

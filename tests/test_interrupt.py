@@ -27,7 +27,7 @@ def test_the_first_signal_only_asks(number, capsys):
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
-    assert capsys.readouterr().err == "stopping after this step ...\n"
+    assert capsys.readouterr().err == "stopping when this is done ...\n"
 
 
 def test_signals_are_as_before_after_an_error():

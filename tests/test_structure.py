@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 import pytest
 
+import experiments
 import jaxrnn
 
 ROOT = Path(__file__).parent.parent
@@ -82,6 +83,12 @@ def test_import_is_light():
     loaded = set(output.split())
     assert "jax" in loaded
     assert not loaded & (HEAVY | {"matplotlib", "tyro"})
+
+
+def test_the_map_of_the_programs_names_every_file():
+    paths = (ROOT / "experiments").glob("[!_]*.py")
+    named = set(re.findall(r"`(\w+)`|experiments\.(\w+)", experiments.__doc__ or ""))
+    assert {path.stem for path in paths} == {a or b for a, b in named} - {"jaxrnn"}
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_it_trains_with_the_settings_of_the_run_alone(
     unfinished, charlm_run, monkeypatch, arguments, changed, goes_on
 ):
     seen = []
-    monkeypatch.setattr(charlm, "train", lambda options: seen.append(options.workdir))
+    monkeypatch.setattr(charlm, "train", lambda given, _: seen.append(given.workdir))
     monkeypatch.setattr(charlm.writing, "write", lambda *_, **__: None)
     settings = json.loads((unfinished / "settings.json").read_text())
     (unfinished / "settings.json").write_text(json.dumps(settings | changed))

@@ -125,7 +125,8 @@ def test_without_a_model_one_is_trained_first(
     """Piped, the output has the text alone."""
     path = tmp_path / "run"
 
-    def train(options):
+    def train(options, ready):
+        ready(charlm.prepare(Text("sums", SUM * 400), options))
         print("epoch 1")
         shutil.copytree(charlm_smoke[0], options.workdir)
 
@@ -159,7 +160,7 @@ def test_without_a_model_one_is_trained_first(
             ["--top-k", 99999999999],
             "--top-k must be from 1 to 1114112, got 9999999",
         ),
-        (["--top-k", 15], "top_k"),
+        (["--top-k", 15], "--top-k must be at most 14, the characters that the mode"),
         (["--top-p", 0], "top_p"),
         (["--min-p", 1.5], "min_p"),
         (["--text", __file__], "other settings (text '4005 characters"),
