@@ -14,6 +14,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float, Num
 
+from jaxrnn.types import indices
+
 
 class Mean(NamedTuple):
     """A weighted mean that has not been divided yet.
@@ -95,8 +97,7 @@ def cross_entropy(
             f"logits of shape {logits.shape} need ids of shape {logits.shape[:-1]}, "
             f"not {ids.shape}"
         )
-    # JAX counts negative ones from the end.
-    ids = jnp.where(ids < 0, logits.shape[-1], ids.astype(jnp.int32))
+    ids = indices(ids, logits.shape[-1])
     return optax.softmax_cross_entropy_with_integer_labels(logits, ids)
 
 

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxrnn import segments
 from jaxrnn.arguments import at_least, share
 from jaxrnn.combinators import Bidirectional, require_layer
-from jaxrnn.types import Array, Float, Int, State, wide
+from jaxrnn.types import Array, Float, Int, State, indices, wide
 
 
 class SequenceClassifier(nn.Module):
@@ -267,5 +267,4 @@ def _ids(tokens: Int[ArrayLike, "*b t"], vocab_size: int) -> Int[Array, "*b t"]:
     tokens = jnp.asarray(tokens)
     if not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise ValueError(f"tokens must be integers, got {tokens.dtype}")
-    # JAX counts negative ones from the end.
-    return jnp.where(tokens < 0, vocab_size, tokens.astype(jnp.int32))
+    return indices(tokens, vocab_size)

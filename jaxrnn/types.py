@@ -33,6 +33,7 @@ __all__ = [
     "Int",
     "LSTMState",
     "State",
+    "indices",
     "known",
     "wide",
 ]
@@ -68,6 +69,19 @@ def wide(dtype: Dtype) -> Dtype:
     ('float32', 'float64')
     """
     return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
+
+
+def indices(ids: Int[Array, "*b"], number: int) -> Int[Array, "*b"]:
+    """The ids as int32, to be looked up among `number` entries; those of none of them
+    become `number`, which a lookup makes NaN of. JAX counts negative ones from the end.
+
+    >>> indices(jnp.array([2, 3, -1]), 3).tolist()
+    [2, 3, 3]
+    """
+    # First what is too great: in int32 some of it is negative, or another id.
+    greatest = jnp.iinfo(ids.dtype).max  # Of bytes it may be below `number`.
+    ids = jnp.minimum(ids, min(number, greatest)).astype(jnp.int32)
+    return jnp.where(ids < 0, number, ids)
 
 
 def known(values: ArrayLike) -> np.ndarray | None:

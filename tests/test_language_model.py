@@ -105,7 +105,7 @@ def test_looking_up_the_table_equals_multiplying(rng, make_encoder):
         found,
         after,
     )
-    for outside in (tokens + VOCAB, tokens - VOCAB):
+    for outside in (tokens + VOCAB, tokens - VOCAB, np.full(B, 2**32 - 1, np.uint32)):
         logits, _ = model.apply(variables, outside, state, table, method="step")
         assert np.isnan(logits).all()
 
