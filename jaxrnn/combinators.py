@@ -187,10 +187,10 @@ class Stack(nn.Module):
 
 
 def require_layer(name: str, layer: Any) -> None:
-    """Refuses what is no layer.
+    """Refuses what is no layer: what has not its methods `step` and `zero_state`.
 
     Raises:
-        TypeError: it is none; with what to do of a cell.
+        TypeError: it is not a layer; with what to do of a cell.
 
     >>> from jaxrnn import Recurrent
     >>> require_layer("encoder", Stack([Recurrent(nn.GRUCell(features=8))]))
@@ -202,6 +202,12 @@ def require_layer(name: str, layer: Any) -> None:
         )
     if not isinstance(layer, nn.Module):
         raise TypeError(f"{name} must be a layer, got {layer!r}")
+    for method in ("step", "zero_state"):
+        if not hasattr(layer, method):
+            raise TypeError(
+                f"{name} must be a layer, got {type(layer).__name__}, "
+                f"which has no method {method!r}"
+            )
 
 
 def _split(state: State | None, layers: Sequence[Any]) -> list[State | None]:

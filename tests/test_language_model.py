@@ -154,6 +154,12 @@ class Echo(nn.Module):
     def __call__(self, x, state, *, lengths, segment_ids, train):
         return x * (3.0 if train else 1.0), state
 
+    def step(self, x, state):
+        return x, state
+
+    def zero_state(self, batch_shape):
+        return ()
+
 
 @pytest.mark.parametrize("train", [False, True])
 def test_dropout_acts_on_single_outputs_in_training_alone(train):
