@@ -1,6 +1,7 @@
 """The language model against float64 loops over one row: look up, encode, project."""
 
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -203,14 +204,23 @@ def test_a_token_outside_the_vocabulary_makes_nan(token):
     assert found == [[False, True, True]]  # what follows has read it
 
 
+class Around(Echo):
+    """Anyone's layer, of others."""
+
+    inner: Any
+
+
 @pytest.mark.parametrize(
     "encoder",
     [
         jaxrnn.LSTM(4, bidirectional=True),
         jaxrnn.Bidirectional(jaxrnn.GRU(4), jaxrnn.GRU(4)),
         jaxrnn.Stack([jaxrnn.GRU(4), jaxrnn.GRU(4, bidirectional=True)]),
+        Around(jaxrnn.GRU(4, bidirectional=True)),
+        Around({"parts": (jaxrnn.GRU(4), [Around(jaxrnn.GRU(4, bidirectional=True))])}),
     ],
 )
 def test_an_encoder_that_sees_what_it_is_to_predict(encoder):
     with pytest.raises(ValueError, match="encoder must read forwards alone"):
         LanguageModel(VOCAB, EMBED, encoder)
+    LanguageModel(VOCAB, EMBED, Around({"parts": (jaxrnn.GRU(4), [])}))
