@@ -58,8 +58,9 @@ class Cell(nn.RNNCellBase):
         """`x @ w_x`, the inputs' share of every gate (the bias comes with each step).
 
         Raises:
-            ValueError: if `x` is not floating point, wider than the cell computes, or
-                of another number of features than the weights were made for.
+            ValueError: if `x` is not floating point, or of another number of features
+                than the weights were made for; without a `dtype` also if it is wider
+                than the parameters.
 
         >>> from jaxrnn import RNNCell
         >>> cell = RNNCell(features=2, kernel_init=nn.initializers.ones)

@@ -175,6 +175,6 @@ def _numbers(name: str, values: Num[ArrayLike, "*shape"]) -> Num[Array, "*shape"
 def _at_least_float32(
     name: str, values: Num[ArrayLike, "*shape"]
 ) -> Float[Array, "*shape"]:
-    """bfloat16 has 8 bits: too few to sum or to take logarithms in."""
+    """bfloat16 has 8 significant bits: too few to sum or to take logarithms in."""
     values = _numbers(name, values)
     return values.astype(jnp.float64 if values.dtype == jnp.float64 else jnp.float32)

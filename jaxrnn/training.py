@@ -5,7 +5,7 @@ axis "data", the batch is split over it and the state copied to all. Each device
 differentiates the *total* of its own part of the loss; one all-reduce sums gradients
 and metrics, and only then is divided by the weight of the global batch. So padding,
 masked rows and uneven parts change nothing: the step is that of one device with the
-whole batch.
+whole batch. Random numbers are the exception: each device draws its own.
 """
 
 from collections.abc import Callable

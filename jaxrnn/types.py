@@ -35,6 +35,7 @@ __all__ = [
     "State",
     "indices",
     "known",
+    "knows_of_devices",
     "wide",
 ]
 
@@ -63,7 +64,7 @@ State: TypeAlias = tuple[CellState, ...]
 
 def wide(dtype: Dtype) -> Dtype:
     """The dtype for sums, logarithms and states of what is in `dtype`: bfloat16 has 8
-    bits, which are too few.
+    significant bits, which are too few.
 
     >>> wide(jnp.bfloat16).__name__, wide(jnp.float64).__name__
     ('float32', 'float64')
