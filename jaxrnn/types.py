@@ -36,6 +36,7 @@ __all__ = [
     "indices",
     "known",
     "knows_of_devices",
+    "varying",
     "wide",
 ]
 
@@ -107,5 +108,14 @@ def knows_of_devices(array: Array) -> bool:
     False
     """
     kind = jax.typeof(array)
-    varying = kind.vma if hasattr(kind, "vma") else kind.mat.varying
-    return bool(varying) or AxisType.Explicit in kind.sharding.mesh.axis_types
+    return bool(varying(kind)) or AxisType.Explicit in kind.sharding.mesh.axis_types
+
+
+def varying(kind: Any) -> frozenset[str]:
+    """The axes of a mesh along which, by its type, an array is not the same: where
+    `jax.shard_map` checks that.
+
+    >>> varying(jax.typeof(jnp.zeros(2)))
+    frozenset()
+    """
+    return kind.vma if hasattr(kind, "vma") else kind.mat.varying
