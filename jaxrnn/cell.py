@@ -55,11 +55,12 @@ class Cell(nn.RNNCellBase):
 
     @nn.compact  # The inputs alone decide the shape of w_x.
     def project(self, x: Float[Array, "*b d"]) -> Float[Array, "*b g"]:
-        """`x @ w_x`, the inputs' share of every gate (the bias comes with each step).
+        """`x @ w_x`, the share of the inputs in every gate, without the bias.
 
         Raises:
-            ValueError: if `x` is not floating point, wider than the cell computes, or
-                of another number of features than the weights were made for.
+            ValueError: if `x` is not floating point, or of another number of features
+                than the weights were made for; without a `dtype` also if it is wider
+                than the parameters.
 
         >>> from jaxrnn import RNNCell
         >>> cell = RNNCell(features=2, kernel_init=nn.initializers.ones)
@@ -79,7 +80,7 @@ class Cell(nn.RNNCellBase):
     def recur(
         self, state: CellState, x_gates: Float[Array, "*b g"]
     ) -> tuple[CellState, Float[Array, "*b h"]]:
-        """One step from projected inputs: the next state, and the output.
+        """The next state and the output, from what `project` gives; the bias is added.
 
         >>> from jaxrnn import RNNCell
         >>> cell = RNNCell(2, activation="relu", recurrent_init=nn.initializers.ones)

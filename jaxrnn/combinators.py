@@ -97,7 +97,7 @@ class Bidirectional(nn.Module):
         >>> Bidirectional(GRU(8), Recurrent(nn.GRUCell(8))).chosen_backends
         ('fused', 'scan')
         """
-        return self.forward.chosen_backends + self.backward.chosen_backends
+        return _backends(self.forward) + _backends(self.backward)
 
 
 _MERGES = {
@@ -183,14 +183,14 @@ class Stack(nn.Module):
         >>> Stack([GRU(8), Recurrent(nn.GRUCell(8))]).chosen_backends
         ('fused', 'scan')
         """
-        return sum((layer.chosen_backends for layer in self.layers), ())
+        return sum(map(_backends, self.layers), ())
 
 
 def require_layer(name: str, layer: Any) -> None:
-    """Refuses what is no layer.
+    """Refuses what is no layer: what has not its methods `step` and `zero_state`.
 
     Raises:
-        TypeError: it is none; with what to do of a cell.
+        TypeError: it is not a layer; with what to do of a cell.
 
     >>> from jaxrnn import Recurrent
     >>> require_layer("encoder", Stack([Recurrent(nn.GRUCell(features=8))]))
@@ -202,13 +202,19 @@ def require_layer(name: str, layer: Any) -> None:
         )
     if not isinstance(layer, nn.Module):
         raise TypeError(f"{name} must be a layer, got {layer!r}")
+    for method in ("step", "zero_state"):
+        if not hasattr(layer, method):
+            raise TypeError(
+                f"{name} must be a layer, got {type(layer).__name__}, "
+                f"which has no method {method!r}"
+            )
 
 
 def _split(state: State | None, layers: Sequence[Any]) -> list[State | None]:
     """The part of `state` that belongs to each layer; None is the zero state of all."""
     if state is None:
         return [None] * len(layers)
-    counts = [len(getattr(layer, "chosen_backends", "1")) for layer in layers]
+    counts = [len(_backends(layer)) for layer in layers]
     if not isinstance(state, tuple) or hasattr(state, "_fields"):
         raise ValueError(
             f"the state must be a tuple with an entry for each of {sum(counts)} cells, "
@@ -223,3 +229,16 @@ def _split(state: State | None, layers: Sequence[Any]) -> list[State | None]:
         parts.append(rest[:count])
         rest = rest[count:]
     return parts
+
+
+def _backends(layer: Any) -> tuple[str, ...]:
+    """What runs each cell: of anyone's layer, with but three methods, it is unknown."""
+    if hasattr(layer, "chosen_backends"):
+        return layer.chosen_backends
+    try:
+        return ("unknown",) * len(layer.zero_state((1,)))
+    except Exception as error:  # of several kinds: it is anyone's
+        raise ValueError(
+            f"which entries of the state are those of {type(layer).__name__}, neither "
+            f"zero_state((1,)) says ({error}) nor a property chosen_backends"
+        ) from error

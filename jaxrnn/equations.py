@@ -2,7 +2,8 @@
 
 A step takes inputs that are *already projected*, `x_gates = x @ w_x + b`: the product
 with the inputs does not depend on the state, so that a layer does it for all time steps
-at once. What is left for each step is the product with the state.
+at once. What is left for each step is the product with the state. (The `x_gates` of
+`Cell.project` and `Cell.recur` have no bias yet: `recur` adds it.)
 
 Sums and element-wise arithmetic are in the state's dtype, the factors of products in
 that of the weights. Nothing here knows about time, padding, direction or where weights

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jaxrnn import cells
 from jaxrnn.equations import ACTIVATIONS
 from jaxrnn.products import product
-from jaxrnn.scan import begin, select
+from jaxrnn.scan import restart, select
 from jaxrnn.types import Array, Bool, CellState, Dtype, Float, LSTMState
 
 Weights = dict[str, Array]
@@ -125,7 +125,7 @@ def _recurrence_jvp(loop: _Loop, primals, tangents):
     def body(d_state, step):
         saved, d_inputs, masks = step
         weights = jax.tree.map(jnp.transpose, turned)
-        d_state = _begin(d_state, d_first, masks)
+        d_state = _restart(d_state, d_first, masks)
         d_next = loop.kernel.tangent_step(loop.dot, weights, saved, d_state, d_inputs)
         return _end(d_next, d_state, masks)
 
@@ -151,7 +151,7 @@ def _forward(loop: _Loop, weights: Weights, states, x_gates, masks):
     def body(state, step):
         x_gates, masks = step
         x_gates = _with_bias(x_gates, weights)
-        state = _begin(state, first_state, masks)
+        state = _restart(state, first_state, masks)
         next_state, saved = loop.kernel.step(loop.dot, weights, state, x_gates)
         state, output = _end(next_state, state, masks)
         return state, (output, saved)
@@ -162,9 +162,9 @@ def _forward(loop: _Loop, weights: Weights, states, x_gates, masks):
     return outputs, state, saved
 
 
-def _begin(state: CellState, first_state: CellState, masks) -> CellState:
+def _restart(state: CellState, first_state: CellState, masks) -> CellState:
     zeros = jax.tree.map(jnp.zeros_like, state)
-    return begin(state, first_state, zeros, masks["starts"], masks["first"])
+    return restart(state, first_state, zeros, masks["starts"], masks["first"])
 
 
 def _end(next_state: CellState, state: CellState, masks) -> tuple[CellState, Array]:

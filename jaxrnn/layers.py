@@ -51,7 +51,7 @@ class StackedLayer(nn.Module):
             computes the others again; None keeps all it needs. For long sequences.
 
     Raises:
-        TypeError, ValueError: if a number is none, or out of range.
+        TypeError, ValueError: if what should be a number is not one, or out of range.
     """
 
     features: int

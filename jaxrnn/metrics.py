@@ -14,6 +14,8 @@ import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float, Num
 
+from jaxrnn.types import indices
+
 
 class Mean(NamedTuple):
     """A weighted mean that has not been divided yet.
@@ -95,8 +97,7 @@ def cross_entropy(
             f"logits of shape {logits.shape} need ids of shape {logits.shape[:-1]}, "
             f"not {ids.shape}"
         )
-    # JAX counts negative ones from the end.
-    ids = jnp.where(ids < 0, logits.shape[-1], ids.astype(jnp.int32))
+    ids = indices(ids, logits.shape[-1])
     return optax.softmax_cross_entropy_with_integer_labels(logits, ids)
 
 
@@ -174,6 +175,6 @@ def _numbers(name: str, values: Num[ArrayLike, "*shape"]) -> Num[Array, "*shape"
 def _at_least_float32(
     name: str, values: Num[ArrayLike, "*shape"]
 ) -> Float[Array, "*shape"]:
-    """bfloat16 has 8 bits: too few to sum or to take logarithms in."""
+    """bfloat16 has 8 significant bits: too few to sum or to take logarithms in."""
     values = _numbers(name, values)
     return values.astype(jnp.float64 if values.dtype == jnp.float64 else jnp.float32)

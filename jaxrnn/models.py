@@ -1,7 +1,9 @@
 """Whole networks on token ids, around any recurrent layer."""
 
+import dataclasses
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Initializer
@@ -10,7 +12,7 @@ from jax.typing import ArrayLike
 from jaxrnn import segments
 from jaxrnn.arguments import at_least, share
 from jaxrnn.combinators import Bidirectional, require_layer
-from jaxrnn.types import Array, Float, Int, State, wide
+from jaxrnn.types import Array, Float, Int, State, indices, wide
 
 
 class SequenceClassifier(nn.Module):
@@ -255,11 +257,12 @@ def _check(model: SequenceClassifier | LanguageModel) -> None:
 
 
 def _reads_backwards(layer: nn.Module) -> bool:
-    return (
-        isinstance(layer, Bidirectional)
-        or getattr(layer, "bidirectional", False)
-        or any(map(_reads_backwards, getattr(layer, "layers", ())))
-    )
+    """Anyone's layer may have others in any of its fields, in containers too."""
+    if isinstance(layer, Bidirectional) or getattr(layer, "bidirectional", False):
+        return True
+    fields = {field.name for field in dataclasses.fields(layer)} - {"parent"}
+    found = jax.tree.leaves([getattr(layer, name) for name in fields])
+    return any(_reads_backwards(part) for part in found if isinstance(part, nn.Module))
 
 
 def _ids(tokens: Int[ArrayLike, "*b t"], vocab_size: int) -> Int[Array, "*b t"]:
@@ -267,5 +270,4 @@ def _ids(tokens: Int[ArrayLike, "*b t"], vocab_size: int) -> Int[Array, "*b t"]:
     tokens = jnp.asarray(tokens)
     if not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise ValueError(f"tokens must be integers, got {tokens.dtype}")
-    # JAX counts negative ones from the end.
-    return jnp.where(tokens < 0, vocab_size, tokens.astype(jnp.int32))
+    return indices(tokens, vocab_size)

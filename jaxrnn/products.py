@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from jaxrnn.types import Array, Dtype, Float, knows_of_devices
+from jaxrnn.types import Array, Dtype, Float, knows_of_devices, varying
 
 
 def product(
@@ -88,15 +88,30 @@ _correlation = _primitive("correlation", _correlate)
 
 ad.defbilinear(
     _product,
-    lambda ct, a, w, **options: _like(a, _product.bind(ct, w.mT, **options)),
-    lambda ct, a, w, **options: _like(w, _correlation.bind(a, ct, **options)),
+    lambda ct, a, w, **options: _cotangent(a, _product, ct, w.mT, **options),
+    lambda ct, a, w, **options: _cotangent(w, _correlation, a, ct, **options),
 )
 ad.defbilinear(
     _correlation,
-    lambda ct, a, b, **options: _like(a, _product.bind(b, ct.mT, **options)),
-    lambda ct, a, b, **options: _like(b, _product.bind(a, ct, **options)),
+    lambda ct, a, b, **options: _cotangent(a, _product, b, ct.mT, **options),
+    lambda ct, a, b, **options: _cotangent(b, _product, a, ct, **options),
 )
 
 
-def _like(argument, cotangent):
-    return cotangent.astype(argument.aval.dtype)
+def _cotangent(argument, primitive, a, b, **options):
+    """That of a factor, in its dtype; where types know of devices, not a sum over them,
+    which only JAX's own product knows to make."""
+    varies = varying(jax.typeof(a)) | varying(jax.typeof(b))
+    split = primitive is _correlation and any(_devices_of_rows(b, **options))
+    if split or not varies <= varying(argument.aval):
+        raise ValueError(
+            "half-precision products have no derivatives of weights where JAX's types "
+            "know which devices have the rows: use a mesh of Auto axes, or "
+            "jax.shard_map with check_vma=False"
+        )
+    return primitive.bind(a, b, **options).astype(argument.aval.dtype)
+
+
+def _devices_of_rows(rows, *, stacked, **dtypes):
+    """The explicit axes of a mesh that each axis of the rows is split over."""
+    return jax.typeof(rows).sharding.spec[stacked:-1]

@@ -94,6 +94,8 @@ class Recurrent(nn.Module):
 
         Raises:
             ValueError: if a shape, dtype or value does not fit, with the numbers.
+                Under `jax.jit` values are not known: `segments.resolve` says what
+                they then mean.
 
         >>> layer = Recurrent(cells.GRUCell(features=2))
         >>> x, ids = jnp.ones((1, 3, 4)), jnp.array([[1, 1, 2]])

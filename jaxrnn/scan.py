@@ -67,7 +67,7 @@ def scan(
 
     def body(cell, state, step_inputs):
         x, valid, starts, first = step_inputs
-        state = begin(state, first_state, fresh_state, starts, first)
+        state = restart(state, first_state, fresh_state, starts, first)
         next_state, output = step(cell, state, x)
         if valid is not None:
             next_state = select(valid, next_state, state)
@@ -86,7 +86,7 @@ def scan(
     return outputs, state
 
 
-def begin(
+def restart(
     state: CellState,
     first_state: CellState,
     fresh_state: CellState,
@@ -96,7 +96,7 @@ def begin(
     """The state that a step reads, after `state`: another one where a sequence starts.
 
     >>> starts, first = jnp.array([True, True, False]), jnp.array([True, False, False])
-    >>> begin(jnp.zeros(3), jnp.full(3, 1), jnp.full(3, 2), starts, first).tolist()
+    >>> restart(jnp.zeros(3), jnp.full(3, 1), jnp.full(3, 2), starts, first).tolist()
     [1.0, 2.0, 0.0]
     """
     if starts is None:

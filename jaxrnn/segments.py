@@ -203,7 +203,10 @@ def resolve(
     `shape` `(*b, t)`; None, a promise that nothing is padded, if both are None.
 
     Raises:
-        ValueError: if both are given, or one is of the wrong shape, dtype or range.
+        ValueError: if both are given, or one is of the wrong shape or dtype; of the
+            wrong range or order where values are known. Under `jax.jit` they are not:
+            lengths are as in `from_lengths`, a negative id is padding, and a step whose
+            id is out of order goes on with the sequence read before it.
 
     >>> resolve((2, 3), lengths=jnp.array([1, 3]), segment_ids=None).tolist()
     [[1, 0, 0], [1, 1, 1]]

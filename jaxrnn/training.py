@@ -5,7 +5,7 @@ axis "data", the batch is split over it and the state copied to all. Each device
 differentiates the *total* of its own part of the loss; one all-reduce sums gradients
 and metrics, and only then is divided by the weight of the global batch. So padding,
 masked rows and uneven parts change nothing: the step is that of one device with the
-whole batch.
+whole batch. Random numbers are the exception: each device draws its own.
 """
 
 from collections.abc import Callable
@@ -22,6 +22,7 @@ from jaxtyping import Array, Int, Key, PyTree
 from jaxrnn import placement
 from jaxrnn.arguments import function
 from jaxrnn.metrics import Mean
+from jaxrnn.types import wide
 
 Batch = dict[str, Any]
 Metrics = dict[str, Mean]
@@ -154,7 +155,7 @@ def make_carried_train_step(
         gradients, (metrics, after) = differentiate(state.params)
         gradients, metrics = jax.lax.psum((gradients, metrics), "data")
         weight = metrics["loss"].weight
-        gradients = jax.tree.map(lambda g: g / weight.astype(g.dtype), gradients)
+        gradients = jax.tree.map(lambda g: _divided(g, weight), gradients)
         norm = optax.tree.norm(gradients)
         # Adam in optax takes float powers of an int: strict promotion would refuse it.
         with jax.numpy_dtype_promotion("standard"):
@@ -249,6 +250,12 @@ def _require_means(name: str, measured: Any) -> None:
             f"{name} must return a dict of metrics.Mean, not of {wrong[0]}: "
             "Mean.of(values, weights) takes what is not reduced yet"
         )
+
+
+def _divided(gradient: Array, weight: Array) -> Array:
+    """In half precision a weight of 70,000 would be rounded, or infinite."""
+    sums = wide(gradient.dtype)
+    return (gradient.astype(sums) / weight.astype(sums)).astype(gradient.dtype)
 
 
 def _over_devices(function: Callable, mesh: Mesh, out_specs: PyTree) -> Callable:

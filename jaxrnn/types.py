@@ -33,7 +33,10 @@ __all__ = [
     "Int",
     "LSTMState",
     "State",
+    "indices",
     "known",
+    "knows_of_devices",
+    "varying",
     "wide",
 ]
 
@@ -62,12 +65,25 @@ State: TypeAlias = tuple[CellState, ...]
 
 def wide(dtype: Dtype) -> Dtype:
     """The dtype for sums, logarithms and states of what is in `dtype`: bfloat16 has 8
-    bits, which are too few.
+    significant bits, which are too few.
 
     >>> wide(jnp.bfloat16).__name__, wide(jnp.float64).__name__
     ('float32', 'float64')
     """
     return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
+
+
+def indices(ids: Int[Array, "*b"], number: int) -> Int[Array, "*b"]:
+    """The ids as int32, to be looked up among `number` entries; those of none of them
+    become `number`, which a lookup makes NaN of. JAX counts negative ones from the end.
+
+    >>> indices(jnp.array([2, 3, -1]), 3).tolist()
+    [2, 3, 3]
+    """
+    # First what is too great: in int32 some of it is negative, or another id.
+    greatest = jnp.iinfo(ids.dtype).max  # Of bytes it may be below `number`.
+    ids = jnp.minimum(ids, min(number, greatest)).astype(jnp.int32)
+    return jnp.where(ids < 0, number, ids)
 
 
 def known(values: ArrayLike) -> np.ndarray | None:
@@ -92,5 +108,14 @@ def knows_of_devices(array: Array) -> bool:
     False
     """
     kind = jax.typeof(array)
-    varying = kind.vma if hasattr(kind, "vma") else kind.mat.varying
-    return bool(varying) or AxisType.Explicit in kind.sharding.mesh.axis_types
+    return bool(varying(kind)) or AxisType.Explicit in kind.sharding.mesh.axis_types
+
+
+def varying(kind: Any) -> frozenset[str]:
+    """The axes of a mesh along which, by its type, an array is not the same: where
+    `jax.shard_map` checks that.
+
+    >>> varying(jax.typeof(jnp.zeros(2)))
+    frozenset()
+    """
+    return kind.vma if hasattr(kind, "vma") else kind.mat.varying

@@ -4,6 +4,7 @@ the error."""
 import jax
 import jax.numpy as jnp
 import optax
+from flax import linen as nn
 
 import jaxrnn
 from jaxrnn import metrics, models, placement, training
@@ -162,6 +163,7 @@ REFUSED = {
         (lambda: jaxrnn.Stack([]), "stack", "none"),
         (lambda: jaxrnn.Stack([GRU, "gru"]), "layers", "'gru'"),
         (lambda: jaxrnn.Stack([CELL]), "layers", "Recurrent(GRUCell"),
+        (lambda: jaxrnn.Stack([GRU, nn.Dense(4)]), "layers", "Dense", "step"),
         (lambda: jaxrnn.Stack([GRU], dropout=-0.5), "dropout", "got -0.5"),
     ],
     **prefixed("Stack", layer_rows(jaxrnn.Stack([GRU]), "f")),
@@ -169,6 +171,7 @@ REFUSED = {
         (lambda: classifier(vocab_size=0), "vocab_size", "got 0"),
         (lambda: classifier(embed_features=2.5), "embed_features", "2.5"),
         (lambda: classifier(encoder="gru"), "encoder", "'gru'"),
+        (lambda: classifier(encoder=nn.Dense(4)), "encoder", "Dense", "step"),
         (lambda: classifier(classes=0), "classes", "0"),
         (lambda: classifier(dropout=2), "dropout", "got 2"),
         (lambda: classifier(word_dropout=-1), "word_dropout", "got -1"),

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import linen as nn
 
 import jaxrnn
@@ -11,18 +12,31 @@ X = np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32)
 
 
 class Total(nn.Module):
-    """A layer of nothing but the three methods."""
+    """A layer of nothing but the three methods: sums, of which it sums up again."""
+
+    times: int = 1
 
     def __call__(self, x, state=None, *, train=False):
-        total = self.zero_state((2,))[0] if state is None else state[0]
-        outputs = total[:, None] + jnp.cumsum(x, axis=1)
-        return outputs, (outputs[:, -1],)
+        after = ()
+        for total in self.zero_state((2,)) if state is None else state:
+            x = total[:, None] + jnp.cumsum(x, axis=1)
+            after += (x[:, -1],)
+        return x, after
 
     def step(self, x, state):
-        return state[0] + x, (state[0] + x,)
+        after = ()
+        for total in state:
+            x = total + x
+            after += (x,)
+        return x, after
 
     def zero_state(self, batch_shape):
-        return (jnp.zeros((*batch_shape, 3)),)
+        return (jnp.zeros((*batch_shape, 3)),) * self.times
+
+
+class Stateless(Total):
+    def zero_state(self, batch_shape):
+        raise KeyError("lengths")
 
 
 def test_three_methods_are_enough_to_be_a_layer():
@@ -33,3 +47,24 @@ def test_three_methods_are_enough_to_be_a_layer():
     for t in range(X.shape[1]):
         output, state = stack.apply(variables, X[:, t], state, method="step")
         np.testing.assert_allclose(output, expected[:, t], rtol=1e-5, atol=1e-6)
+
+
+def test_a_layer_of_several_cells_is_given_its_part_of_the_state():
+    stack = jaxrnn.Stack([Total(2), jaxrnn.Stack([Total()]), Total(2)])
+    assert stack.chosen_backends == ("unknown",) * 5
+    sums = [np.cumsum(X, axis=1)]
+    for _ in range(4):
+        sums.append(np.cumsum(sums[-1], axis=1))
+    _, halfway = stack.apply({}, X[:, :2], stack.zero_state((2,)))
+    outputs, final = stack.apply({}, X[:, 2:], halfway)
+    # float32 sums of a few dozen terms of size 1.
+    np.testing.assert_allclose(outputs, sums[-1][:, 2:], rtol=1e-4, atol=1e-4)
+    assert len(final) == 5
+    for found, expected in zip(final, sums, strict=True):
+        np.testing.assert_allclose(found, expected[:, -1], rtol=1e-4, atol=1e-4)
+
+
+def test_a_layer_that_cannot_say_how_many_cells_it_has():
+    state = jaxrnn.Stack([Total()]).zero_state((2,))
+    with pytest.raises(ValueError, match=r"of Stateless, neither zero_state.*lengths"):
+        jaxrnn.Stack([Stateless()]).apply({}, X, state)

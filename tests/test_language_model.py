@@ -1,6 +1,7 @@
 """The language model against float64 loops over one row: look up, encode, project."""
 
 import re
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -105,7 +106,7 @@ def test_looking_up_the_table_equals_multiplying(rng, make_encoder):
         found,
         after,
     )
-    for outside in (tokens + VOCAB, tokens - VOCAB):
+    for outside in (tokens + VOCAB, tokens - VOCAB, np.full(B, 2**32 - 1, np.uint32)):
         logits, _ = model.apply(variables, outside, state, table, method="step")
         assert np.isnan(logits).all()
 
@@ -154,6 +155,12 @@ class Echo(nn.Module):
     def __call__(self, x, state, *, lengths, segment_ids, train):
         return x * (3.0 if train else 1.0), state
 
+    def step(self, x, state):
+        return x, state
+
+    def zero_state(self, batch_shape):
+        return ()
+
 
 @pytest.mark.parametrize("train", [False, True])
 def test_dropout_acts_on_single_outputs_in_training_alone(train):
@@ -197,14 +204,23 @@ def test_a_token_outside_the_vocabulary_makes_nan(token):
     assert found == [[False, True, True]]  # what follows has read it
 
 
+class Around(Echo):
+    """Anyone's layer, of others."""
+
+    inner: Any
+
+
 @pytest.mark.parametrize(
     "encoder",
     [
         jaxrnn.LSTM(4, bidirectional=True),
         jaxrnn.Bidirectional(jaxrnn.GRU(4), jaxrnn.GRU(4)),
         jaxrnn.Stack([jaxrnn.GRU(4), jaxrnn.GRU(4, bidirectional=True)]),
+        Around(jaxrnn.GRU(4, bidirectional=True)),
+        Around({"parts": (jaxrnn.GRU(4), [Around(jaxrnn.GRU(4, bidirectional=True))])}),
     ],
 )
 def test_an_encoder_that_sees_what_it_is_to_predict(encoder):
     with pytest.raises(ValueError, match="encoder must read forwards alone"):
         LanguageModel(VOCAB, EMBED, encoder)
+    LanguageModel(VOCAB, EMBED, Around({"parts": (jaxrnn.GRU(4), [])}))

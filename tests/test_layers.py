@@ -147,6 +147,9 @@ class Identity(nn.Module):
     def __call__(self, x, state=None, **options):
         return x, ()
 
+    def step(self, x, state):
+        return x, state
+
     def zero_state(self, batch_shape):
         return ()
 

@@ -91,6 +91,19 @@ def test_no_class_is_nobodys(id):
     np.testing.assert_allclose(weighted, math.log(4), rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "uint32"])
+def test_ids_of_any_type(dtype):
+    """The greatest of uint32 is -1, as int32 counts, and 300 is 44, as uint8 does."""
+    greatest = int(jnp.iinfo(dtype).max)
+    ids = jnp.array([3, 100, greatest], dtype)
+    few = metrics.cross_entropy(jnp.zeros((3, 4)), ids)
+    assert jnp.isnan(few).tolist() == [False, True, True]
+    likely = 9 * jnp.eye(300)[np.array([3, 100])]
+    many = metrics.cross_entropy(likely, ids[:2])
+    # Of float32 numbers near 9; of another id it is 9 more.
+    np.testing.assert_allclose(many, math.log1p(299 / math.exp(9)), atol=1e-5)
+
+
 def test_correct_in_the_binary_case():
     logits, labels = jnp.array([-2.0, -2.0, 0.0, 3.0]), np.array([0, 1, 0, 1])
     np.testing.assert_array_equal(metrics.correct(logits, labels), [1, 0, 1, 1])

@@ -1,5 +1,7 @@
 """`Recurrent` with cells that are not ours, or not as we made them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,3 +99,19 @@ def test_a_convolutional_cell(rng):
     assert not outputs[1, 2:].any()
     with pytest.raises(ValueError, match="initialize_carry"):
         layer.zero_state((2,))
+
+
+@pytest.mark.parametrize(
+    ("reverse", "meant"), [(False, [1, 1, 1, 2, 0]), (True, [1, 1, 2, 3, 0])]
+)
+def test_ids_that_jit_cannot_check_go_on_where_they_should_rise(reverse, meant):
+    layer = jaxrnn.Recurrent(jaxrnn.GRUCell(4))
+    run = jax.jit(functools.partial(layer.apply, reverse=reverse))
+    variables = layer.init(jax.random.key(0), X[0])
+    found, expected = (
+        run(variables, X[0], segment_ids=np.array(ids))
+        for ids in ([2, 1, 2, 3, -1], meant)
+    )
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+    alone, _ = layer.apply(variables, X[0, 3:4])
+    np.testing.assert_allclose(found[0][3:4], alone, atol=1e-6)

@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 import jaxrnn
 from jaxrnn import segments
+from jaxrnn.products import product
 
 ROWS = P("data")
 LAYERS = {
@@ -97,6 +98,41 @@ def test_where_types_know_of_devices(name, x):
             both(layer), in_specs=(P(), ROWS, ROWS), out_specs=(P(), ROWS)
         )
         assert_same(jax.jit(mapped)(*given), expected)
+
+
+WHERE_TYPES_KNOW = {
+    "explicit axes": lambda run, out: run,
+    "shard_map": lambda run, out: jax.shard_map(
+        run, in_specs=(P(), ROWS), out_specs=out
+    ),
+}
+
+
+@pytest.mark.parametrize("place", WHERE_TYPES_KNOW.values(), ids=WHERE_TYPES_KNOW)
+def test_half_precision_has_no_derivatives_of_weights_there(place, x):
+    def total(w, x):
+        return product(x, w, jnp.bfloat16).sum()
+
+    def refused(run, weights):
+        with pytest.raises(ValueError, match=r"no derivatives .* check_vma=False"):
+            jax.make_jaxpr(place(run, P()))(weights, rows)
+
+    w = np.array([[1, 2], [4, 8], [-1, 3]], np.float32)
+    explicit = mesh(AxisType.Explicit)
+    with jax.set_mesh(explicit):
+        rows = jax.device_put(np.round(x), NamedSharding(explicit, ROWS))
+        found = jax.jit(place(lambda w, x: product(x, w, jnp.bfloat16), ROWS))(w, rows)
+        np.testing.assert_array_equal(found, np.round(x) @ w)
+        found = jax.jit(place(jax.grad(total, argnums=1), ROWS))(w, rows)
+        np.testing.assert_array_equal(found, np.full(x.shape, [3, 12, 2]))
+        refused(jax.grad(total), w)
+        for backend in ("auto", "scan"):
+            layer = jaxrnn.GRU(4, dtype=jnp.bfloat16, backend=backend)
+            shapes = jax.eval_shape(layer.init, jax.random.key(0), x)
+            variables = jax.tree.map(
+                lambda leaf: np.ones(leaf.shape, leaf.dtype), shapes
+            )
+            refused(lambda v, x, layer=layer: both(layer)(v, x, None)[0], variables)
 
 
 @pytest.mark.parametrize("how", ["first", "last", "mean", "max"])

@@ -230,17 +230,23 @@ def test_one_all_reduce_of_gradients_and_metrics(rng):
     assert sizes_reduced(evaluate, state.params, batch) == [1, 1, 1]
 
 
-def test_bfloat16_parameters_stay_bfloat16():
-    def squares(params, batch, key):
-        return {"loss": Mean.of((params["w"] - batch["y"]) ** 2)}
+@pytest.mark.parametrize(
+    ("dtype", "rows", "ones"), [("float16", 69_632, 34_816), ("bfloat16", 770, 768)]
+)
+def test_parameters_stay_in_half_precision_and_the_weight_does_not(dtype, rows, ones):
+    """float16 ends at 65,504, bfloat16 rounds 770 to 768: both numbers of ones, and
+    the halves of them that each device adds up, are exact."""
 
-    batch = {"y": jnp.array([1, 3], jnp.bfloat16)}
-    optimizer = optax.sgd(0.25)
-    state = initial(optimizer, {"w": jnp.zeros(1, jnp.bfloat16)})
-    state, _ = run([batch], 2, optimizer, squares, state)
-    # The gradient is -4: the numbers are exact in eight bits.
-    assert state.params["w"].dtype == jnp.bfloat16
-    assert float(state.params["w"][0]) == 1
+    def linear(params, batch, key):
+        return {"loss": Mean.of(params["w"].astype(jnp.float32) * batch["x"])}
+
+    x = np.zeros((2, rows // 2), np.float32)
+    x[:, : ones // 2] = 1
+    optimizer = optax.sgd(1.0)
+    state = initial(optimizer, {"w": jnp.zeros(1, dtype)})
+    state, _ = run([{"x": x.ravel()}], 2, optimizer, linear, state)
+    assert state.params["w"].dtype == dtype
+    assert state.params["w"][0] == jnp.asarray(-ones / rows, dtype)
 
 
 def test_evaluation_of_uneven_batches_equals_one_pass(rng):
