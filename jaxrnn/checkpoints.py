@@ -101,7 +101,8 @@ class Checkpoints:
         Raises:
             ValueError: `metric` is NaN, which is neither better nor worse than others,
                 or there is a good checkpoint of `step` (a damaged one is replaced).
-            TypeError: `info` is no dict, or not JSON.
+            TypeError: `info` is no dict, or not JSON; a leaf of `state` is no array, or
+                one of 64 bits that JAX would narrow.
             CheckpointError: it could not be written.
 
         >>> import tempfile, jax.numpy as jnp
@@ -154,6 +155,7 @@ class Checkpoints:
 
         Raises:
             CheckpointError: the checkpoint of that step is damaged, or all are.
+            TypeError: as `save`, of a leaf of `template`.
             ValueError: there is no such checkpoint, or it holds another state than
                 `template`: every difference is listed.
 

@@ -184,6 +184,7 @@ REFUSED = {
         (lambda: save(step=1.5), "step", "got 1.5"),
         (lambda: save(step=1), "checkpoint of step 1"),
         (lambda: save(state={"w": 0.5}), "w must", "got 0.5"),
+        (lambda: save(state={"w": np.ones(2)}), "w is float64", "convert"),
         (lambda: save(state=None, info={"key": jax.random.key(0)}), "info", "key"),
         (lambda: save(metric="0.5"), "metric", "'0.5'"),
         (lambda: save(metric=float("nan")), "metric", "NaN"),

@@ -175,6 +175,22 @@ def test_another_kind_of_random_key_is_refused(tmp_path):
         checkpoints.restore(random_state(1, "unsafe_rbg"))
 
 
+@pytest.mark.parametrize("value", [np.int64(2**40 + 5), np.array([1 / 3])])
+def test_what_jax_would_narrow_is_refused_and_exact_where_it_would_not(tmp_path, value):
+    checkpoints = Checkpoints(tmp_path)
+    narrow = "int32" if value.dtype == np.int64 else "float32"
+    message = f"^a/w is {value.dtype}, which would come back as {narrow}: convert it"
+    with pytest.raises(TypeError, match=message):
+        checkpoints.save(1, {"a": {"w": value}}, info={}, metric=0.0)
+    assert not list(tmp_path.iterdir())
+    with jax.enable_x64(True):
+        checkpoints.save(1, {"a": {"w": value}}, info={}, metric=0.0)
+        restored, _ = checkpoints.restore({"a": {"w": np.zeros_like(value)}})
+        assert_identical(restored, {"a": {"w": value}})
+    with pytest.raises(TypeError, match=message):
+        checkpoints.restore({"a": {"w": value}})
+
+
 def test_nothing_there(tmp_path):
     checkpoints = Checkpoints(tmp_path / "run")
     assert checkpoints.steps() == ()
