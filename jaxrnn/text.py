@@ -128,7 +128,8 @@ class Vocab:
         its place among the specials. `max_size` includes the specials.
 
         Raises:
-            TypeError: a sequence is a string (not yet tokenized), or a token is not.
+            TypeError: a sequence is a string (not yet tokenized), so are the specials,
+                or a token is not.
             ValueError: `min_count` is below 1, `max_size` leaves room for the
                 specials only, or no token is left to take.
 
@@ -136,6 +137,9 @@ class Vocab:
         ('<pad>', '<unk>', 'to', 'be', 'not')
         """
         min_count = at_least(1, min_count=min_count)
+        if isinstance(specials, str) or not isinstance(specials, Iterable):
+            raise TypeError(f"specials must be a sequence of tokens, got {specials!r}")
+        specials = tuple(specials)
         if max_size is not None and at_least(1, max_size=max_size) <= len(specials):
             raise ValueError(
                 f"max_size {max_size} leaves no room beside the {len(specials)} "

@@ -47,6 +47,7 @@ REFUSED = {
         (lambda: text.Vocab.build([["a"]], max_size=2.5), "max_size", "2.5"),
         (lambda: text.Vocab.build(["a b"]), "tokens", "'a b'"),
         (lambda: text.Vocab.build([[1]]), "tokens", "got 1"),
+        (lambda: text.Vocab.build([["a"]], specials=3), "specials", "got 3"),
         (lambda: text.Vocab.build([]), "corpus", "empty"),
     ],
     "text.Vocab.load": [(lambda: text.Vocab.load(__file__), __file__, "line 1")],

@@ -161,6 +161,7 @@ def test_build_with_other_specials():
         ([["a"]], {"min_count": 0}, ValueError, "min_count .* got 0"),
         ([["a", "a"]], {"min_count": 3}, ValueError, "= 3 times, .* 2 times"),
         ([["a"]], {"specials": (PAD, PAD)}, ValueError, "'<pad>' occurs twice"),
+        ([["a"]], {"specials": PAD}, TypeError, "specials must be .* got '<pad>'"),
         (["a review"], {}, TypeError, "the string 'a review'"),
         ("a review", {}, TypeError, "the string 'a'"),
         ([["a", 7]], {}, TypeError, "strings, got 7"),
