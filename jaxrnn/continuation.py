@@ -78,8 +78,9 @@ def read(
     """Where a text stands behind its prompt, whose tokens go through the model in turn.
 
     `state` is the model's before the prompt. Prompts of different lengths are padded
-    behind, `prompt_lengths` says how long they are, and every leaf of the state must
-    lead with the rows. Each length of the padded prompt is compiled once.
+    behind, with anything, `prompt_lengths` says how long they are, and every leaf of
+    the state must lead with the rows. Each length of the padded prompt is compiled
+    once.
 
     Raises:
         ValueError: there are no rows, or a row without a token (`begin` needs none); a
@@ -108,6 +109,9 @@ def read(
                 f"but the prompt {rows} rows"
             )
         check_within("prompt_lengths", prompt_lengths, 1, longest)
+        times = np.arange(longest, dtype=np.int32)[None]
+        # What is behind them need be no token.
+        prompt = jnp.where(times < prompt_lengths[:, None], prompt, 0)
     text = _read(*take_apart(step), state, prompt, prompt_lengths)
     check_within("prompt", prompt, 0, text.logits.shape[-1] - 1)
     return text
