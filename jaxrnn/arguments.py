@@ -4,31 +4,37 @@ Numpy only, so that every file may use it. An argument is given by its name,
 `at_least(1, rows=rows)`, and comes back as it will be used.
 """
 
+import contextlib
+import operator
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, SupportsFloat, SupportsIndex
 
 import numpy as np
 
 
-def at_least(minimum: int, **named: int) -> int:
-    """A whole number.
+def at_least(minimum: int, **named: SupportsIndex) -> int:
+    """A whole number, or an array of one without axes.
 
     Raises:
         TypeError: it is not an integer.
         ValueError: it is below `minimum`.
 
-    >>> at_least(1, rows=3)
-    3
+    >>> at_least(1, rows=3), at_least(1, rows=np.array(3))
+    (3, 3)
     """
     ((name, value),) = named.items()
-    if not isinstance(value, int | np.integer):
+    try:
+        whole = operator.index(value)
+    except TypeError:
+        whole = None
+    if whole is None or isinstance(value, bool):
         raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {value}")
-    return int(value)
+    if whole < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {whole}")
+    return whole
 
 
-def share(**named: float) -> float:
+def share(**named: SupportsFloat) -> float:
     """A part of a whole, from 0 to 1: a probability.
 
     Raises:
@@ -45,19 +51,22 @@ def share(**named: float) -> float:
     return value
 
 
-def number(**named: float) -> float:
-    """Any number.
+def number(**named: SupportsFloat) -> float:
+    """Any real number, or an array of one without axes.
 
     Raises:
-        TypeError: it is none.
+        TypeError: it is something else.
 
-    >>> number(metric=1)
-    1.0
+    >>> number(metric=1), number(metric=np.array(0.5))
+    (1.0, 0.5)
     """
     ((name, value),) = named.items()
-    if not isinstance(value, int | float | np.number):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    return float(value)
+    with contextlib.suppress(TypeError, ValueError):
+        array = np.asarray(value)
+        # "V" is bfloat16, which is not numpy's own, and "O" an integer beyond 64 bits.
+        if not array.ndim and array.dtype.kind in "iufVO":
+            return float(array)
+    raise TypeError(f"{name} must be a number, got {value!r}")
 
 
 def sizes(**named: Iterable[int]) -> tuple[int, ...]:

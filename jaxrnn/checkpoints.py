@@ -19,7 +19,7 @@ import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, SupportsFloat, SupportsIndex
 
 import jax
 import orbax.checkpoint as ocp
@@ -90,12 +90,18 @@ class Checkpoints:
         return tuple(sorted(complete))
 
     def save(
-        self, step: int, state: PyTree, *, info: dict[str, Any], metric: float
+        self,
+        step: SupportsIndex,
+        state: PyTree,
+        *,
+        info: dict[str, Any],
+        metric: SupportsFloat,
     ) -> None:
         """Writes a checkpoint, then removes all but the last two and the best.
 
         When it returns the checkpoint is complete and `state` may be donated; if it
-        raises, the checkpoints before are untouched. `info` is whatever else a run
+        raises, the checkpoints before are untouched. `step` and `metric` may be arrays
+        without axes, as a training step returns them. `info` is whatever else a run
         needs to go on, and comes back as JSON has it (tuples as lists).
 
         Raises:

@@ -50,6 +50,22 @@ def test_round_trip_is_exact(tmp_path, impl):
     assert restored_info == info
 
 
+@pytest.mark.parametrize("make", [np.asarray, jnp.asarray])
+def test_step_and_metric_may_be_arrays(tmp_path, make):
+    checkpoints = Checkpoints(tmp_path)
+    state = {"w": jnp.ones(2)}
+    for step, metric in [(2, make(0.25)), (3, make(1)), (4, jnp.bfloat16(0.5))]:
+        checkpoints.save(make(step), state, info={"at": step}, metric=metric)
+    assert checkpoints.steps() == (2, 3, 4)
+    assert checkpoints.restore(state, "best")[1] == {"at": 2}
+    for step in (True, np.True_, make(True), make(5.0), make([5])):
+        with pytest.raises(TypeError, match="step must be an integer, got"):
+            checkpoints.save(step, state, info={}, metric=0.0)
+    for metric in (True, make(True), 1j, make(1j), make([0.5]), None, [[1], [1, 2]]):
+        with pytest.raises(TypeError, match="metric must be a number, got"):
+            checkpoints.save(5, state, info={}, metric=metric)
+
+
 def test_template_may_be_shapes_alone(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, random_state(1), info={}, metric=0.0)
