@@ -133,8 +133,8 @@ class Checkpoints:
         except (TypeError, ValueError) as error:
             raise TypeError(f"info must be JSON: {error}, in {info!r:.80}") from error
         with _in_one_line(
-            f"cannot save step {step} in {self._directory}, make room there or give "
-            "another directory"
+            f"cannot save step {step} in {self._directory}",
+            of_the_disk=", make room there or give another directory",
         ):
             self._remove(damaged)
             path = self._path(step)
@@ -270,14 +270,17 @@ def _require_room(path: pathlib.Path, leaves: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _in_one_line(message: str) -> Iterator[None]:
+def _in_one_line(message: str, of_the_disk: str = "") -> Iterator[None]:
     """Whatever fails inside becomes a CheckpointError of one line.
 
     Damaged files and full disks fail in JSON, in tensorstore or in orbax, with as many
-    kinds of exceptions, some of many lines.
+    kinds of exceptions, some of many lines. `of_the_disk` is added to the message of
+    what the system refuses.
     """
     try:
         yield
     except Exception as error:
         cause = next(iter(str(error).strip().splitlines()), "")
+        if isinstance(error, OSError):
+            message += of_the_disk
         raise CheckpointError(f"{message}: {type(error).__name__}: {cause}") from error

@@ -165,6 +165,16 @@ def test_place_that_is_no_directory(tmp_path):
     assert checkpoints.steps() == ()
 
 
+def test_a_fault_of_the_state_is_not_called_one_of_the_disk(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    donated = {"w": jnp.ones(2)}
+    donated["w"].delete()
+    message = f"^cannot save step 1 in {tmp_path}: RuntimeError: .*deleted"
+    with pytest.raises(CheckpointError, match=message):
+        checkpoints.save(1, donated, info={}, metric=0.0)
+    assert checkpoints.steps() == ()
+
+
 def test_other_states_are_listed_with_both_shapes(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, random_state(1), info={}, metric=0.0)
