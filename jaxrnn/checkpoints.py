@@ -70,6 +70,7 @@ class Checkpoints:
         self._sign = 1 if mode == "max" else -1
         self._directory = pathlib.Path(directory).absolute()
         self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+        self._whole: set[int] = set()  # what this object has verified
 
     @property
     def worst(self) -> float:
@@ -122,8 +123,9 @@ class Checkpoints:
         if math.isnan(metric):
             raise ValueError(f"the metric of step {step} is NaN: not saved")
         damaged = {step}.intersection(self.steps())
-        if damaged and step in self._ranked(self._verified_record):
-            raise ValueError(f"{self._directory} has a checkpoint of step {step}")
+        with contextlib.suppress(CheckpointError):
+            if damaged and self._verified_record(step):
+                raise ValueError(f"{self._directory} has a checkpoint of step {step}")
         leaves = by_name(state)
         if not isinstance(info, dict):
             raise TypeError(f"info must be a dict, got {info!r:.80}")
@@ -144,8 +146,9 @@ class Checkpoints:
             good = []
             if jax.process_index() == 0:
                 records.write(path, record)
+                self._whole.discard(step)
                 # A damaged one counts for nothing, and stays for its owner to judge.
-                good = self._ranked(self._verified_record)
+                good = self._ranked(self._whole_record)
             multihost_utils.sync_global_devices("jaxrnn.checkpoints.save")
             self._remove(set(good[1:]).difference(sorted(good)[-2:]))
 
@@ -239,8 +242,15 @@ class Checkpoints:
             return records.read(self._path(step))
 
     def _verified_record(self, step: int) -> dict[str, Any]:
+        self._whole.discard(step)
         with self._damaged(step):
-            return records.verified(self._path(step))
+            record = records.verified(self._path(step))
+        self._whole.add(step)
+        return record
+
+    def _whole_record(self, step: int) -> dict[str, Any]:
+        """Verified once: to read all that is kept would cost more than to save."""
+        return (self._record if step in self._whole else self._verified_record)(step)
 
     def _damaged(self, step: int) -> contextlib.AbstractContextManager[None]:
         return _in_one_line(
