@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, SupportsFloat, SupportsIndex
 
 import jax
-import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
@@ -69,6 +68,9 @@ class Checkpoints:
         self.mode: Literal["min", "max"] = mode
         self._sign = 1 if mode == "max" else -1
         self._directory = pathlib.Path(directory).absolute()
+        import orbax.checkpoint as ocp  # here, as it is slow: not all save states
+
+        self._args = ocp.args
         self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
         self._whole: set[int] = set()  # what this object has verified
 
@@ -142,7 +144,7 @@ class Checkpoints:
             path = self._path(step)
             path.mkdir(parents=True, exist_ok=True)
             _require_room(path, leaves)
-            self._orbax.save(path / "state", args=ocp.args.StandardSave(leaves))
+            self._orbax.save(path / "state", args=self._args.StandardSave(leaves))
             good = []
             if jax.process_index() == 0:
                 records.write(path, record)
@@ -199,7 +201,7 @@ class Checkpoints:
         ):
             wanted = {name: abstract(leaf) for name, leaf in leaves.items()}
             restored = self._orbax.restore(
-                self._path(step) / "state", args=ocp.args.StandardRestore(wanted)
+                self._path(step) / "state", args=self._args.StandardRestore(wanted)
             )
         treedef = jax.tree.structure(template)
         return treedef.unflatten(restored[name] for name in leaves)

@@ -9,8 +9,8 @@
     ..._l1, ..._l0_reverse            l1, l0_reverse
 
 Of PyTorch's two biases only the sum can be seen from outside; it goes back as
-`bias_ih`, with zeros as `bias_hh`. Numpy in, numpy out: neither torch nor JAX is
-needed, and a file is read without executing any of it.
+`bias_ih`, with zeros as `bias_hh`. Numpy in, numpy out: torch is not needed,
+and a file is read without executing any of it.
 """
 
 from collections.abc import Iterator, Mapping

@@ -81,7 +81,7 @@ def test_import_is_light():
     ).stdout
     loaded = set(output.split())
     assert "jax" in loaded
-    assert not loaded & (HEAVY | {"matplotlib", "tyro"})
+    assert not loaded & (HEAVY | {"matplotlib", "orbax", "tyro"})
 
 
 @pytest.mark.parametrize(
