@@ -168,7 +168,7 @@ REFUSED = {
         ),
     ],
     "torch_weights.to_torch": [
-        (lambda: torch_weights.to_torch({}, LAYER), "variables", "l0/w_h"),
+        (lambda: torch_weights.to_torch({}, LAYER), "variables", "'params'"),
         (lambda: torch_weights.to_torch(None, LAYER), "variables", "None"),
         (lambda: torch_weights.to_torch({}, 3), "layer", "got 3"),
     ],
