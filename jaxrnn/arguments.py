@@ -85,6 +85,48 @@ def sizes(**named: Iterable[int]) -> tuple[int, ...]:
     return tuple(at_least(0, **{name: value}) for value in values)
 
 
+def integers(axes: int, **named: Any) -> np.ndarray:
+    """Whole numbers in an array with so many axes, as int32: in numpy, or in JAX if it
+    has them, which is the same to who uses it.
+
+    Raises:
+        TypeError: they are not integers.
+        ValueError: they have another number of axes, or do not fit into 32 bits.
+
+    >>> integers(1, stop=[1, 2])
+    array([1, 2], dtype=int32)
+    """
+    ((name, values),) = named.items()
+    # JAX's stay where they are, and may be traced: only those have an abstract value.
+    array = values if hasattr(values, "aval") else np.asarray(values)
+    if array.size and "int" not in array.dtype.name:
+        raise TypeError(f"{name} must be integers, got {array.dtype}")
+    if array.ndim != axes:
+        numeral = "one axis" if axes == 1 else f"{axes} axes"
+        raise ValueError(f"{name} must have {numeral}, got shape {array.shape}")
+    narrow = array.astype(np.int32)
+    if isinstance(array, np.ndarray) and (narrow != array).any():
+        wrong = array[narrow != array][0]
+        raise ValueError(f"{name} must fit into 32 bits, got {wrong}")
+    return narrow
+
+
+def check_within(least: int, most: int, **named: np.ndarray | None) -> None:
+    """Refuses values outside a range; None are those that cannot be known, traced ones.
+
+    Raises:
+        ValueError: with the first of them.
+
+    >>> check_within(0, 9, prompt=np.array([[1, 2]]))
+    """
+    ((name, values),) = named.items()
+    if values is None:
+        return
+    wrong = values[(values < least) | (values > most)]
+    if wrong.size:
+        raise ValueError(f"{name} must be from {least} to {most}, got {wrong[0]}")
+
+
 def function(**named: Callable[..., Any]) -> Callable[..., Any]:
     """Something to call.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxrnn.arguments import at_least
+from jaxrnn.arguments import at_least, check_within, integers
 
 PAD = "<pad>"
 UNK = "<unk>"
@@ -240,16 +240,8 @@ class Vocab:
         >>> Vocab.build([["to", "be"]]).decode([3, 2, 1])
         ['to', 'be', '<unk>']
         """
-        array = np.asarray(ids)
-        if array.ndim != 1:
-            raise ValueError(f"ids must be one sequence, got shape {array.shape}")
-        if array.size and array.dtype.kind not in "iu":
-            raise TypeError(f"ids must be integers, got {array.dtype}")
-        outside = array[(array < 0) | (array >= len(self))]
-        if outside.size:
-            raise ValueError(
-                f"id {outside[0]} is outside the vocabulary of {len(self)} tokens"
-            )
+        array = integers(1, ids=np.asarray(ids))
+        check_within(0, len(self) - 1, ids=array)
         return [self.tokens[i] for i in array.tolist()]
 
     def __len__(self) -> int:

@@ -58,8 +58,8 @@ REFUSED = {
         (lambda: VOCAB.encode(["z"]), "token", "'z'"),
     ],
     "text.Vocab.decode": [
-        (lambda: VOCAB.decode([2]), "id 2 "),
-        (lambda: VOCAB.decode([-1]), "id -1 "),
+        (lambda: VOCAB.decode([2]), "ids", "got 2"),
+        (lambda: VOCAB.decode([-1]), "ids", "got -1"),
         (lambda: VOCAB.decode([0.5]), "ids", "float64"),
         (lambda: VOCAB.decode([[0]]), "ids", "(1, 1)"),
     ],

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from jaxrnn.continuation import begin, integers, read, select_rows
+from jaxrnn.continuation import begin, read, select_rows
 
 VOCAB = 7
 PROMPT = np.array([[3, 1, 4, 1], [5, 0, 2, 6], [5, 3, 5, 0]], np.int32)
@@ -115,7 +115,7 @@ def test_prompts_of_other_types_are_refused():
     with pytest.raises(TypeError, match="prompt must be integers, got float64"):
         read(digits, zeros(1), [[1.0, 2.0]])
     with pytest.raises(TypeError, match="prompt must be integers, got <U2"):
-        integers("prompt", [["to", "be"]], axes=2)
+        read(digits, zeros(1), [["to", "be"]])
 
 
 @pytest.mark.parametrize(

@@ -210,8 +210,8 @@ def test_encode_refuses_text_that_is_not_tokenized():
 @pytest.mark.parametrize(
     ("ids", "error", "message"),
     [
-        ([0, 3], ValueError, "id 3 is outside the vocabulary of 3"),
-        ([-1], ValueError, "id -1 is outside"),
+        ([0, 3], ValueError, "ids must be from 0 to 2, got 3"),
+        ([-1], ValueError, "ids must be from 0 to 2, got -1"),
         ([[0, 1]], ValueError, r"shape \(1, 2\)"),
         ([0.5], TypeError, "got float64"),
         (["a"], TypeError, "got <U1"),
