@@ -73,7 +73,7 @@ def sizes(**named: Iterable[int]) -> tuple[int, ...]:
     """The sizes of the axes of an array.
 
     Raises:
-        TypeError: they are not integers, or not several.
+        TypeError: they are not integers, or not a sequence.
         ValueError: one is negative.
 
     >>> sizes(batch_shape=[2, 3])

@@ -76,7 +76,7 @@ class Checkpoints:
 
     @property
     def worst(self) -> float:
-        """The metric of a checkpoint that is never the best, one in mid-epoch.
+        """The metric of a checkpoint in mid-epoch, best only while there is no other.
 
         >>> Checkpoints("run").worst, Checkpoints("run", mode="max").worst
         (inf, -inf)

@@ -146,8 +146,7 @@ def load_safetensors(path: str | PathLike[str]) -> Arrays:
     """The arrays of a `.safetensors` file, by name.
 
     Raises:
-        ValueError: if the file is not one, is damaged, or has types that numpy lacks
-            (bfloat16 is JAX's).
+        ValueError: if the file is not one, is damaged, or has types that numpy lacks.
         OSError: if it cannot be read.
 
     >>> import os, tempfile

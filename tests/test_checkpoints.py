@@ -169,7 +169,7 @@ def test_a_fault_of_the_state_is_not_called_one_of_the_disk(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     donated = {"w": jnp.ones(2)}
     donated["w"].delete()
-    message = f"^cannot save step 1 in {tmp_path}: RuntimeError: .*deleted"
+    message = f"^cannot save step 1 in {tmp_path}: .*deleted"
     with pytest.raises(CheckpointError, match=message):
         checkpoints.save(1, donated, info={}, metric=0.0)
     assert checkpoints.steps() == ()
@@ -201,7 +201,7 @@ def test_another_kind_of_random_key_is_refused(tmp_path):
         checkpoints.restore(random_state(1, "unsafe_rbg"))
 
 
-@pytest.mark.parametrize("value", [np.int64(2**40 + 5), np.array([1 / 3])])
+@pytest.mark.parametrize("value", [np.array(2**40 + 5), np.array([1 / 3])])
 def test_what_jax_would_narrow_is_refused_and_exact_where_it_would_not(tmp_path, value):
     checkpoints = Checkpoints(tmp_path)
     narrow = "int32" if value.dtype == np.int64 else "float32"
