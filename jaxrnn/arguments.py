@@ -4,31 +4,37 @@ Numpy only, so that every file may use it. An argument is given by its name,
 `at_least(1, rows=rows)`, and comes back as it will be used.
 """
 
+import contextlib
+import operator
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, SupportsFloat, SupportsIndex
 
 import numpy as np
 
 
-def at_least(minimum: int, **named: int) -> int:
-    """A whole number.
+def at_least(minimum: int, **named: SupportsIndex) -> int:
+    """A whole number, or an array of one without axes.
 
     Raises:
         TypeError: it is not an integer.
         ValueError: it is below `minimum`.
 
-    >>> at_least(1, rows=3)
-    3
+    >>> at_least(1, rows=3), at_least(1, rows=np.array(3))
+    (3, 3)
     """
     ((name, value),) = named.items()
-    if not isinstance(value, int | np.integer):
+    try:
+        whole = operator.index(value)
+    except TypeError:
+        whole = None
+    if whole is None or isinstance(value, bool):
         raise TypeError(f"{name} must be an integer, got {value!r}")
-    if value < minimum:
-        raise ValueError(f"{name} must be at least {minimum}, got {value}")
-    return int(value)
+    if whole < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {whole}")
+    return whole
 
 
-def share(**named: float) -> float:
+def share(**named: SupportsFloat) -> float:
     """A part of a whole, from 0 to 1: a probability.
 
     Raises:
@@ -45,26 +51,29 @@ def share(**named: float) -> float:
     return value
 
 
-def number(**named: float) -> float:
-    """Any number.
+def number(**named: SupportsFloat) -> float:
+    """Any real number, or an array of one without axes.
 
     Raises:
-        TypeError: it is none.
+        TypeError: it is something else.
 
-    >>> number(metric=1)
-    1.0
+    >>> number(metric=1), number(metric=np.array(0.5))
+    (1.0, 0.5)
     """
     ((name, value),) = named.items()
-    if not isinstance(value, int | float | np.number):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    return float(value)
+    with contextlib.suppress(TypeError, ValueError):
+        array = np.asarray(value)
+        # "V" is bfloat16, which is not numpy's own, and "O" an integer beyond 64 bits.
+        if not array.ndim and array.dtype.kind in "iufVO":
+            return float(array)
+    raise TypeError(f"{name} must be a number, got {value!r}")
 
 
 def sizes(**named: Iterable[int]) -> tuple[int, ...]:
     """The sizes of the axes of an array.
 
     Raises:
-        TypeError: they are not integers, or not several.
+        TypeError: they are not integers, or not a sequence.
         ValueError: one is negative.
 
     >>> sizes(batch_shape=[2, 3])
@@ -74,6 +83,48 @@ def sizes(**named: Iterable[int]) -> tuple[int, ...]:
     if not isinstance(values, Iterable):
         raise TypeError(f"{name} must be a tuple of integers, got {values!r}")
     return tuple(at_least(0, **{name: value}) for value in values)
+
+
+def integers(axes: int, **named: Any) -> np.ndarray:
+    """Whole numbers in an array with so many axes, as int32: in numpy, or in JAX if it
+    has them, which is the same to who uses it.
+
+    Raises:
+        TypeError: they are not integers.
+        ValueError: they have another number of axes, or do not fit into 32 bits.
+
+    >>> integers(1, stop=[1, 2])
+    array([1, 2], dtype=int32)
+    """
+    ((name, values),) = named.items()
+    # JAX's stay where they are, and may be traced: only those have an abstract value.
+    array = values if hasattr(values, "aval") else np.asarray(values)
+    if array.size and "int" not in array.dtype.name:
+        raise TypeError(f"{name} must be integers, got {array.dtype}")
+    if array.ndim != axes:
+        numeral = "one axis" if axes == 1 else f"{axes} axes"
+        raise ValueError(f"{name} must have {numeral}, got shape {array.shape}")
+    narrow = array.astype(np.int32)
+    if isinstance(array, np.ndarray) and (narrow != array).any():
+        wrong = array[narrow != array][0]
+        raise ValueError(f"{name} must fit into 32 bits, got {wrong}")
+    return narrow
+
+
+def check_within(least: int, most: int, **named: np.ndarray | None) -> None:
+    """Refuses values outside a range; None are those that cannot be known, traced ones.
+
+    Raises:
+        ValueError: with the first of them.
+
+    >>> check_within(0, 9, prompt=np.array([[1, 2]]))
+    """
+    ((name, values),) = named.items()
+    if values is None:
+        return
+    wrong = values[(values < least) | (values > most)]
+    if wrong.size:
+        raise ValueError(f"{name} must be from {least} to {most}, got {wrong[0]}")
 
 
 def function(**named: Callable[..., Any]) -> Callable[..., Any]:

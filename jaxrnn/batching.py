@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from jaxrnn.arguments import at_least
+from jaxrnn.arguments import at_least, integers
 
 Ids = Sequence[int] | np.ndarray
 
@@ -41,7 +41,7 @@ def pad(
     >>> ids.tolist(), lengths.tolist()
     ([[5, 6, 7], [8, 0, 0]], [3, 1])
     """
-    rows = [_integers("sequence", sequence) for sequence in sequences]
+    rows = [integers(1, sequence=np.asarray(given)) for given in sequences]
     if not rows:
         raise ValueError("there are no sequences to pad")
     lengths = np.array([row.size for row in rows], np.int32)
@@ -229,7 +229,7 @@ def packed(
     """
     joined, segments = [], []
     for row in rows:
-        parts = [_integers("sequence", sequences[i]) for i in row]
+        parts = [integers(1, sequence=np.asarray(sequences[i])) for i in row]
         lengths = _lengths([part.size for part in parts], minimum=1)
         joined.append(np.concatenate(parts))
         segments.append(np.repeat(np.arange(1, lengths.size + 1), lengths))
@@ -241,10 +241,11 @@ def streams(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Inputs and targets of one long text for truncated backpropagation in time.
 
-    Both are [batch_size, time] and views of `ids`; a target is the id after its input.
-    Row r of a batch goes on where row r of the batch before it ended, so the state is
-    carried from batch to batch. The last batch has fewer steps when `time` does not
-    divide the rows; only the last (len(ids) - 1) % batch_size targets are left out.
+    Both are [batch_size, time] and views of one int32 copy of `ids`; a target is the id
+    after its input. Row r of a batch goes on where row r of the batch before it ended,
+    so the state is carried from batch to batch. The last batch has fewer steps when
+    `time` does not divide the rows; only the last (len(ids) - 1) % batch_size targets
+    are left out.
 
     Raises:
         TypeError: a number is not an integer.
@@ -255,7 +256,7 @@ def streams(
     [[0, 1, 2], [4, 5, 6]] [[1, 2, 3], [5, 6, 7]]
     [[3], [7]] [[4], [8]]
     """
-    ids = _integers("ids", ids)
+    ids = integers(1, ids=np.asarray(ids))
     batch_size = at_least(1, batch_size=batch_size)
     time = at_least(1, time=time)
     steps = (ids.size - 1) // batch_size
@@ -273,7 +274,7 @@ def streams(
 
 
 def _lengths(lengths: Ids, minimum: int, name: str = "lengths") -> np.ndarray:
-    array = _integers(name, lengths)
+    array = integers(1, **{name: np.asarray(lengths)})
     if not array.size:
         raise ValueError(f"there are no {name}")
     if array.min() < minimum:
@@ -282,17 +283,3 @@ def _lengths(lengths: Ids, minimum: int, name: str = "lengths") -> np.ndarray:
             f"{array.argmin()}"
         )
     return array.astype(np.int64)
-
-
-def _integers(name: str, values: Ids) -> np.ndarray:
-    array = np.asarray(values)
-    if array.ndim != 1:
-        raise ValueError(f"{name} must have one axis, got shape {array.shape}")
-    if array.size and array.dtype.kind not in "iu":
-        raise TypeError(f"{name} must be integers, got {array.dtype}")
-    narrow = array.astype(np.int32)
-    if (narrow != array).any():
-        raise ValueError(
-            f"{name} must fit into 32 bits, got {array[narrow != array][0]}"
-        )
-    return narrow

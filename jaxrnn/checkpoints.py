@@ -19,10 +19,9 @@ import re
 import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, SupportsFloat, SupportsIndex
 
 import jax
-import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
@@ -69,11 +68,15 @@ class Checkpoints:
         self.mode: Literal["min", "max"] = mode
         self._sign = 1 if mode == "max" else -1
         self._directory = pathlib.Path(directory).absolute()
+        import orbax.checkpoint as ocp  # here, as it is slow: not all save states
+
+        self._args = ocp.args
         self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
+        self._whole: set[int] = set()  # what this object has verified
 
     @property
     def worst(self) -> float:
-        """The metric of a checkpoint that is never the best, one in mid-epoch.
+        """The metric of a checkpoint in mid-epoch, best only while there is no other.
 
         >>> Checkpoints("run").worst, Checkpoints("run", mode="max").worst
         (inf, -inf)
@@ -90,18 +93,25 @@ class Checkpoints:
         return tuple(sorted(complete))
 
     def save(
-        self, step: int, state: PyTree, *, info: dict[str, Any], metric: float
+        self,
+        step: SupportsIndex,
+        state: PyTree,
+        *,
+        info: dict[str, Any],
+        metric: SupportsFloat,
     ) -> None:
         """Writes a checkpoint, then removes all but the last two and the best.
 
         When it returns the checkpoint is complete and `state` may be donated; if it
-        raises, the checkpoints before are untouched. `info` is whatever else a run
+        raises, the checkpoints before are untouched. `step` and `metric` may be arrays
+        without axes, as a training step returns them. `info` is whatever else a run
         needs to go on, and comes back as JSON has it (tuples as lists).
 
         Raises:
             ValueError: `metric` is NaN, which is neither better nor worse than others,
                 or there is a good checkpoint of `step` (a damaged one is replaced).
-            TypeError: `info` is no dict, or not JSON.
+            TypeError: `info` is no dict, or not JSON; a leaf of `state` is no array, or
+                one of 64 bits that JAX would narrow.
             CheckpointError: it could not be written.
 
         >>> import tempfile, jax.numpy as jnp
@@ -115,8 +125,9 @@ class Checkpoints:
         if math.isnan(metric):
             raise ValueError(f"the metric of step {step} is NaN: not saved")
         damaged = {step}.intersection(self.steps())
-        if damaged and step in self._ranked(self._verified_record):
-            raise ValueError(f"{self._directory} has a checkpoint of step {step}")
+        with contextlib.suppress(CheckpointError):
+            if damaged and self._verified_record(step):
+                raise ValueError(f"{self._directory} has a checkpoint of step {step}")
         leaves = by_name(state)
         if not isinstance(info, dict):
             raise TypeError(f"info must be a dict, got {info!r:.80}")
@@ -126,19 +137,20 @@ class Checkpoints:
         except (TypeError, ValueError) as error:
             raise TypeError(f"info must be JSON: {error}, in {info!r:.80}") from error
         with _in_one_line(
-            f"cannot save step {step} in {self._directory}, make room there or give "
-            "another directory"
+            f"cannot save step {step} in {self._directory}",
+            of_the_disk=", make room there or give another directory",
         ):
             self._remove(damaged)
             path = self._path(step)
             path.mkdir(parents=True, exist_ok=True)
             _require_room(path, leaves)
-            self._orbax.save(path / "state", args=ocp.args.StandardSave(leaves))
+            self._orbax.save(path / "state", args=self._args.StandardSave(leaves))
             good = []
             if jax.process_index() == 0:
                 records.write(path, record)
+                self._whole.discard(step)
                 # A damaged one counts for nothing, and stays for its owner to judge.
-                good = self._ranked(self._verified_record)
+                good = self._ranked(self._whole_record)
             multihost_utils.sync_global_devices("jaxrnn.checkpoints.save")
             self._remove(set(good[1:]).difference(sorted(good)[-2:]))
 
@@ -154,6 +166,7 @@ class Checkpoints:
 
         Raises:
             CheckpointError: the checkpoint of that step is damaged, or all are.
+            TypeError: as `save`, of a leaf of `template`.
             ValueError: there is no such checkpoint, or it holds another state than
                 `template`: every difference is listed.
 
@@ -188,7 +201,7 @@ class Checkpoints:
         ):
             wanted = {name: abstract(leaf) for name, leaf in leaves.items()}
             restored = self._orbax.restore(
-                self._path(step) / "state", args=ocp.args.StandardRestore(wanted)
+                self._path(step) / "state", args=self._args.StandardRestore(wanted)
             )
         treedef = jax.tree.structure(template)
         return treedef.unflatten(restored[name] for name in leaves)
@@ -231,8 +244,15 @@ class Checkpoints:
             return records.read(self._path(step))
 
     def _verified_record(self, step: int) -> dict[str, Any]:
+        self._whole.discard(step)
         with self._damaged(step):
-            return records.verified(self._path(step))
+            record = records.verified(self._path(step))
+        self._whole.add(step)
+        return record
+
+    def _whole_record(self, step: int) -> dict[str, Any]:
+        """Verified once: to read all that is kept would cost more than to save."""
+        return (self._record if step in self._whole else self._verified_record)(step)
 
     def _damaged(self, step: int) -> contextlib.AbstractContextManager[None]:
         return _in_one_line(
@@ -262,14 +282,17 @@ def _require_room(path: pathlib.Path, leaves: dict[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def _in_one_line(message: str) -> Iterator[None]:
+def _in_one_line(message: str, of_the_disk: str = "") -> Iterator[None]:
     """Whatever fails inside becomes a CheckpointError of one line.
 
     Damaged files and full disks fail in JSON, in tensorstore or in orbax, with as many
-    kinds of exceptions, some of many lines.
+    kinds of exceptions, some of many lines. `of_the_disk` is added to the message of
+    what the system refuses.
     """
     try:
         yield
     except Exception as error:
         cause = next(iter(str(error).strip().splitlines()), "")
+        if isinstance(error, OSError):
+            message += of_the_disk
         raise CheckpointError(f"{message}: {type(error).__name__}: {cause}") from error

@@ -6,13 +6,14 @@ row, and what it remembers, to the logits of the next ones. Nothing is drawn her
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
+from jaxrnn.arguments import check_within, integers
 from jaxrnn.closures import Arrays, Frame, take_apart
 from jaxrnn.types import known
 
@@ -78,8 +79,9 @@ def read(
     """Where a text stands behind its prompt, whose tokens go through the model in turn.
 
     `state` is the model's before the prompt. Prompts of different lengths are padded
-    behind, `prompt_lengths` says how long they are, and every leaf of the state must
-    lead with the rows. Each length of the padded prompt is compiled once.
+    behind, with anything, `prompt_lengths` says how long they are, and every leaf of
+    the state must lead with the rows. Each length of the padded prompt is compiled
+    once.
 
     Raises:
         ValueError: there are no rows, or a row without a token (`begin` needs none); a
@@ -93,7 +95,7 @@ def read(
     >>> text.logits.argmax(axis=-1).tolist(), text.state.tolist()
     ([7, 2], [3.0, 1.0])
     """
-    prompt = integers("prompt", prompt, axes=2)
+    prompt = integers(2, prompt=prompt)
     rows, longest = prompt.shape
     if not prompt.size:
         raise ValueError(
@@ -101,15 +103,18 @@ def read(
             "without any, begin(state, logits) takes the logits of the first one"
         )
     if prompt_lengths is not None:
-        prompt_lengths = integers("prompt_lengths", prompt_lengths, axes=1)
+        prompt_lengths = integers(1, prompt_lengths=prompt_lengths)
         if prompt_lengths.shape != (rows,):
             raise ValueError(
                 f"prompt_lengths has shape {prompt_lengths.shape}, "
                 f"but the prompt {rows} rows"
             )
-        check_within("prompt_lengths", prompt_lengths, 1, longest)
+        check_within(1, longest, prompt_lengths=known(prompt_lengths))
+        times = np.arange(longest, dtype=np.int32)[None]
+        # What is behind them need be no token.
+        prompt = jnp.where(times < prompt_lengths[:, None], prompt, 0)
     text = _read(*take_apart(step), state, prompt, prompt_lengths)
-    check_within("prompt", prompt, 0, text.logits.shape[-1] - 1)
+    check_within(0, text.logits.shape[-1] - 1, prompt=known(prompt))
     return text
 
 
@@ -196,45 +201,3 @@ def select_rows(rows: Bool[Array, "b"], this: PyTree, other: PyTree) -> PyTree:
         return jnp.where(jnp.expand_dims(rows, range(1, this.ndim)), this, other)
 
     return jax.tree.map(leaf, this, other)
-
-
-def integers(
-    name: str, values: ArrayLike | Sequence[Any], axes: int
-) -> jax.Array | np.ndarray:
-    """The values as int32, in numpy unless JAX has them.
-
-    Raises:
-        TypeError: they are not integers.
-        ValueError: they have another number of axes, or do not fit into 32 bits.
-
-    >>> integers("stop", [1, 2], axes=1)
-    array([1, 2], dtype=int32)
-    """
-    array = values if isinstance(values, jax.Array) else np.asarray(values)
-    if array.size and not jnp.issubdtype(array.dtype, jnp.integer):
-        raise TypeError(f"{name} must be integers, got {array.dtype}")
-    if array.ndim != axes:
-        raise ValueError(f"{name} must have {axes} axes, got shape {array.shape}")
-    narrow = array.astype(np.int32)
-    if isinstance(array, np.ndarray) and (narrow != array).any():
-        wrong = array[narrow != array][0]
-        raise ValueError(f"{name} must fit into 32 bits, got {wrong}")
-    return narrow
-
-
-def check_within(
-    name: str, values: jax.Array | np.ndarray, least: int, most: int
-) -> None:
-    """Refuses values that are known, not traced, and outside a range.
-
-    Raises:
-        ValueError: with the first of them.
-
-    >>> check_within("prompt", np.array([[1, 2]]), 0, 9)
-    """
-    given = known(values)
-    if given is None:
-        return
-    wrong = given[(given < least) | (given > most)]
-    if wrong.size:
-        raise ValueError(f"{name} must be from {least} to {most}, got {wrong[0]}")

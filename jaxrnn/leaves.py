@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+from jax.dtypes import canonicalize_dtype
 from jax.sharding import SingleDeviceSharding
 from jaxtyping import PyTree
 
@@ -11,18 +12,26 @@ def by_name(tree: PyTree) -> dict[str, Any]:
     """A flat dict: containers are the template's business, not the file's.
 
     Raises:
-        TypeError: a leaf is no array.
+        TypeError: a leaf is no array, or JAX would narrow it: 64 bits, unless they are
+            enabled.
         ValueError: its name is not printable, or another leaf's.
 
     >>> import numpy as np
-    >>> by_name({"l0": {"w": np.ones(2)}})
-    {'l0/w': array([1., 1.])}
+    >>> by_name({"l0": {"w": np.ones(2, np.float32)}})
+    {'l0/w': array([1., 1.], dtype=float32)}
     """
     leaves = {}
     for path, leaf in jax.tree.leaves_with_path(tree):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
+        called = name or "the state"
         if not hasattr(leaf, "dtype"):
-            raise TypeError(f"{name or 'the state'} must be an array, got {leaf!r}")
+            raise TypeError(f"{called} must be an array, got {leaf!r}")
+        kept = canonicalize_dtype(leaf.dtype, allow_extended_dtype=True)
+        if kept != leaf.dtype:
+            raise TypeError(
+                f"{called} is {leaf.dtype}, which would come back as {kept}: "
+                "convert it, or set jax_enable_x64"
+            )
         if name in leaves or not name.isprintable():
             raise ValueError(
                 f"{name!r} must be printable, and the name of one leaf: rename it"

@@ -28,6 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, Key, PyTree
 
+from jaxrnn.arguments import at_least, check_within, integers
 from jaxrnn.choice import (
     Candidates,
     PerRow,
@@ -43,12 +44,11 @@ from jaxrnn.continuation import (
     Continuation,
     Step,
     begin,
-    check_within,
-    integers,
     logits_spec,
     read,
     select_rows,
 )
+from jaxrnn.types import known
 
 __all__ = [
     "Candidates",
@@ -184,10 +184,7 @@ def extend(
     [[3, -1, -1]] [1] [True]
     """
     rows, vocab = text.logits.shape
-    if not isinstance(length, int | np.integer):
-        raise TypeError(f"length must be an integer that is no tracer, got {length!r}")
-    if length < 1:
-        raise ValueError(f"length must be at least 1, got {length}")
+    length = at_least(1, length=length)
     check_keys(key, rows)
     options = {
         "temperature": temperature,
@@ -198,18 +195,18 @@ def extend(
     options = {k: per_row(k, v, rows) for k, v in options.items() if v is not None}
     ids = None
     if stop is not None:
-        ids = integers("stop", stop, axes=1)
+        ids = integers(1, stop=stop)
         if not ids.size:
             raise ValueError("stop is empty: give at least one token, or None")
-        check_within("stop", ids, 0, vocab - 1)
+        check_within(0, vocab - 1, stop=known(ids))
     return _extend(
         *take_apart(step),
         _with_tail(text, 0 if ids is None else ids.size),
         key,
         options,
         ids,
-        integers("pad_id", pad_id, axes=0),
-        length=int(length),
+        integers(0, pad_id=pad_id),
+        length=length,
         top_k=top_k,
     )
 

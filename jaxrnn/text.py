@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxrnn.arguments import at_least
+from jaxrnn.arguments import at_least, check_within, integers
 
 PAD = "<pad>"
 UNK = "<unk>"
@@ -128,7 +128,8 @@ class Vocab:
         its place among the specials. `max_size` includes the specials.
 
         Raises:
-            TypeError: a sequence is a string (not yet tokenized), or a token is not.
+            TypeError: a sequence is a string (not yet tokenized), so are the specials,
+                or a token is not.
             ValueError: `min_count` is below 1, `max_size` leaves room for the
                 specials only, or no token is left to take.
 
@@ -136,6 +137,9 @@ class Vocab:
         ('<pad>', '<unk>', 'to', 'be', 'not')
         """
         min_count = at_least(1, min_count=min_count)
+        if isinstance(specials, str) or not isinstance(specials, Iterable):
+            raise TypeError(f"specials must be a sequence of tokens, got {specials!r}")
+        specials = tuple(specials)
         if max_size is not None and at_least(1, max_size=max_size) <= len(specials):
             raise ValueError(
                 f"max_size {max_size} leaves no room beside the {len(specials)} "
@@ -236,16 +240,8 @@ class Vocab:
         >>> Vocab.build([["to", "be"]]).decode([3, 2, 1])
         ['to', 'be', '<unk>']
         """
-        array = np.asarray(ids)
-        if array.ndim != 1:
-            raise ValueError(f"ids must be one sequence, got shape {array.shape}")
-        if array.size and array.dtype.kind not in "iu":
-            raise TypeError(f"ids must be integers, got {array.dtype}")
-        outside = array[(array < 0) | (array >= len(self))]
-        if outside.size:
-            raise ValueError(
-                f"id {outside[0]} is outside the vocabulary of {len(self)} tokens"
-            )
+        array = integers(1, ids=np.asarray(ids))
+        check_within(0, len(self) - 1, ids=array)
         return [self.tokens[i] for i in array.tolist()]
 
     def __len__(self) -> int:

@@ -9,8 +9,8 @@
     ..._l1, ..._l0_reverse            l1, l0_reverse
 
 Of PyTorch's two biases only the sum can be seen from outside; it goes back as
-`bias_ih`, with zeros as `bias_hh`. Numpy in, numpy out: neither torch nor JAX is
-needed, and a file is read without executing any of it.
+`bias_ih`, with zeros as `bias_hh`. Numpy in, numpy out: torch is not needed, and a file
+is read without executing any of it.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from jaxrnn.layers import StackedLayer
 
 Arrays = dict[str, np.ndarray]
+
+_CELLS_OF_TORCH = {"RNNCell", "LSTMCell", "GRUCell"}
 
 
 def from_torch(
@@ -109,9 +111,11 @@ def to_torch(
     """
     _require_arrays(variables=variables)
     _require_layer(layer)
+    if "params" not in variables:
+        raise ValueError(f"variables must have 'params', got only {[*variables][:8]}")
     ours = {
         f"{suffix}/{name}": _known_to_torch(np.asarray(value))
-        for suffix, cell in variables.get("params", {}).items()
+        for suffix, cell in variables["params"].items()
         for name, value in cell.items()
     }
     w_x = ours.get("l0/w_x")
@@ -142,8 +146,7 @@ def load_safetensors(path: str | PathLike[str]) -> Arrays:
     """The arrays of a `.safetensors` file, by name.
 
     Raises:
-        ValueError: if the file is not one, is damaged, or has types that numpy lacks
-            (bfloat16 is JAX's).
+        ValueError: if the file is not one, is damaged, or has types that numpy lacks.
         OSError: if it cannot be read.
 
     >>> import os, tempfile
@@ -192,6 +195,13 @@ def _require_arrays(**named: Any) -> None:
 def _require_layer(layer: Any) -> None:
     if not hasattr(layer, "cell_type"):
         raise TypeError(f"layer must be an RNN, LSTM or GRU, got {layer!r:.80}")
+    # By name, as this file knows no layers. Another cell with as many gates has other
+    # equations, and would take the weights all the same.
+    if layer.cell_type.__name__ not in _CELLS_OF_TORCH:
+        raise TypeError(
+            "layer must be an RNN, LSTM or GRU, as PyTorch has them, got a layer of "
+            f"{layer.cell_type.__name__}"
+        )
 
 
 def _suffixes(layer: "StackedLayer", inputs: int) -> Iterator[tuple[str, int]]:
@@ -228,7 +238,7 @@ def _our_shapes(layer: "StackedLayer", d: int) -> dict[str, tuple[int, ...]]:
 
 
 def _is_gru(layer: "StackedLayer") -> bool:
-    return layer.cell_type.gates == 3
+    return layer.cell_type.__name__ == "GRUCell"
 
 
 def _proj_size(layer: "StackedLayer") -> int:

@@ -50,6 +50,22 @@ def test_round_trip_is_exact(tmp_path, impl):
     assert restored_info == info
 
 
+@pytest.mark.parametrize("make", [np.asarray, jnp.asarray])
+def test_step_and_metric_may_be_arrays(tmp_path, make):
+    checkpoints = Checkpoints(tmp_path)
+    state = {"w": jnp.ones(2)}
+    for step, metric in [(2, make(0.25)), (3, make(1)), (4, jnp.bfloat16(0.5))]:
+        checkpoints.save(make(step), state, info={"at": step}, metric=metric)
+    assert checkpoints.steps() == (2, 3, 4)
+    assert checkpoints.restore(state, "best")[1] == {"at": 2}
+    for step in (True, np.True_, make(True), make(5.0), make([5])):
+        with pytest.raises(TypeError, match="step must be an integer, got"):
+            checkpoints.save(step, state, info={}, metric=0.0)
+    for metric in (True, make(True), 1j, make(1j), make([0.5]), None, [[1], [1, 2]]):
+        with pytest.raises(TypeError, match="metric must be a number, got"):
+            checkpoints.save(5, state, info={}, metric=metric)
+
+
 def test_template_may_be_shapes_alone(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, random_state(1), info={}, metric=0.0)
@@ -149,6 +165,16 @@ def test_place_that_is_no_directory(tmp_path):
     assert checkpoints.steps() == ()
 
 
+def test_a_fault_of_the_state_is_not_called_one_of_the_disk(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    donated = {"w": jnp.ones(2)}
+    donated["w"].delete()
+    message = f"^cannot save step 1 in {tmp_path}: .*deleted"
+    with pytest.raises(CheckpointError, match=message):
+        checkpoints.save(1, donated, info={}, metric=0.0)
+    assert checkpoints.steps() == ()
+
+
 def test_other_states_are_listed_with_both_shapes(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(1, random_state(1), info={}, metric=0.0)
@@ -173,6 +199,22 @@ def test_another_kind_of_random_key_is_refused(tmp_path):
     # The two implementations have keys of the same shape and draw other numbers.
     with pytest.raises(ValueError, match=r"key is key<rbg>\[\], not key<urbg>\[\]"):
         checkpoints.restore(random_state(1, "unsafe_rbg"))
+
+
+@pytest.mark.parametrize("value", [np.array(2**40 + 5), np.array([1 / 3])])
+def test_what_jax_would_narrow_is_refused_and_exact_where_it_would_not(tmp_path, value):
+    checkpoints = Checkpoints(tmp_path)
+    narrow = "int32" if value.dtype == np.int64 else "float32"
+    message = f"^a/w is {value.dtype}, which would come back as {narrow}: convert it"
+    with pytest.raises(TypeError, match=message):
+        checkpoints.save(1, {"a": {"w": value}}, info={}, metric=0.0)
+    assert not list(tmp_path.iterdir())
+    with jax.enable_x64(True):
+        checkpoints.save(1, {"a": {"w": value}}, info={}, metric=0.0)
+        restored, _ = checkpoints.restore({"a": {"w": np.zeros_like(value)}})
+        assert_identical(restored, {"a": {"w": value}})
+    with pytest.raises(TypeError, match=message):
+        checkpoints.restore({"a": {"w": value}})
 
 
 def test_nothing_there(tmp_path):

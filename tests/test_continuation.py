@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from jaxrnn.continuation import begin, integers, read, select_rows
+from jaxrnn.continuation import begin, read, select_rows
 
 VOCAB = 7
 PROMPT = np.array([[3, 1, 4, 1], [5, 0, 2, 6], [5, 3, 5, 0]], np.int32)
@@ -43,9 +43,11 @@ def test_it_goes_on_from_the_state():
     assert read(digits, state, [[1, 2]]).state[0].tolist() == [912]
 
 
-def test_padded_prompts_equal_those_alone():
+@pytest.mark.parametrize("padding", [0, -1, VOCAB])
+def test_padded_prompts_equal_those_alone(padding):
     lengths = [2, 4, 1]
-    text = read(digits, zeros(3), PROMPT, prompt_lengths=lengths)
+    prompt = np.where(np.arange(4) < np.array(lengths)[:, None], PROMPT, padding)
+    text = read(digits, zeros(3), prompt, prompt_lengths=lengths)
     for row, length in enumerate(lengths):
         alone = read(digits, zeros(1), PROMPT[row : row + 1, :length])
         for ours, theirs in zip(
@@ -98,6 +100,7 @@ def test_begin_takes_the_first_logits():
         ([[1, 7]], None, "prompt must be from 0 to 6, got 7"),
         ([[1, -1]], None, "prompt must be from 0 to 6, got -1"),
         ([[1, 2**32 + 1]], None, "prompt must fit into 32 bits, got 4294967297"),
+        ([[1, 7, 7]], [2], "prompt must be from 0 to 6, got 7"),
         (PROMPT, [1, 2], "prompt_lengths has shape (2,), but the prompt 3 rows"),
         (PROMPT, [1, 0, 2], "prompt_lengths must be from 1 to 4, got 0"),
         (PROMPT, [1, 5, 2], "prompt_lengths must be from 1 to 4, got 5"),
@@ -112,7 +115,7 @@ def test_prompts_of_other_types_are_refused():
     with pytest.raises(TypeError, match="prompt must be integers, got float64"):
         read(digits, zeros(1), [[1.0, 2.0]])
     with pytest.raises(TypeError, match="prompt must be integers, got <U2"):
-        integers("prompt", [["to", "be"]], axes=2)
+        read(digits, zeros(1), [["to", "be"]])
 
 
 @pytest.mark.parametrize(

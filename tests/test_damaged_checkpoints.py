@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxrnn import records
 from jaxrnn.checkpoints import CheckpointError, Checkpoints
 from tests.test_checkpoints import assert_identical, files_below, random_state
 
@@ -240,6 +241,37 @@ def test_what_is_saved_behind_a_damaged_one_is_kept(tmp_path):
     with pytest.warns(UserWarning, match="step 8 .* going back to step 10"):
         state, _ = checkpoints.restore(state_of(0), "best")
     assert_identical(state, state_of(10))
+
+
+def test_a_save_reads_what_it_wrote_and_what_it_does_not_know(tmp_path, monkeypatch):
+    verified = records.verified
+    read = []
+
+    def counted(path):
+        read.append(int(path.name.removeprefix("step_")))
+        return verified(path)
+
+    monkeypatch.setattr(records, "verified", counted)
+    checkpoints = Checkpoints(tmp_path)
+    for step in (1, 2, 3):  # the first is the best
+        save(checkpoints, step, metric=step)
+    assert read == [1, 2, 3]
+    read.clear()
+    checkpoints = Checkpoints(tmp_path)
+    damage_state(tmp_path, 1, DAMAGES["flipped"])
+    for step in (4, 5):
+        save(checkpoints, step, metric=step)
+    # The damaged one is not known to be whole by any look at it.
+    assert read == [1, 2, 3, 4, 1, 5]
+    assert checkpoints.steps() == (1, 2, 4, 5)
+    damage_state(tmp_path, 2, DAMAGES["flipped"])  # the best, and known
+    with pytest.raises(CheckpointError, match=r"step 2 .* is damaged"):
+        checkpoints.restore(state_of(0), 2)
+    shutil.rmtree(tmp_path / "step_5")
+    for step in (5, 6):  # of those that are whole 4 is the best now
+        save(checkpoints, step, metric=step)
+    assert checkpoints.steps() == (1, 2, 4, 5, 6)
+    assert read == [1, 2, 3, 4, 1, 5, 2, 1, 2, 5, 1, 2, 6]
 
 
 def test_an_unreadable_record_may_be_the_best(tmp_path):

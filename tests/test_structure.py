@@ -82,7 +82,7 @@ def test_import_is_light():
     ).stdout
     loaded = set(output.split())
     assert "jax" in loaded
-    assert not loaded & (HEAVY | {"matplotlib", "tyro"})
+    assert not loaded & (HEAVY | {"matplotlib", "orbax", "tyro"})
 
 
 def test_the_map_of_the_programs_names_every_file():

@@ -161,6 +161,7 @@ def test_build_with_other_specials():
         ([["a"]], {"min_count": 0}, ValueError, "min_count .* got 0"),
         ([["a", "a"]], {"min_count": 3}, ValueError, "= 3 times, .* 2 times"),
         ([["a"]], {"specials": (PAD, PAD)}, ValueError, "'<pad>' occurs twice"),
+        ([["a"]], {"specials": PAD}, TypeError, "specials must be .* got '<pad>'"),
         (["a review"], {}, TypeError, "the string 'a review'"),
         ("a review", {}, TypeError, "the string 'a'"),
         ([["a", 7]], {}, TypeError, "strings, got 7"),
@@ -209,8 +210,8 @@ def test_encode_refuses_text_that_is_not_tokenized():
 @pytest.mark.parametrize(
     ("ids", "error", "message"),
     [
-        ([0, 3], ValueError, "id 3 is outside the vocabulary of 3"),
-        ([-1], ValueError, "id -1 is outside"),
+        ([0, 3], ValueError, "ids must be from 0 to 2, got 3"),
+        ([-1], ValueError, "ids must be from 0 to 2, got -1"),
         ([[0, 1]], ValueError, r"shape \(1, 2\)"),
         ([0.5], TypeError, "got float64"),
         (["a"], TypeError, "got <U1"),

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from jaxrnn import torch_weights
+from jaxrnn import layers, torch_weights
 from tests import torch_parity
 from tests.torch_parity import CASES, GOLDEN_CASES, LENGTHS, PRESENT, D, H
 
@@ -179,8 +179,28 @@ def test_other_parts_of_a_model_are_left_alone():
 
 
 def test_variables_without_parameters_name_what_is_missing():
+    layer = jaxrnn.RNN(H)
+    params = layer.init(jax.random.key(0), jnp.zeros((1, D)))["params"]
+    with pytest.raises(ValueError, match=r"must have 'params', got only \['l0'\]"):
+        torch_weights.to_torch(params, layer)
     with pytest.raises(ValueError, match="missing l0/w_h"):
-        torch_weights.to_torch({}, jaxrnn.RNN(H))
+        torch_weights.to_torch({"params": {}}, layer)
+
+
+def test_a_layer_that_torch_has_not_takes_no_weights():
+    class PublishedGRU(layers.StackedLayer):
+        cell_type = jaxrnn.ResetBeforeGRUCell
+
+    layer, like = (kind(H, use_bias=False) for kind in (PublishedGRU, jaxrnn.GRU))
+    variables = layer.init(jax.random.key(0), jnp.zeros((1, D)))
+    # Every name and shape is that of the other GRU, whose numbers are others.
+    weights = torch_weights.to_torch(variables, like)
+    for call in (
+        lambda: torch_weights.to_torch(variables, layer),
+        lambda: torch_weights.from_torch(weights, layer),
+    ):
+        with pytest.raises(TypeError, match="got a layer of ResetBeforeGRUCell"):
+            call()
 
 
 @pytest.mark.parametrize("content", [b"", b"\x00" * 100, b"\xff" * 8 + b"{}"])
