@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import tyro
-
 from experiments import program, texts
 from experiments.cluster import Cluster
 from experiments.language import PRESETS, SMOKE, Settings
@@ -28,9 +26,7 @@ class Options:
     """Settings to start from, which other options change: quick is a GRU of 256, about
     a minute on 2 cores; best an LSTM of 2 x 512, about an hour; chapter that of a book,
     an LSTM of 512, about half an hour: give its text with --text."""
-    settings: Annotated[Settings, tyro.conf.arg(name="")] = field(
-        default_factory=Settings
-    )
+    settings: Settings = field(default_factory=Settings)
     workdir: Path = WORKDIR
     """Directory of the run: the same command started again goes on there."""
     text: Annotated[tuple[Path, ...] | None, program.several(Path, "PATH")] = None
@@ -45,13 +41,13 @@ class Options:
     devices: int | None = None
     """Devices of each process, default as many as divide the batch; a CPU counts as
     one device per core."""
-    cluster: Annotated[Cluster, tyro.conf.arg(name="")] = field(default_factory=Cluster)
+    cluster: Cluster = field(default_factory=Cluster)
     tensorboard: bool = False
     """Write logs for TensorBoard into the work directory, too."""
     sample: bool = False
     """Write with the trained model; where there is none, train it first."""
-    drawing: Annotated[Drawing, tyro.conf.arg(name="")] = field(default_factory=Drawing)
-    reading: Annotated[Reading, tyro.conf.arg(name="")] = field(default_factory=Reading)
+    drawing: Drawing = field(default_factory=Drawing)
+    reading: Reading = field(default_factory=Reading)
     unknown: Literal["error", "skip"] = "error"
     """What to do with characters that the trained model has never seen."""
     smoke: bool = False

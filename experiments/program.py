@@ -44,6 +44,8 @@ def run(
                 prog=f"python -m experiments.{name}",
                 description=description,
                 default=defaults(sys.argv[1:]) if defaults else options_type(),
+                # Options of options are a group in the help, not part of their names.
+                config=(tyro.conf.OmitArgPrefixes,),
             )
             # Orbax logs every save, what it raises as well, and warns of choices that
             # are not the user's.

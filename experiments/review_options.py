@@ -5,8 +5,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-import tyro
-
 from experiments import program, reviews
 from experiments.cluster import Cluster
 from experiments.imdb_reviews import load_imdb
@@ -20,9 +18,7 @@ WORKDIR = Path("runs/imdb")
 class Options:
     """Everything the command line says."""
 
-    settings: Annotated[Settings, tyro.conf.arg(name="")] = field(
-        default_factory=Settings
-    )
+    settings: Settings = field(default_factory=Settings)
     workdir: Path = WORKDIR
     """Directory of the run: the same command started again goes on there."""
     csv: Path | None = None
@@ -33,7 +29,7 @@ class Options:
     """Where the archive of the reviews is, or is downloaded to."""
     devices: int | None = None
     """Devices of each process, default all; a CPU counts as one device per core."""
-    cluster: Annotated[Cluster, tyro.conf.arg(name="")] = field(default_factory=Cluster)
+    cluster: Cluster = field(default_factory=Cluster)
     predict: Annotated[tuple[str, ...] | None, program.several(str, "TEXT")] = None
     """Classify these texts with the trained model; - reads one per line from stdin."""
     explain: Annotated[tuple[str, ...] | None, program.several(str, "TEXT")] = None

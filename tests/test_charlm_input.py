@@ -74,8 +74,9 @@ def test_help_shows_the_settings_of_the_preset(charlm_run, capsys):
     for flag in ("--cell {lstm,gru,rnn}", "--sample", "--score", "--bytes", "--smoke"):
         assert flag in out
     assert "(default: 0.005)" in out
-    assert "--settings" not in out
-    assert "--drawing" not in out
+    for group in ("settings", "cluster", "drawing", "reading"):
+        assert f" {group} options " in out
+        assert f"--{group}" not in out
 
 
 def test_a_short_text_shrinks_the_batch_and_says_so(tmp_path, capsys):
