@@ -33,7 +33,7 @@ class Settings:
     """Recurrent cell."""
     embed: int = 64
     """Features of the vector that a word becomes."""
-    hidden: int = 128
+    hidden: int = 64
     """Features of each direction of each recurrent layer."""
     layers: int = 1
     """Recurrent layers on top of each other."""
