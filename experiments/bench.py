@@ -96,7 +96,7 @@ class Options:
     @property
     def scale(self) -> Scale:
         """What is measured, and for how long."""
-        scale = SMOKE if self.smoke else QUICK if self.quick else FULL
+        scale = {"smoke": SMOKE, "quick": QUICK, "full": FULL}[self.size]
         return dataclasses.replace(
             scale,
             suites=self.suites or scale.suites,
