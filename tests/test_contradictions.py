@@ -80,7 +80,7 @@ def test_a_sentiment_model_is_no_other_one(tmp_path, program_run, option):
     for more in ([], same, ["--smoke", "--hidden", 9]):
         assert_refused(result(*more), f"{path}/vocab.txt")
     assert_refused(result("--hidden", 9), "(hidden 3, not 9, seed 1, not 0)")
-    assert_refused(result("--seed", 2), "hidden 3, not 128, seed 1, not 2")
+    assert_refused(result("--seed", 2), "hidden 3, not 64, seed 1, not 2")
     table.write_text(f"text,label\n{GOOD}fine,1\n")
     assert_refused(result("--csv", table), "(reviews '40 reviews, ")
 
