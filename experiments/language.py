@@ -48,6 +48,9 @@ class Settings:
     """Use the vectors of the characters as weights of the output, too."""
     dropout: float = 0.0
     """Probability of dropping a feature between layers and before the output."""
+    locked_dropout: bool = False
+    """Drop the same features at all characters of a place in a step, instead of others
+    at each."""
     weight_drop: float = 0.0
     """Probability of dropping a recurrent weight, for a step in all places."""
     epochs: int = 4
@@ -188,6 +191,7 @@ def make_model(settings: Settings, vocab_size: int) -> LanguageModel:
         settings.hidden,
         num_layers=settings.layers,
         dropout=settings.dropout,
+        locked_dropout=settings.locked_dropout,
         dtype=jnp.dtype(settings.dtype),
     )
     return LanguageModel(
@@ -195,6 +199,7 @@ def make_model(settings: Settings, vocab_size: int) -> LanguageModel:
         settings.embed,
         encoder,
         dropout=settings.dropout,
+        locked_dropout=settings.locked_dropout,
         tied=settings.tied,
     )
 

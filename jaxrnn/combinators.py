@@ -113,7 +113,10 @@ class Stack(nn.Module):
     """Layers on top of each other: the outputs of one are the inputs of the next.
 
     In training, `dropout` is the probability with which a feature is dropped between
-    two layers, never after the last, at each step anew (rng stream `"dropout"`).
+    two layers, never after the last (rng stream `"dropout"`). Each step drops others;
+    with `locked_dropout` all steps of a row drop the same (Gal and Ghahramani, 2016, "A
+    theoretically grounded application of dropout in recurrent neural networks"; called
+    locked by Merity, Keskar and Socher, 2018).
 
     >>> import jax
     >>> from jaxrnn import GRU, LSTM
@@ -126,6 +129,7 @@ class Stack(nn.Module):
 
     layers: Sequence[nn.Module]
     dropout: float = 0.0
+    locked_dropout: bool = False
 
     def __post_init__(self):
         share(dropout=self.dropout)
@@ -137,7 +141,9 @@ class Stack(nn.Module):
         super().__post_init__()
 
     def setup(self):
-        self.drop = nn.Dropout(self.dropout)
+        self.drop = nn.Dropout(
+            self.dropout, broadcast_dims=(-2,) if self.locked_dropout else ()
+        )
 
     def __call__(self, x, state=None, *, train: bool = False, **options):
         """As `Recurrent.__call__`."""

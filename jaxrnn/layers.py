@@ -39,6 +39,8 @@ class StackedLayer(nn.Module):
         num_layers: how many are on top of each other.
         bidirectional: read in both directions; their outputs stand side by side.
         dropout: probability of dropping a feature between two layers, in training.
+        locked_dropout: drop the same features at all steps of a row (Gal and
+            Ghahramani, 2016), instead of others at each.
         use_bias: add biases.
         kernel_init: makes the weights of the inputs, one matrix `[d, h]` for each gate.
         recurrent_init: makes those of the state, one matrix `[h, h]` for each gate.
@@ -58,6 +60,7 @@ class StackedLayer(nn.Module):
     num_layers: int = 1
     bidirectional: bool = False
     dropout: float = 0.0
+    locked_dropout: bool = False
     use_bias: bool = True
     kernel_init: Initializer = nn.initializers.lecun_normal()
     recurrent_init: Initializer = nn.initializers.orthogonal()
@@ -77,7 +80,9 @@ class StackedLayer(nn.Module):
 
     def setup(self):
         self.stack = Stack(
-            [self._layer(f"l{k}") for k in range(self.num_layers)], self.dropout
+            [self._layer(f"l{k}") for k in range(self.num_layers)],
+            self.dropout,
+            self.locked_dropout,
         )
 
     def __call__(

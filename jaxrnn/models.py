@@ -115,7 +115,7 @@ class LanguageModel(nn.Module):
     With `tied` the embedding is the output's matrix as well (Press and Wolf, 2017;
     Inan et al., 2017); a linear layer comes before it where the encoder has not as many
     outputs as the embedding has features. In training `dropout` acts on the encoder's
-    outputs (rng stream `"dropout"`).
+    outputs (rng stream `"dropout"`), with `locked_dropout` as in a `Stack`.
 
     >>> import jax
     >>> from jaxrnn import LSTM
@@ -130,6 +130,7 @@ class LanguageModel(nn.Module):
     embed_features: int
     encoder: nn.Module
     dropout: float = 0.0
+    locked_dropout: bool = False
     tied: bool = False
     embed_init: Initializer = nn.initializers.normal(0.1)
 
@@ -146,7 +147,9 @@ class LanguageModel(nn.Module):
         self.embed = nn.Embed(
             self.vocab_size, self.embed_features, embedding_init=self.embed_init
         )
-        self.drop = nn.Dropout(self.dropout)
+        self.drop = nn.Dropout(
+            self.dropout, broadcast_dims=(-2,) if self.locked_dropout else ()
+        )
         if self.tied:
             self.project = nn.Dense(self.embed_features)
             self.bias = self.param("bias", nn.initializers.zeros, (self.vocab_size,))

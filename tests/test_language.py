@@ -165,7 +165,10 @@ def test_weights_decay_and_biases_do_not():
 
 
 def test_the_network_is_what_the_settings_say():
-    settings = Settings(cell="rnn", embed=3, hidden=4, layers=2, dropout=0.5, tied=True)
+    settings = Settings(
+        cell="rnn", embed=3, hidden=4, layers=2, dropout=0.5, locked_dropout=True,
+        tied=True,
+    )  # fmt: skip
     model = language.make_model(settings, VOCAB)
     optimizer = language.make_optimizer(settings, 10)
     carried = jax.eval_shape(lambda: language.make_state(model, optimizer, settings))
@@ -176,6 +179,7 @@ def test_the_network_is_what_the_settings_say():
     assert params["project"]["kernel"].shape == (4, 3)
     assert [leaf.shape for leaf in carried.memory] == [(16, 4), (16, 4)]
     assert model.dropout == model.encoder.dropout == 0.5
+    assert model.locked_dropout is model.encoder.locked_dropout is True
 
 
 def test_a_step_reads_on_where_rows_do_not_start(rng):

@@ -183,6 +183,23 @@ def test_dropout_acts_on_single_outputs_in_training_alone(train):
     assert kept.var() == pytest.approx(3, abs=0.3)
 
 
+def test_locked_dropout_drops_the_same_outputs_at_all_steps_of_a_row():
+    model = LanguageModel(VOCAB, VOCAB, Echo(), dropout=0.25, locked_dropout=True)
+    params = {
+        "embed": {"embedding": jnp.ones((VOCAB, VOCAB))},
+        "output": {"kernel": jnp.eye(VOCAB), "bias": jnp.zeros(VOCAB)},
+    }
+    tokens = np.ones((40, 5), np.int32)
+    logits, _ = model.apply(
+        {"params": params}, tokens, (), train=True, rngs={"dropout": jax.random.key(3)}
+    )
+    first = np.asarray(logits)[:, :1]
+    np.testing.assert_array_equal(logits, np.broadcast_to(first, logits.shape))
+    # Of 280, a quarter, give or take five standard errors of 2.6%.
+    assert abs((first == 0).mean() - 0.25) < 0.13
+    assert (first[0] != first[1]).any()
+
+
 def test_a_token_outside_the_vocabulary_is_not_taken_for_another():
     model, variables = make()
     logits, _ = model.apply(variables, np.array([[1, VOCAB, 1]]))

@@ -168,10 +168,40 @@ def test_dropout_never_acts_on_the_inputs_and_differs_at_each_step():
     # Dropped once, not twice: half of 4,000, give or take five standard errors.
     assert abs((dropped == 0).mean() - 0.5) < 0.04
     assert (dropped[:, 0] != dropped[:, 1]).mean() > 0.4
+
     nested = jaxrnn.Stack([stack, Identity()])
     trained, _ = nested.apply({}, ones, train=True, rngs={"dropout": jax.random.key(0)})
     assert (trained == 0).any()
     assert (nested.apply({}, ones)[0] == 1).all()
+
+
+def test_locked_dropout_drops_the_same_features_at_all_steps_of_a_row():
+    ones = np.ones((200, 5, 20), np.float32)
+    stack = jaxrnn.Stack([Identity(), Identity()], dropout=0.25, locked_dropout=True)
+    rngs = {"dropout": jax.random.key(0)}
+    dropped = np.asarray(stack.apply({}, ones, train=True, rngs=rngs)[0])
+    np.testing.assert_array_equal(dropped, np.broadcast_to(dropped[:, :1], ones.shape))
+    # A quarter of 4,000, give or take five standard errors of 0.68%; rows differ.
+    assert abs((dropped[:, 0] == 0).mean() - 0.25) < 0.034
+    assert (dropped[0] != dropped[1]).any()
+    np.testing.assert_allclose(dropped[dropped != 0], 1 / 0.75, rtol=1e-6)
+    assert (stack.apply({}, ones)[0] == 1).all()
+
+
+def test_a_layer_of_several_locks_the_dropout_between_them():
+    layer = jaxrnn.RNN(16, num_layers=2, dropout=0.5, locked_dropout=True)
+    x = np.ones((3, 6, 4), np.float32)
+    variables = layer.init(jax.random.key(0), x)
+    # The second layer has no memory and one unit reads one feature: what it dropped
+    # shows at each step.
+    variables["params"]["l1"]["w_x"] = jnp.eye(16)
+    variables["params"]["l1"]["w_h"] = jnp.zeros((16, 16))
+    rngs = {"dropout": jax.random.key(1)}
+    outputs = np.asarray(layer.apply(variables, x, train=True, rngs=rngs)[0])
+    dropped = outputs == 0
+    np.testing.assert_array_equal(dropped, np.broadcast_to(dropped[:, :1], (3, 6, 16)))
+    # Of 48, half, give or take five standard errors of 7.2%.
+    assert abs(dropped[:, 0].mean() - 0.5) < 0.36
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
