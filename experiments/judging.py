@@ -1,11 +1,12 @@
 """What `experiments.imdb` does with a trained model: it judges reviews, and explains
 why."""
 
+import io
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from experiments import explanation
+from experiments import explanation, files
 from experiments.pages import write_page
 from experiments.reader import Reader
 from experiments.workdir import About, WorkDir
@@ -41,10 +42,22 @@ def explain(texts: Iterable[str], path: Path, devices: int | None, page: Path) -
 
 
 def read_lines(texts: Iterable[str]) -> list[str]:
-    """The texts, with the lines of standard input in place of `-`."""
-    lines = [line for text in texts for line in (sys.stdin if text == "-" else [text])]
+    """The texts, with the lines of standard input in place of `-`.
+
+    Raises:
+        ValueError: there are none, or they are not UTF-8.
+    """
+    lines: list[str] = []
+    for text in texts:
+        lines += _standard_input() if text == "-" else [text]
     if not lines:
         raise ValueError(
             "there are no reviews on standard input, one is needed per line"
         )
     return lines
+
+
+def _standard_input() -> list[str]:
+    content = sys.stdin.buffer.read()
+    text = files.decode_utf8(content, "standard input", "give UTF-8")
+    return io.StringIO(text, newline=None).readlines()

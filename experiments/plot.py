@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import tyro
 
-from experiments import program
+from experiments import program, records
 from experiments.plots import plot_curves
 from experiments.workdir import WorkDir
 
@@ -39,13 +39,17 @@ def main(options: Options) -> None:
         raise ValueError("there is nothing to plot: name at least one work directory")
     histories = {str(path): read(path) for path in options.runs}
     found = panels(histories, options.metrics, options.over)
+    if options.out.is_dir():
+        raise ValueError(
+            f"cannot write to {options.out} (a folder): give another --out"
+        )
     out = options.out if options.out.suffix else options.out.with_suffix(".png")
     try:
         plot_curves(out, "", options.over, found)
     except OSError as error:
-        raise ValueError(
-            f"cannot write {out} ({error.strerror}): give another --out"
-        ) from error
+        raise ValueError(records.unwritable(out, error, "--out")) from error
+    except ValueError as error:
+        raise ValueError(f"--out {out}: {error}") from error
     print(f"{out} shows {', '.join(found)}")
 
 
@@ -61,7 +65,7 @@ def read(path: Path) -> list[dict[str, float]]:
             if not (name.isprintable() and _is_number(line.get(name))):
                 raise ValueError(
                     f"{path}/metrics.jsonl is damaged (line {number}: {name!r:.40} is "
-                    f"{line.get(name)!r:.40}, not a number): remove it"
+                    f"{line.get(name)!r:.40}, not a number): remove that line"
                 )
     if not history:
         raise ValueError(

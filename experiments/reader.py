@@ -38,7 +38,7 @@ class Reader:
         self._settings, self._mesh = settings, mesh
 
     @classmethod
-    def load(cls, path: Path, devices: int | None = None) -> "Reader":
+    def load(cls, path: str | Path, devices: int | None = None) -> "Reader":
         """The model of the run in `path` as its best checkpoint has it.
 
         Raises:
@@ -60,8 +60,11 @@ class Reader:
         """The reviews as examples without labels.
 
         Raises:
+            TypeError: they are one text, not several.
             ValueError: one has no words, or more than `longest`.
         """
+        if isinstance(reviews, str):
+            raise TypeError(f"reviews must be a list of texts, got {reviews!r:.40}")
         labels = np.zeros(len(reviews), np.float32)
         examples = Examples.encode(reviews, labels, self.vocab)
         for number, ids in enumerate(examples.ids, start=1):

@@ -1,5 +1,6 @@
 """Files that a program writes and reads again: each appears whole or not at all."""
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -69,7 +70,5 @@ def unwritable(path: Path, error: OSError, option: str) -> str:
     >>> unwritable(Path("runs"), OSError(28, "full"), "--out")
     'cannot write to runs (full): make room there, or give another --out'
     """
-    return (
-        f"cannot write to {path} ({error.strerror}): make room there, or give another "
-        f"{option}"
-    )
+    room = "make room there, or " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+    return f"cannot write to {path} ({error.strerror}): {room}give another {option}"

@@ -153,7 +153,7 @@ def decode(content: bytes, name: str, by_byte: bool) -> str:
     """
     if by_byte:
         return content.decode("latin-1")
-    text = decode_utf8(content, name, "save it as UTF-8, or use --bytes")
+    text = decode_utf8(content, name, "save it as UTF-8, or train with --bytes")
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 

@@ -54,8 +54,8 @@ class WorkDir:
     0.5
     """
 
-    def __init__(self, path: Path):
-        self.path = path
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
 
     @contextlib.contextmanager
     def claimed(self, settings: dict[str, Any]) -> Iterator[None]:
@@ -158,7 +158,8 @@ class WorkDir:
         missing = [name for name in hints if name not in known]
         if missing:
             raise ValueError(
-                f"{self.path}/settings.json is of another version, without {missing}"
+                f"{self.path}/settings.json is of another program, or of another "
+                f"version of this one: it has no {', '.join(missing)}"
             )
         for name, hint in hints.items():
             if not fields.fits(known[name], hint):
@@ -238,11 +239,15 @@ class WorkDir:
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return []
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines()
-            return [fields.read_object(line) for line in lines]
-        except (RecursionError, ValueError) as error:
-            raise ValueError(f"{path} is damaged ({error}): remove it") from error
+        found = []
+        for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+            try:
+                found.append(fields.read_object(line.decode()))
+            except (RecursionError, ValueError) as error:
+                raise ValueError(
+                    f"{path} is damaged (line {number}: {error}): remove that line"
+                ) from error
+        return found
 
     def _write(self, name: str, content: Any) -> None:
         self._write_text(name, records.spell(content))

@@ -15,6 +15,7 @@ from experiments import language
 from experiments.language import Settings
 from experiments.workdir import WorkDir
 from jaxrnn import metrics, sampling
+from jaxrnn.arguments import at_least
 from jaxrnn.checkpoints import Checkpoints
 from jaxrnn.models import LanguageModel
 from jaxrnn.text import Vocab, char_tokens
@@ -33,7 +34,7 @@ class Writer:
         self._read = jax.jit(model.apply)
 
     @classmethod
-    def load(cls, path: Path) -> "Writer":
+    def load(cls, path: str | Path) -> "Writer":
         """The model of the run in `path` as its best checkpoint has it.
 
         Raises:
@@ -86,8 +87,10 @@ class Writer:
         options are those of `jaxrnn.sampling.extend`.
 
         Raises:
-            ValueError: as `extend` does.
+            ValueError: `length` is below 0 or `texts` below 1, or as `extend` does.
         """
+        at_least(0, length=length)
+        at_least(1, texts=texts)
         apply = functools.partial(self._model.apply, self._variables)
         step = functools.partial(apply, method="step", table=apply(method="table"))
         key = jax.random.key(seed)

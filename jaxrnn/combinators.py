@@ -224,11 +224,12 @@ def _split(state: State | None, layers: Sequence[Any]) -> list[State | None]:
     if not isinstance(state, tuple) or hasattr(state, "_fields"):
         raise ValueError(
             f"the state must be a tuple with an entry for each of {sum(counts)} cells, "
-            f"got {type(state).__name__}"
+            f"as zero_state returns it, got {type(state).__name__}"
         )
     if len(state) != sum(counts):
         raise ValueError(
-            f"the state has {len(state)} entries, but the layer has {sum(counts)} cells"
+            f"the state must have an entry for each of {sum(counts)} cells, as "
+            f"zero_state returns it, got {len(state)} entries"
         )
     parts, rest = [], tuple(state)
     for count in counts:

@@ -12,6 +12,7 @@ state is a flat tuple with one entry per cell, in PyTorch's order. The files `sc
 `segments` define what happens at padding and where sequences share a row.
 """
 
+import dataclasses
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
@@ -33,6 +34,9 @@ class StackedLayer(nn.Module):
 
     The parameters have PyTorch's suffixes: `l0`, `l0_reverse`, `l1`, and so on, and so
     has the order of the state's entries.
+
+    All but the first are given by name: PyTorch's `(inputs, outputs)` would else be
+    taken for something else.
 
     Attributes:
         features: outputs of each direction of each layer.
@@ -57,6 +61,7 @@ class StackedLayer(nn.Module):
     """
 
     features: int
+    _: dataclasses.KW_ONLY
     num_layers: int = 1
     bidirectional: bool = False
     dropout: float = 0.0
@@ -176,6 +181,7 @@ class RNN(StackedLayer):
     ((2, 5, 8), 2, ['l0', 'l1'])
     """
 
+    _: dataclasses.KW_ONLY
     activation: Activation = "tanh"
     cell_type: ClassVar[type[cells.Cell]] = cells.RNNCell
 
@@ -198,6 +204,7 @@ class LSTM(StackedLayer):
     ((2, 5, 16), (2, 8), ['l0', 'l0_reverse'])
     """
 
+    _: dataclasses.KW_ONLY
     proj_size: int = 0
     forget_bias: float = 1.0
     cell_type: ClassVar[type[cells.Cell]] = cells.LSTMCell

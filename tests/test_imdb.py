@@ -197,7 +197,8 @@ def test_predict_reads_lines_and_keeps_their_order(
     texts = [" ".join(rng.choice(words, rng.integers(1, 40))) for _ in range(307)]
     path, *_ = smoke
     before = files_below(path)
-    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{t}\n" for t in texts)))
+    stdin = io.BytesIO("".join(f"{t}\n" for t in texts).encode())
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(stdin))
     code, out, err = program_run("--workdir", path, "--predict", "good", "-", "bad")
     assert (code, err) == (0, "")
     labels = assert_predictions(out, path, SMOKE, ["good", *texts, "bad"])

@@ -123,7 +123,7 @@ MILLION = "word " * 10**6
         (["fine", " ?! "], b"", "review 2 has 0 words, not 1 to 100,000: '?!'"),
         (["-"], b"fine\n\nbad\n", "review 2 has 0 words"),
         ([MILLION], b"", "review 1 has 1,000,000 words, not 1 to 100,000: 'word word"),
-        (["-"], b"caf\xe9\n", "utf-8"),
+        (["-"], b"fine\ncaf\xe9\n", "standard input, line 2: not UTF-8: byte 0xe9"),
         (["-"], b"", "there are no reviews on standard input"),
     ],
 )
@@ -131,7 +131,7 @@ def test_texts_that_cannot_be_classified(
     csv_run, program_run, monkeypatch, texts, stdin, message
 ):
     before = files_below(csv_run)
-    stream = io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8")
+    stream = io.TextIOWrapper(io.BytesIO(stdin), errors="surrogateescape")
     monkeypatch.setattr(sys, "stdin", stream)
     result = program_run("--workdir", csv_run, "--predict", *texts)
     assert_refused(result, message)
@@ -166,7 +166,7 @@ def truncate(path):
         (
             "settings.json",
             b"{}",
-            "settings.json is of another version, without ['cell'",
+            "or of another version of this one: it has no cell, ",
         ),
         ("settings.json", b"{", "settings.json is damaged"),
         ("checkpoint", b"", "is damaged"),
@@ -297,4 +297,4 @@ def test_a_work_directory_below_a_file(tmp_path, csv_file, program_run):
     (tmp_path / "file").write_text("mine")
     path = tmp_path / "file" / "run"
     result = program_run(*tiny_arguments(path, csv_file))
-    assert_refused(result, f"cannot write to {path} (Not a directory): make room")
+    assert_refused(result, f"cannot write to {path} (Not a directory): give another")

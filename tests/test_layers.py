@@ -116,92 +116,11 @@ def test_both_topologies_of_deep_bidirectional_networks():
     assert (before[:, :-1, 4:] != after[:, :-1, 4:]).any(axis=-1).all()
 
 
-def test_dropout_acts_between_layers_in_training_only():
-    layer = jaxrnn.RNN(64, num_layers=2, dropout=0.25)
-    x = np.ones((8, 5, 3), np.float32)
-    variables = layer.init(jax.random.key(0), x)
-
-    def run(seed, train=True):
-        key = jax.random.key(seed)
-        return layer.apply(variables, x, train=train, rngs={"dropout": key})[0]
-
-    np.testing.assert_array_equal(run(0), run(0))
-    assert (run(0) != run(1)).mean() > 0.9
-    expected, _ = layer.apply(variables, x)
-    np.testing.assert_array_equal(run(0, train=False), expected)
-
-    # With the identity as second layer the dropped units show: of 8 * 5 * 64 = 2,560
-    # a quarter, give or take five standard errors of 0.86%.
-    outputs = jaxrnn.Stack([jaxrnn.RNN(64), Identity()], dropout=0.25).apply(
-        {"params": {"layers_0": {"l0": variables["params"]["l0"]}}},
-        x,
-        train=True,
-        rngs={"dropout": jax.random.key(2)},
-    )[0]
-    assert abs((outputs == 0).mean() - 0.25) < 0.043
-    # The last layer's outputs are not dropped.
-    assert not (run(0) == 0).any()
-
-
-class Identity(nn.Module):
-    def __call__(self, x, state=None, **options):
-        return x, ()
-
-    def step(self, x, state):
-        return x, state
-
-    def zero_state(self, batch_shape):
-        return ()
-
-
 def test_the_same_cell_draws_other_gates():
     params = jaxrnn.LSTM(4).init(jax.random.key(0), X)["params"]["l0"]
     for name in ("w_x", "w_h"):
         gates = np.split(np.asarray(params[name]), 4, axis=1)
         assert len({gate.tobytes() for gate in gates}) == 4
-
-
-def test_dropout_never_acts_on_the_inputs_and_differs_at_each_step():
-    ones = np.ones((4, 50, 20), np.float32)
-    stack = jaxrnn.Stack([Identity(), Identity()], dropout=0.5)
-    dropped, _ = stack.apply({}, ones, train=True, rngs={"dropout": jax.random.key(0)})
-    # Dropped once, not twice: half of 4,000, give or take five standard errors.
-    assert abs((dropped == 0).mean() - 0.5) < 0.04
-    assert (dropped[:, 0] != dropped[:, 1]).mean() > 0.4
-
-    nested = jaxrnn.Stack([stack, Identity()])
-    trained, _ = nested.apply({}, ones, train=True, rngs={"dropout": jax.random.key(0)})
-    assert (trained == 0).any()
-    assert (nested.apply({}, ones)[0] == 1).all()
-
-
-def test_locked_dropout_drops_the_same_features_at_all_steps_of_a_row():
-    ones = np.ones((200, 5, 20), np.float32)
-    stack = jaxrnn.Stack([Identity(), Identity()], dropout=0.25, locked_dropout=True)
-    rngs = {"dropout": jax.random.key(0)}
-    dropped = np.asarray(stack.apply({}, ones, train=True, rngs=rngs)[0])
-    np.testing.assert_array_equal(dropped, np.broadcast_to(dropped[:, :1], ones.shape))
-    # A quarter of 4,000, give or take five standard errors of 0.68%; rows differ.
-    assert abs((dropped[:, 0] == 0).mean() - 0.25) < 0.034
-    assert (dropped[0] != dropped[1]).any()
-    np.testing.assert_allclose(dropped[dropped != 0], 1 / 0.75, rtol=1e-6)
-    assert (stack.apply({}, ones)[0] == 1).all()
-
-
-def test_a_layer_of_several_locks_the_dropout_between_them():
-    layer = jaxrnn.RNN(16, num_layers=2, dropout=0.5, locked_dropout=True)
-    x = np.ones((3, 6, 4), np.float32)
-    variables = layer.init(jax.random.key(0), x)
-    # The second layer has no memory and one unit reads one feature: what it dropped
-    # shows at each step.
-    variables["params"]["l1"]["w_x"] = jnp.eye(16)
-    variables["params"]["l1"]["w_h"] = jnp.zeros((16, 16))
-    rngs = {"dropout": jax.random.key(1)}
-    outputs = np.asarray(layer.apply(variables, x, train=True, rngs=rngs)[0])
-    dropped = outputs == 0
-    np.testing.assert_array_equal(dropped, np.broadcast_to(dropped[:, :1], (3, 6, 16)))
-    # Of 48, half, give or take five standard errors of 7.2%.
-    assert abs(dropped[:, 0].mean() - 0.5) < 0.36
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
@@ -295,8 +214,8 @@ STATE = jaxrnn.LSTM(4).zero_state((2,))
         (np.zeros((2, 5, 3), np.int32), {}, "floating point, got int32"),
         (X, {"state": jaxrnn.LSTM(4).zero_state((3,))}, r"\(3, 4\).*\(2, 4\)"),
         (X, {"state": jaxrnn.GRU(4).zero_state((2,))}, "expected"),
-        (X, {"state": STATE + STATE}, "2 entries, but the layer has 1"),
-        (X, {"state": STATE[0]}, "an entry for each of 1 cells, got LSTMState"),
+        (X, {"state": STATE + STATE}, "1 cells, as zero_state returns it, got 2 ent"),
+        (X, {"state": STATE[0]}, "1 cells, as zero_state returns it, got LSTMState"),
         (X, {"state": (tuple(STATE[0]),)}, r"is \(\(2, 4\).*expected LSTMState"),
         (X, {"lengths": [5.0, 1]}, "must be integers"),
         (X, {"lengths": np.array([6, 1])}, "length 6 is above the 5 steps"),
@@ -308,3 +227,10 @@ def test_bad_calls(x, options, message):
     variables = layer.init(jax.random.key(0), X)
     with pytest.raises(ValueError, match=message):
         layer.apply(variables, x, **options)
+
+
+@pytest.mark.parametrize("kind", [jaxrnn.RNN, jaxrnn.LSTM, jaxrnn.GRU])
+def test_pytorchs_two_sizes_are_not_taken_for_others(kind):
+    assert kind(4, num_layers=5).num_layers == 5
+    with pytest.raises(TypeError, match="takes 2 positional arguments but 3 were"):
+        kind(3, 5)

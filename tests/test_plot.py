@@ -89,7 +89,7 @@ def test_what_cannot_be_plotted(runs, plot_run, tmp_path):
     assert_refused(plot_run(), "there is nothing to plot: name at least one work")
     assert_refused(plot_run(tmp_path), f"{tmp_path}/metrics.jsonl: there is none")
     assert_refused(plot_run(*runs, "--metrics", "nats"), "no run has the metric 'nats'")
-    assert_refused(plot_run(*runs, *out), f"cannot write {out[1]} (No such file")
+    assert_refused(plot_run(*runs, *out), f"cannot write to {out[1]} (No such file")
     for content in ("{", "[1]", '"a"', '[["epoch", 1]]', "[" * 10**5):
         (runs[1] / "metrics.jsonl").write_text(content)
         assert_refused(plot_run(*runs), f"{runs[1]}/metrics.jsonl is damaged (")
@@ -120,7 +120,30 @@ def test_a_line_that_is_not_an_epoch_s(runs, plot_run, over, changed, message):
     WorkDir(runs[0]).write_metrics([FIRST[0], line])
     result = plot_run(*runs, "--over", over)
     assert_refused(result, f"{runs[0]}/metrics.jsonl is damaged ({message}")
-    assert result[2].endswith("): remove it\n")
+    assert result[2].endswith("): remove that line\n")
+
+
+def test_a_line_that_was_written_in_part(runs, plot_run):
+    with (runs[0] / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 2, "tr')
+    result = plot_run(*runs)
+    lines = len((runs[0] / "metrics.jsonl").read_text().splitlines())
+    assert_refused(result, f"{runs[0]}/metrics.jsonl is damaged (line {lines}: ")
+    assert result[2].endswith("): remove that line\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (".", "cannot write to . (a folder): give another --out"),
+        ("x.foo", "--out x.foo: Format 'foo' is not supported"),
+    ],
+)
+def test_a_picture_that_cannot_be(runs, plot_run, tmp_path, monkeypatch, name, message):
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.iterdir())
+    assert_refused(plot_run(*runs, "--out", name), message)
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_seconds_add_up_over_the_epochs():

@@ -128,7 +128,9 @@ def test_a_disk_that_takes_nothing_more(tmp_path, monkeypatch, code, call):
     found = str(error.value)
     name = "/settings.json" if call in ("write_text", "replace") else ""
     assert found.startswith(f"cannot write to {tmp_path}{name} ({os.strerror(code)}): ")
-    assert found.endswith("make room there, or give another --workdir")
+    full = code in (errno.ENOSPC, errno.EDQUOT)
+    remedy = "make room there, or give" if full else "give"
+    assert found.endswith(f": {remedy} another --workdir")
     assert "\n" not in found
     assert WorkDir(tmp_path).settings is None
     claim(tmp_path, SETTINGS)
@@ -233,8 +235,11 @@ def test_settings_of_another_version_are_refused(tmp_path, settings):
     workdir = WorkDir(tmp_path)
     if settings is not None:
         claim(tmp_path, settings)
-    missing = ["cell", "seed"] if settings is None else ["cell"]
-    message = f"{tmp_path}/settings.json is of another version, without {missing}"
+    missing = "cell, seed" if settings is None else "cell"
+    message = (
+        f"{tmp_path}/settings.json is of another program, or of another version of "
+        f"this one: it has no {missing}"
+    )
     with pytest.raises(ValueError, match=re.escape(message)):
         workdir.settings_as(Settings)
 
