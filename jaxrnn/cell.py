@@ -82,12 +82,17 @@ class Cell(nn.RNNCellBase):
     ) -> tuple[CellState, Float[Array, "*b h"]]:
         """The next state and the output, from what `project` gives; the bias is added.
 
+        Raises:
+            ValueError: `x_gates` is not what `project` gives, or of another number of
+                rows than the state.
+
         >>> from jaxrnn import RNNCell
         >>> cell = RNNCell(2, activation="relu", recurrent_init=nn.initializers.ones)
         >>> h, x_gates = jnp.array([[3.0, 1.0]]), jnp.array([[0.5, -9.0]])
         >>> cell.init_with_output(jax.random.key(0), h, x_gates, method="recur")[0][1]
         Array([[4.5, 0. ]], dtype=float32)
         """
+        self._check_gates(state, x_gates)
         if self.use_bias:
             x_gates = x_gates + self._broadcast(self.b, x_gates.ndim)
         w_h = self.w_h.astype(self.compute_dtype)
@@ -191,6 +196,19 @@ class Cell(nn.RNNCellBase):
 
     def _broadcast(self, bias: Float[Array, "g"], ndim: int) -> Array:
         return jnp.expand_dims(bias.astype(self.state_dtype), range(ndim - 1))
+
+    def _check_gates(self, state: CellState, x_gates: Float[Array, "*b g"]) -> None:
+        *rows, width = jnp.shape(x_gates)
+        if width != self.gates * self.features:
+            raise ValueError(
+                f"the inputs' share of the gates has {self.gates * self.features} "
+                f"features, as project makes them, got {width}"
+            )
+        for leaf in jax.tree.leaves(state):
+            if [*leaf.shape[:-1]] != rows:
+                raise ValueError(
+                    f"the state has shape {leaf.shape}, but the batch of inputs {rows}"
+                )
 
     def _check_inputs(self, x: Array) -> None:
         if not jnp.issubdtype(x.dtype, jnp.floating):

@@ -100,7 +100,7 @@ class Checkpoints:
         info: dict[str, Any],
         metric: SupportsFloat,
     ) -> None:
-        """Writes a checkpoint, then removes all but the last two and the best.
+        """Writes a checkpoint, then removes all but it, the last two and the best.
 
         When it returns the checkpoint is complete and `state` may be donated; if it
         raises, the checkpoints before are untouched. `step` and `metric` may be arrays
@@ -152,7 +152,7 @@ class Checkpoints:
                 # A damaged one counts for nothing, and stays for its owner to judge.
                 good = self._ranked(self._whole_record)
             multihost_utils.sync_global_devices("jaxrnn.checkpoints.save")
-            self._remove(set(good[1:]).difference(sorted(good)[-2:]))
+            self._remove(set(good[1:]).difference([step], sorted(good)[-2:]))
 
     def restore(
         self, template: PyTree, which: Literal["last", "best"] | int = "last"

@@ -108,6 +108,9 @@ def truncate(
     temperature = _column("temperature", temperature, logits)
     ids = jnp.broadcast_to(_places(logits), logits.shape)
     if top_k is not None:
+        # It tells zeros and NaN apart by their signs.
+        logits = jnp.where(logits == 0, 0, logits)
+        logits = jnp.where(jnp.isnan(logits), jnp.nan, logits)
         # No column may be cut out of the result: XLA would merge that into the top-k,
         # no longer know it for one, and sort the whole vocabulary.
         logits, ids = jax.lax.top_k(logits, _at_most_vocab(top_k, logits.shape[-1]))
@@ -252,7 +255,7 @@ def _rows_of_logits(logits: Float[Array, "b v"]) -> Float[Array, "b v"]:
 
 
 def _at_most_vocab(top_k: int, vocab: int) -> int:
-    if not isinstance(top_k, int | np.integer):
+    if isinstance(top_k, bool) or not isinstance(top_k, int | np.integer):
         raise TypeError(f"top_k must be an integer that is no tracer, got {top_k!r}")
     if not 1 <= top_k <= vocab:
         raise ValueError(f"top_k must be from 1 to the {vocab} tokens, got {top_k}")

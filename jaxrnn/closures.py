@@ -20,6 +20,7 @@ class Frame(NamedTuple):
 
     structure: Hashable
     leaves: tuple[Hashable, ...]  # None where an array stands
+    types: tuple[type, ...]  # 1, 1.0 and True are equal
 
     def fill(self, arrays: Arrays) -> Callable[..., Any]:
         """The function with these arrays in it."""
@@ -52,7 +53,8 @@ def take_apart(function: Callable[..., Any]) -> tuple[Frame, Arrays]:
     leaves, structure = jax.tree.flatten(parts)
     is_array = [isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves]
     pairs = list(zip(leaves, is_array, strict=True))
-    frame = Frame(structure, tuple(None if array else leaf for leaf, array in pairs))
+    others = tuple(None if array else leaf for leaf, array in pairs)
+    frame = Frame(structure, others, tuple(map(type, others)))
     try:
         hash(frame)
     except TypeError as error:

@@ -127,7 +127,7 @@ def correct(
     """1 for each prediction that is right and 0 for the others; not reduced.
 
     With the shape of `labels` the logits are binary, and above 0 predicts 1; with one
-    axis more they are classes, and the greatest is predicted.
+    axis more they are classes, and the greatest is predicted. NaN predicts nothing.
 
     >>> correct(jnp.array([-1.0, 2.0]), jnp.array([1, 1]))
     Array([0., 1.], dtype=float32)
@@ -138,14 +138,16 @@ def correct(
     logits, labels = _at_least_float32("logits", logits), _numbers("labels", labels)
     if logits.shape == labels.shape:
         right = (logits > 0).astype(labels.dtype) == labels
+        known = ~jnp.isnan(logits)
     elif logits.shape[:-1] == labels.shape:
         right = jnp.argmax(logits, axis=-1) == labels.astype(jnp.int32)
+        known = ~jnp.isnan(logits).any(axis=-1)
     else:
         raise ValueError(
             f"logits of shape {logits.shape} need labels of shape {logits.shape} "
             f"(binary) or {logits.shape[:-1]} (classes), not {labels.shape}"
         )
-    return right.astype(logits.dtype)
+    return (right & known).astype(logits.dtype)
 
 
 def perplexity(nats: Float[ArrayLike, "*b"]) -> Float[Array, "*b"]:

@@ -28,7 +28,15 @@ def product(
     if a.dtype == dtype and knows_of_devices(a):
         # Only JAX's own product has derivatives with such types.
         return jnp.matmul(a, w.astype(dtype))
-    return _product.bind(a, w, factors=jnp.dtype(dtype), sums=a.dtype, stacked=0)
+    return _product.bind(
+        a,
+        w,
+        factors=jnp.dtype(dtype),
+        sums=a.dtype,
+        # Now: when this is lowered, its context may have ended.
+        precision=jax.config.jax_default_matmul_precision,  # pyright: ignore[reportAttributeAccessIssue]
+        stacked=0,
+    )
 
 
 # Two primitives, each in the derivatives of the other. The first `stacked` axes are
@@ -39,27 +47,28 @@ def product(
 # longer.
 
 
-def _multiply(a, w, *, factors, sums, stacked):
+def _multiply(a, w, *, stacked, **dtypes):
     """`[*s, *b, h]` and `[*s, h, g]` to `[*s, *b, g]`."""
-    dimensions = ([a.ndim - 1], [stacked])
-    return _dot(a, w, dimensions, factors, sums, stacked)
+    return _dot(a, w, ([a.ndim - 1], [stacked]), stacked, **dtypes)
 
 
-def _correlate(a, b, *, factors, sums, stacked):
+def _correlate(a, b, *, stacked, **dtypes):
     """`[*s, *b, h]` and `[*s, *b, g]` to `[*s, h, g]`, summed over the rows."""
     rows = range(stacked, a.ndim - 1)
-    return _dot(a, b, (rows, rows), factors, sums, stacked)
+    return _dot(a, b, (rows, rows), stacked, **dtypes)
 
 
-def _dot(a, b, contracted, factors, sums, stacked):
+def _dot(a, b, contracted, stacked, *, factors, sums, precision):
     dimensions = (contracted, (range(stacked), range(stacked)))
     a, b = a.astype(factors), b.astype(factors)
-    return jax.lax.dot_general(a, b, dimensions, preferred_element_type=sums)
+    return jax.lax.dot_general(
+        a, b, dimensions, precision=precision, preferred_element_type=sums
+    )
 
 
 def _primitive(name, compute):
     primitive = Primitive(name)
-    static = ("factors", "sums", "stacked")
+    static = ("factors", "sums", "precision", "stacked")
     primitive.def_impl(jax.jit(compute, static_argnames=static))
 
     def shape(a, b, **options):
@@ -68,11 +77,14 @@ def _primitive(name, compute):
 
     primitive.def_abstract_eval(shape)
     mlir.register_lowering(primitive, mlir.lower_fun(compute, multiple_results=False))
-    batching.primitive_batchers[primitive] = functools.partial(_stacked, primitive)
+    batching.primitive_batchers[primitive] = functools.partial(_batched, primitive)
     return primitive
 
 
-def _stacked(primitive, arguments, axes, *, stacked, **dtypes):
+def _batched(primitive, arguments, axes, *, stacked, **dtypes):
+    if primitive is _product and axes[1] is None:  # the same weights: more rows
+        rows = jnp.moveaxis(arguments[0], axes[0], stacked)
+        return primitive.bind(rows, arguments[1], stacked=stacked, **dtypes), stacked
     stacks = [
         jnp.moveaxis(argument, axis, 0) if axis is not None else argument[None]
         for argument, axis in zip(arguments, axes, strict=True)

@@ -113,7 +113,7 @@ class Recurrent(nn.Module):
             )
         *batch, time = x.shape[:-feature_axes]
         fresh_state = self._fresh_state(tuple(batch), x.shape[-feature_axes:])
-        cell_state = _only_cell_state(state, _with_rows_of(x, fresh_state, len(batch)))
+        cell_state = _with_rows_of(x, _only_cell_state(state, fresh_state), len(batch))
         ids = segments.resolve((*batch, time), lengths, segment_ids)
 
         x, cell_state, ids = jax.tree.map(

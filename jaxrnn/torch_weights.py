@@ -55,7 +55,7 @@ def from_torch(
     _require_layer(layer)
     dtype = np.dtype(layer.param_dtype)
     theirs = {
-        name.removeprefix(prefix): _to_numpy(value).astype(dtype)
+        name.removeprefix(prefix): _to_numpy(value)
         for name, value in state_dict.items()
         if name.startswith(prefix)
     }
@@ -85,10 +85,12 @@ def from_torch(
                 b_h = np.concatenate(
                     [b_h[: 2 * layer.features], np.zeros_like(cell["b_n"])]
                 )
-            cell["b"] = b_x + b_h
+            # The sum is rounded, not what is added.
+            wide = np.promote_types(b_x.dtype, np.float32)
+            cell["b"] = b_x.astype(wide) + b_h.astype(wide)
         if _proj_size(layer):
             cell["w_p"] = theirs[f"weight_hr_{suffix}"].T
-        params[suffix] = {k: np.array(v, order="C") for k, v in cell.items()}
+        params[suffix] = {k: np.array(v, dtype, order="C") for k, v in cell.items()}
     return {"params": params}
 
 

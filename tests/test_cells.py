@@ -95,6 +95,22 @@ def test_bad_inputs(x, message):
         cell.apply(variables, state, jnp.asarray(x))
 
 
+@pytest.mark.parametrize(
+    ("rows", "x_gates", "message"),
+    [
+        (4, (4, 1), "the gates has 6 features, as project makes them, got 1"),
+        (4, (1, 6), r"the state has shape \(4, 2\), but the batch of inputs \[1\]"),
+        (1, (4, 6), r"the state has shape \(1, 2\), but the batch of inputs \[4\]"),
+    ],
+)
+def test_nothing_is_repeated_to_fit(rows, x_gates, message):
+    cell = jaxrnn.GRUCell(2)
+    state = cell.zero_state((rows,))
+    variables = cell.init(jax.random.key(0), state, jnp.zeros((rows, 3)))
+    with pytest.raises(ValueError, match=message):
+        cell.apply(variables, state, jnp.zeros(x_gates), method="recur")
+
+
 def test_inputs_wider_than_the_weights(x64):
     cell = jaxrnn.GRUCell(2)
     with pytest.raises(ValueError, match="float64, but the cell computes in float32"):

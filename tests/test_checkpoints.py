@@ -111,6 +111,16 @@ def test_the_last_two_and_the_best_are_kept(tmp_path, mode, kept, bests):
             assert info == {"at": held}
 
 
+def test_what_was_saved_is_there_below_other_steps_too(tmp_path):
+    """As after a return to an earlier one."""
+    checkpoints = Checkpoints(tmp_path, "max")
+    for step, metric in [(10, 0.1), (20, 0.5), (30, 0.5), (15, 0.4)]:
+        checkpoints.save(step, random_state(step), info={}, metric=metric)
+        assert step in checkpoints.steps()
+    assert checkpoints.steps() == (15, 20, 30)
+    assert_identical(checkpoints.restore(random_state(0), 15)[0], random_state(15))
+
+
 def test_resumed_training_is_bit_identical_on_any_devices(tmp_path):
     def loss(params, batch, key):
         noise = jax.random.normal(key, batch["x"].shape)

@@ -241,6 +241,20 @@ def test_no_distribution_gives_no_token(options):
     assert sample(logits, keys(4), **options).tolist() == [-1, -1, -1, 1]
 
 
+@pytest.mark.parametrize("options", [{"top_k": 2}, {"top_k": 2, "top_p": 0.5}])
+def test_no_distribution_whatever_the_sign_of_nan(options):
+    """What a processor makes of 0 / 0 has one on x86."""
+    nan = np.copysign(np.float32(np.nan), np.float32(-1))
+    logits = jnp.array([[1.0, 2.0, nan, 0.0]])
+    assert np.isnan(truncate(logits, **options).probabilities).all()
+    assert sample(logits, keys(1), **options).tolist() == [-1]
+
+
+@pytest.mark.parametrize("options", [{"top_k": 1}, {"top_p": 0.1}, {"temperature": 0}])
+def test_zeros_of_both_signs_are_equal(options):
+    assert sample(jnp.array([[-0.0, 0.0, -1.0]]), keys(1), **options).tolist() == [0]
+
+
 def test_float64_is_kept(x64, rng):
     logits = rng.normal(size=(4, 9))
     candidates = truncate(logits, temperature=0.7, top_p=0.9)

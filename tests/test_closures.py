@@ -52,6 +52,8 @@ def test_frames_are_equal_where_only_arrays_differ():
     assert one != frame(functools.partial(affine, WEIGHTS["w"], scale=3))
     assert one != frame(functools.partial(np.add, WEIGHTS, scale=3))
     assert frame(lambda x: x) != frame(lambda x: x)
+    scales = [frame(functools.partial(affine, others, scale=s)) for s in (1, 1.0, True)]
+    assert len(set(scales)) == 3
 
 
 def test_what_is_no_function_is_refused():

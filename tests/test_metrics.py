@@ -117,6 +117,14 @@ def test_correct_in_the_case_of_classes():
     np.testing.assert_array_equal(metrics.correct(many, np.uint8([0, 1])), [0, 0])
 
 
+def test_nan_predicts_nothing():
+    nan = jnp.nan
+    found = metrics.correct(jnp.array([nan, nan, -1.0]), np.array([0, 1, 0]))
+    np.testing.assert_array_equal(found, [0, 0, 1])
+    found = metrics.correct(jnp.array([[nan, 1.0], [1.0, nan]]), np.array([0, 1]))
+    np.testing.assert_array_equal(found, [0, 0])
+
+
 def test_perplexity_and_bits_of_equally_likely_choices():
     nats = math.log(32)
     np.testing.assert_allclose(metrics.perplexity(nats), 32, rtol=1e-6)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxrnn
 from jaxrnn.products import product
 
 BF16 = jnp.bfloat16
@@ -70,6 +71,43 @@ def test_vmap(axes, rng):
     for found, like, axis in zip((d_a, d_w), expected, axes, strict=True):
         like = like.sum(0) if axis is None else np.moveaxis(like, 0, axis)
         np.testing.assert_allclose(found, like, rtol=0, atol=1e-5)
+
+
+def test_vmap_over_rows_does_not_repeat_the_weights(rng):
+    """Neither forwards nor backwards: they would be read once for each row."""
+    layer = jaxrnn.LSTM(8)
+    x = rng.normal(size=(6, 3, 5)).astype(np.float32)
+    variables = layer.init(jax.random.key(0), x)
+
+    def batched(variables, x):
+        return (layer.apply(variables, x)[0] ** 2).sum()
+
+    def mapped(variables, x):
+        return jax.vmap(batched, in_axes=(None, 0))(variables, x).sum()
+
+    found = jax.grad(mapped)(variables, x)
+    expected = jax.grad(batched)(variables, x)
+    for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)  # sums of 18 terms
+    program = jax.jit(jax.grad(mapped)).lower(variables, x).as_text()
+    assert "dot_general" in program
+    assert "batching_dims" not in program
+
+
+@pytest.mark.parametrize("backend", ["auto", "scan"])
+def test_the_precision_is_that_of_where_it_is_traced(backend):
+    layer = jaxrnn.GRU(8, backend=backend)
+    x = jnp.ones((2, 3, 5))
+    variables = layer.init(jax.random.key(0), x)
+
+    def loss(variables):
+        with jax.default_matmul_precision("highest"):
+            return layer.apply(variables, x)[0].sum()
+
+    program = jax.jit(jax.grad(loss)).lower(variables).as_text()
+    products = [line for line in program.splitlines() if "dot_general" in line]
+    assert len(products) >= 4
+    assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
 
 
 def test_float32_is_not_rounded_and_has_second_derivatives(factors):

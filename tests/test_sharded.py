@@ -148,3 +148,18 @@ def test_pooling_stays_where_the_rows_are(how, x):
     compiled = jax.jit(run).lower(*given).compile()
     assert "all-gather" not in compiled.as_text()
     assert_same(compiled(*given), run(jnp.asarray(x), jnp.asarray(IDS)))
+
+
+@pytest.mark.parametrize("name", ["LSTM", "scan"])
+def test_a_state_of_zeros_may_be_made_in_there(name, x):
+    """As the caller's own it is not known to vary over the devices."""
+    layer = LAYERS[name]
+    variables = layer.init(jax.random.key(0), x)
+
+    def run(variables, x):
+        return layer.apply(variables, x, layer.zero_state(x.shape[:1]))[0]
+
+    mapped = jax.shard_map(
+        run, mesh=mesh(AxisType.Auto), in_specs=(P(), ROWS), out_specs=ROWS
+    )
+    assert_same(jax.jit(mapped)(variables, x), run(variables, x))

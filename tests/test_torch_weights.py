@@ -229,3 +229,16 @@ def test_bfloat16_goes_out_as_float32_and_comes_back():
         torch_weights.from_torch(weights, layer)["params"],
         variables["params"],
     )
+
+
+def test_biases_are_rounded_once_they_are_added():
+    weights = {
+        "weight_ih_l0": np.ones((2, 1)),
+        "weight_hh_l0": np.ones((2, 2)),
+        "bias_ih_l0": np.array([100.3, 1.0]),
+        "bias_hh_l0": np.array([-100.0, 2.0]),
+    }
+    layer = jaxrnn.RNN(2, param_dtype=jnp.bfloat16)
+    found = torch_weights.from_torch(weights, layer)["params"]["l0"]["b"]
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_array_equal(found, np.array([0.3, 3.0], jnp.bfloat16))
