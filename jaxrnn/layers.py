@@ -225,4 +225,5 @@ class GRU(StackedLayer):
     ((5, 8), (8,))
     """
 
+    _: dataclasses.KW_ONLY
     cell_type: ClassVar[type[cells.Cell]] = cells.GRUCell

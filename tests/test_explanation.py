@@ -132,6 +132,16 @@ def test_running_probabilities_are_those_of_the_parts():
             np.testing.assert_allclose(probabilities, expected, atol=1e-5)
 
 
+def test_a_reader_judges_a_list_of_texts(run):
+    reader = Reader.load(str(run))
+    word, other = VOCAB.tokens[-2:]
+    found = reader.probabilities(reader.encode([word, other, word]))
+    assert found.shape == (3,)
+    assert found[0] == found[2] != found[1]
+    with pytest.raises(TypeError, match="must be a list of texts, got 'good'"):
+        reader.encode("good")
+
+
 def data_of(page):
     [data] = re.findall(
         r'<script type="application/json" id="data">(.*?)</script>', page.read_text()

@@ -1,21 +1,11 @@
-"""What a notebook or a script does with a trained model, and gets wrong."""
+"""A trained character model, as a notebook or a script uses it."""
 
 import re
 
 import numpy as np
 import pytest
 
-from experiments.reader import Reader
 from experiments.writer import Writer
-
-
-def test_a_reader_judges_a_list_of_texts(smoke):
-    reader = Reader.load(str(smoke[0]))
-    found = reader.probabilities(reader.encode(["good", "bad", "good"]))
-    assert found.shape == (3,)
-    assert found[0] == found[2] != found[1]
-    with pytest.raises(TypeError, match="must be a list of texts, got 'good'"):
-        reader.encode("good")
 
 
 @pytest.mark.parametrize(
