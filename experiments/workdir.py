@@ -158,8 +158,8 @@ class WorkDir:
         missing = [name for name in hints if name not in known]
         if missing:
             raise ValueError(
-                f"{self.path}/settings.json is of another program, or of another "
-                f"version of this one: it has no {', '.join(missing)}"
+                f"{self.path}/settings.json is of another program or version: it has "
+                f"no {', '.join(missing)}"
             )
         for name, hint in hints.items():
             if not fields.fits(known[name], hint):

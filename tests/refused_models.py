@@ -192,7 +192,7 @@ REFUSED = {
     ],
     "models.LanguageModel.__call__": [
         (lambda: call(LANGUAGE, X), "tokens", "float32"),
-        (lambda: call(LANGUAGE, TOKENS, ()), "state has 0"),
+        (lambda: call(LANGUAGE, TOKENS, ()), "got 0 entries"),
     ],
     "models.LanguageModel.step": [
         (lambda: call(LANGUAGE, X[0], (), method="step"), "tokens", "float32")

@@ -202,7 +202,7 @@ def test_what_no_page_holds(run, program_run, tmp_path, texts, message):
 @pytest.mark.parametrize(
     ("dataset", "message"),
     [
-        ({}, "version of this one: it has no dataset"),
+        ({}, "is of another program or version: it has no dataset"),
         ({"dataset": [1]}, "is damaged: dataset is [1], not str"),
     ],
 )

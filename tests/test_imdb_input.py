@@ -166,7 +166,7 @@ def truncate(path):
         (
             "settings.json",
             b"{}",
-            "or of another version of this one: it has no cell, ",
+            "is of another program or version: it has no cell, ",
         ),
         ("settings.json", b"{", "settings.json is damaged"),
         ("checkpoint", b"", "is damaged"),

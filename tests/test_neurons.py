@@ -150,9 +150,9 @@ def test_the_page_holds_the_text(run, charlm_run, tmp_path):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"dataset": None}, "version of this one: it has no dataset"),
+        ({"dataset": None}, "is of another program or version: it has no dataset"),
         ({"dataset": [1]}, "is damaged: dataset is [1], not str"),
-        ({"bytes": None}, "version of this one: it has no bytes"),
+        ({"bytes": None}, "is of another program or version: it has no bytes"),
         ({"bytes": "no"}, "is damaged: bytes is 'no', not bool"),
     ],
 )

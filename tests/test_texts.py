@@ -132,7 +132,7 @@ def test_any_file_goes_by_byte_and_nothing_is_changed(tmp_path):
         (b"a" * 1000, "all 1,000 characters are 'a': there is nothing to predict"),
         (
             b"a line\n" * 3 + b"caf\xe9\n" * 9,
-            "line 4: not UTF-8: byte 0xe9 at offset 24: save it as UTF-8, or use --byt",
+            "line 4: not UTF-8: byte 0xe9 at offset 24: save it as UTF-8, or train ",
         ),
     ],
 )

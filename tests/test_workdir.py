@@ -236,10 +236,7 @@ def test_settings_of_another_version_are_refused(tmp_path, settings):
     if settings is not None:
         claim(tmp_path, settings)
     missing = "cell, seed" if settings is None else "cell"
-    message = (
-        f"{tmp_path}/settings.json is of another program, or of another version of "
-        f"this one: it has no {missing}"
-    )
+    message = f"settings.json is of another program or version: it has no {missing}"
     with pytest.raises(ValueError, match=re.escape(message)):
         workdir.settings_as(Settings)
 

@@ -240,7 +240,7 @@ def test_score_without_a_model(tmp_path, charlm_run):
     ("name", "content", "message"),
     [
         ("vocab.txt", b'"1"\n"2"\n', "is not the vocabulary of the run: it has 2 tok"),
-        ("settings.json", b"{}", "settings.json is of another program, or of"),
+        ("settings.json", b"{}", "settings.json is of another program or version"),
     ],
 )
 def test_files_that_are_not_those_of_the_run(
