@@ -62,28 +62,35 @@ def test_all_three_are_those_of_one_window_at_a_time(rng, size, devices):
     }  # float32 states, and those of rows up to 1e-4 away
 
 
+COUNTER = LanguageModel(2, 1, jaxrnn.RNN(1, activation="relu", use_bias=False))
+
+
+def counter(counts, kernel, bias):
+    """The variables of a model that adds up `counts` of its two characters; the logits
+    are `kernel` times the sum, and `bias`."""
+    params = {
+        "embed": {"embedding": [[count] for count in counts]},
+        "encoder": {"l0": {"w_x": [[1.0]], "w_h": [[1.0]]}},
+        "output": {"kernel": [kernel], "bias": bias},
+    }
+    return {"params": jax.tree.map(np.float32, params, is_leaf=is_list)}
+
+
+def is_list(leaf):
+    return isinstance(leaf, list)
+
+
 def test_a_model_that_never_forgets_is_read_to_the_end(rng, monkeypatch):
     """It counts the characters 0; the more there were the more likely is a 0."""
-    model = LanguageModel(2, 1, jaxrnn.RNN(1, activation="relu", use_bias=False))
-    size = 64 * 4 + 1
-    ids = rng.integers(2, size=size).astype(np.int32)
-    params = {
-        "embed": {"embedding": np.array([[1.0], [0.0]], np.float32)},
-        "encoder": {"l0": {"w_x": np.ones((1, 1)), "w_h": np.ones((1, 1))}},
-        "output": {
-            "kernel": np.array([[0.01, 0.0]], np.float32),
-            "bias": np.zeros(2, np.float32),
-        },
-    }
-    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params)
+    ids = rng.integers(2, size=64 * 4 + 1).astype(np.int32)
+    variables = counter(counts=[1.0, 0.0], kernel=[0.01, 0.0], bias=[0.0, 0.0])
     zeros = np.cumsum(ids[:-1] == 0)
     p = 1 / (1 + np.exp(-0.01 * zeros))
     expected = -np.log(np.where(ids[1:] == 0, p, 1 - p)).mean()
 
     monkeypatch.setattr(evaluation, "ROWS", 4)
     readings = counted(monkeypatch)
-    evaluate = Evaluation(model, ids, data_mesh(2))
-    found = evaluate({"params": params})
+    found = Evaluation(COUNTER, ids, data_mesh(2))(variables)
     assert found["nats_carried"] == pytest.approx(expected, rel=1e-5)
     assert abs(found["nats_cold_64"] - expected) > 1e-3
     assert len(readings) == 4 + 1 + 1  # carried: one for each row; one group of each
@@ -92,24 +99,13 @@ def test_a_model_that_never_forgets_is_read_to_the_end(rng, monkeypatch):
 def test_what_a_model_remembers_for_nothing_is_not_read_to_the_end(rng, monkeypatch):
     """The count of characters never agrees with that of the reading before; as states
     do not that bfloat16 products make."""
-    model = LanguageModel(2, 1, jaxrnn.RNN(1, activation="relu", use_bias=False))
-    size = 64 * 16 + 1
-    ids = rng.integers(2, size=size).astype(np.int32)
-    ones = np.ones((1, 1), np.float32)
-    params = {
-        "embed": {"embedding": np.ones((2, 1), np.float32)},
-        "encoder": {"l0": {"w_x": ones, "w_h": ones}},
-        "output": {
-            "kernel": np.zeros((1, 2), np.float32),
-            "bias": np.array([1.0, 0.0], np.float32),
-        },
-    }
+    ids = rng.integers(2, size=64 * 16 + 1).astype(np.int32)
+    variables = counter(counts=[1.0, 1.0], kernel=[0.0, 0.0], bias=[1.0, 0.0])
     p = 1 / (1 + np.exp(-1.0))
     expected = -np.log(np.where(ids[1:] == 0, p, 1 - p)).mean()
     monkeypatch.setattr(evaluation, "ROWS", 16)
     readings = counted(monkeypatch)
-    evaluate = Evaluation(model, ids, data_mesh(2))
-    found = evaluate({"params": params})
+    found = Evaluation(COUNTER, ids, data_mesh(2))(variables)
     assert found["nats_carried"] == pytest.approx(expected, rel=1e-5)
     assert len(readings) == 2 + 1 + 1  # carried twice; one group of each window
 
