@@ -225,5 +225,5 @@ class GRU(StackedLayer):
     ((5, 8), (8,))
     """
 
-    _: dataclasses.KW_ONLY
+    _: dataclasses.KW_ONLY  # of the fields that Flax adds
     cell_type: ClassVar[type[cells.Cell]] = cells.GRUCell
