@@ -91,14 +91,20 @@ def integers(axes: int, **named: Any) -> np.ndarray:
 
     Raises:
         TypeError: they are not integers.
-        ValueError: they have another number of axes, or do not fit into 32 bits.
+        ValueError: they have another number of axes, their rows are not equally long,
+            or they do not fit into 32 bits.
 
     >>> integers(1, stop=[1, 2])
     array([1, 2], dtype=int32)
     """
     ((name, values),) = named.items()
-    # JAX's stay where they are, and may be traced: only those have an abstract value.
-    array = values if hasattr(values, "aval") else np.asarray(values)
+    try:
+        # JAX's stay where they are, and may be traced: those have an abstract value.
+        array = values if hasattr(values, "aval") else np.asarray(values)
+    except ValueError as error:
+        raise ValueError(
+            f"{name} must have rows of one length: pad the shorter ones"
+        ) from error
     if array.size and "int" not in array.dtype.name:
         raise TypeError(f"{name} must be integers, got {array.dtype}")
     if array.ndim != axes:

@@ -108,12 +108,13 @@ def truncate(
     temperature = _column("temperature", temperature, logits)
     ids = jnp.broadcast_to(_places(logits), logits.shape)
     if top_k is not None:
+        check_top_k(top_k, logits.shape[-1])
         # It tells zeros and NaN apart by their signs.
         logits = jnp.where(logits == 0, 0, logits)
         logits = jnp.where(jnp.isnan(logits), jnp.nan, logits)
         # No column may be cut out of the result: XLA would merge that into the top-k,
         # no longer know it for one, and sort the whole vocabulary.
-        logits, ids = jax.lax.top_k(logits, _at_most_vocab(top_k, logits.shape[-1]))
+        logits, ids = jax.lax.top_k(logits, int(top_k))
     elif top_p is not None:
         negative, ids = jax.lax.sort((-logits, ids), num_keys=1)
         logits = -negative
@@ -158,7 +159,7 @@ def sample(
     candidates = truncate(
         logits, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p
     )
-    check_keys(key, rows=candidates.ids.shape[0])
+    key = keys_per_row(key, rows=candidates.ids.shape[0])
     return choose(candidates, jax.vmap(jax.random.uniform)(key))
 
 
@@ -220,13 +221,14 @@ def per_row(name: str, value: PerRow, rows: int) -> Float[ArrayLike, "b"]:
     return np.broadcast_to(given, (rows,))
 
 
-def check_keys(key: Key[Array, "b"], rows: int) -> None:
-    """Refuses what is not one key for each row.
+def keys_per_row(key: Key[ArrayLike, "b"], rows: int) -> Key[Array, "b"]:
+    """The keys, one for each row; a list of them will do.
 
     Raises:
-        ValueError: with what it is instead.
+        ValueError: they are something else, with what that is.
 
-    >>> check_keys(jax.random.split(jax.random.key(0), 3), rows=3)
+    >>> keys_per_row([jax.random.key(0), jax.random.key(1)], rows=2).shape
+    (2,)
     """
     key = jnp.asarray(key)
     is_key = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
@@ -235,6 +237,22 @@ def check_keys(key: Key[Array, "b"], rows: int) -> None:
             f"key must hold a key for each row, jax.random.split(key, {rows}) of a "
             f"jax.random.key, got {key.dtype} of shape {key.shape}"
         )
+    return key
+
+
+def check_top_k(top_k: int, vocab: int) -> None:
+    """Refuses what is no number of tokens, of so many.
+
+    Raises:
+        TypeError: it is not an integer, or a tracer: it decides a shape.
+        ValueError: it is not from 1 to `vocab`.
+
+    >>> check_top_k(3, vocab=5)
+    """
+    if isinstance(top_k, bool) or not isinstance(top_k, int | np.integer):
+        raise TypeError(f"top_k must be an integer that is no tracer, got {top_k!r}")
+    if not 1 <= top_k <= vocab:
+        raise ValueError(f"top_k must be from 1 to the {vocab} tokens, got {top_k}")
 
 
 def _column(
@@ -252,14 +270,6 @@ def _rows_of_logits(logits: Float[Array, "b v"]) -> Float[Array, "b v"]:
             f"got {logits.dtype} of shape {logits.shape}"
         )
     return logits.astype(wide(logits.dtype))
-
-
-def _at_most_vocab(top_k: int, vocab: int) -> int:
-    if isinstance(top_k, bool) or not isinstance(top_k, int | np.integer):
-        raise TypeError(f"top_k must be an integer that is no tracer, got {top_k!r}")
-    if not 1 <= top_k <= vocab:
-        raise ValueError(f"top_k must be from 1 to the {vocab} tokens, got {top_k}")
-    return int(top_k)
 
 
 def _first(mask: Bool[Array, "b v"]) -> Int[Array, "b 1"]:

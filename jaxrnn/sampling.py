@@ -32,8 +32,9 @@ from jaxrnn.arguments import at_least, check_within, integers
 from jaxrnn.choice import (
     Candidates,
     PerRow,
-    check_keys,
+    check_top_k,
     choose,
+    keys_per_row,
     penalize,
     per_row,
     sample,
@@ -185,14 +186,13 @@ def extend(
     """
     rows, vocab = text.logits.shape
     length = at_least(1, length=length)
-    check_keys(key, rows)
-    options = {
-        "temperature": temperature,
-        "top_p": top_p,
-        "min_p": min_p,
-        "repetition_penalty": repetition_penalty,
-    }
-    options = {k: per_row(k, v, rows) for k, v in options.items() if v is not None}
+    key = keys_per_row(key, rows)
+    if top_k is not None:
+        check_top_k(top_k, vocab)
+    options = {"temperature": temperature, "repetition_penalty": repetition_penalty}
+    given = {"top_p": top_p, "min_p": min_p}
+    options |= {k: v for k, v in given.items() if v is not None}
+    options = {k: per_row(k, v, rows) for k, v in options.items()}
     ids = None
     if stop is not None:
         ids = integers(1, stop=stop)

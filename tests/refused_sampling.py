@@ -24,8 +24,10 @@ def drawing(draw):
     return [
         (lambda: draw(temperature=-1), "temperature", "got -1"),
         (lambda: draw(temperature="hot"), "temperature", "'hot'"),
+        (lambda: draw(temperature=None), "temperature", "None"),
         (lambda: draw(top_k=0), "top_k", "got 0"),
         (lambda: draw(top_k=2.5), "top_k", "got 2.5"),
+        (lambda: draw(top_k=[2]), "top_k", "got [2]"),
         (lambda: draw(top_p=[0.5, 0]), "top_p", "got 0"),
         (lambda: draw(min_p=[0.5] * 3), "min_p", "(3,)"),
     ]
@@ -39,6 +41,7 @@ def continuing(draw):
         (lambda: draw(key=KEY), "key", "shape ()"),
         (lambda: draw(key=LOGITS), "key", "float32"),
         (lambda: draw(repetition_penalty=0), "repetition_penalty", "got 0"),
+        (lambda: draw(repetition_penalty=None), "repetition_penalty", "None"),
         (lambda: draw(stop=[]), "stop", "empty"),
         (lambda: draw(stop=[9]), "stop", "got 9"),
         (lambda: draw(pad_id=0.5), "pad_id", "float64"),
@@ -71,6 +74,7 @@ REFUSED = {
         (lambda: read([[0.5], [1.0]]), "prompt", "float64"),
         (lambda: read([[9], [0]]), "prompt", "got 9"),
         (lambda: read([1, 2]), "prompt", "(2,)"),
+        (lambda: read([[1], [2, 3]]), "prompt", "pad"),
         (lambda: read([[], []]), "prompt", "(2, 0)"),
         (lambda: read(lengths=[1]), "prompt_lengths", "(1,)"),
         (lambda: read(lengths=[1, 2]), "prompt_lengths", "got 2"),

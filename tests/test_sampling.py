@@ -130,6 +130,14 @@ def test_other_keys_give_other_texts():
     assert (np.asarray(one) != np.asarray(other)).any(axis=1).all()
 
 
+def test_keys_may_come_in_a_list():
+    one, other = (
+        generate(noisy, ints(5), PROMPT, 25, key).tokens
+        for key in (keys(5), list(keys(5)))
+    )
+    np.testing.assert_array_equal(one, other)
+
+
 def test_draws_at_different_positions_are_independent():
     """A model without memory: every pair of neighbours is as likely as its tokens."""
 
