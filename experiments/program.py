@@ -54,7 +54,7 @@ def run(
             warnings.showwarning = _show_in_one_line
             main(_at_home(options))
         finally:
-            sys.stdout.flush()  # here a pipe's end is seen, of --help too
+            _flush()  # here a pipe's end is seen, of --help too
     except BrokenPipeError:
         # Python would complain again when it flushes the closed pipe at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -71,6 +71,17 @@ def run(
         _print_line(str(interrupt) or "interrupted")
         return 130 if interrupt.args else cluster.leave(130)
     return 0
+
+
+def _flush() -> None:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OSError(
+            f"cannot write to standard output: {error.strerror}: give it another place"
+        ) from error
 
 
 def _at_home(value: Any) -> Any:

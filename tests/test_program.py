@@ -1,5 +1,6 @@
 """How a program ends: exit codes, one line for wrong input, quiet closed pipes."""
 
+import io
 import os
 import signal
 import subprocess
@@ -188,6 +189,23 @@ def test_a_closed_pipe_ends_quietly(arguments):
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+def test_standard_output_that_takes_no_more(run, monkeypatch):
+    """As with `> /dev/full`, of which the system says no name."""
+
+    class Full(io.StringIO):
+        def flush(self):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys, "stdout", Full())
+    for main in (print, lambda options: sys.stdout.flush()):
+        code, _, err = run(main)
+        assert code == 2
+        assert err == (
+            "error: cannot write to standard output: No space left on device: give it "
+            "another place\n"
+        )
 
 
 def test_streams_that_are_closed_are_empty():
