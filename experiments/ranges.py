@@ -4,9 +4,12 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 
 class Range(NamedTuple):
-    """In words, and as a function of a number.
+    """In words, and as a function of a number: as JAX has it, in float32, where the
+    greatest are infinite and the smallest zero.
 
     >>> from types import SimpleNamespace
     >>> COUNT.check(SimpleNamespace(batch=2, max_words=0), "batch", "max_words")
@@ -25,9 +28,16 @@ class Range(NamedTuple):
         """
         for name in names:
             value = getattr(options, name)
-            if value is not None and not self.holds(value):
+            if value is not None and not self.holds(_in_float32(value)):
                 option = name.replace("_", "-")
                 raise ValueError(f"--{option} must be {self.words}, got {value}")
+
+
+def _in_float32(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    with np.errstate(over="ignore"):
+        return float(np.float32(value))
 
 
 COUNT = Range("at least 1", lambda x: x >= 1)
@@ -35,7 +45,8 @@ COUNT = Range("at least 1", lambda x: x >= 1)
 CHARACTERS = Range("from 1 to 1114112", lambda x: 1 <= x <= 0x110000)
 SHARE = Range("from 0 to 1", lambda x: 0 <= x <= 1)
 SHARE_BELOW_1 = Range("from 0 to below 1", lambda x: 0 <= x < 1)
-AMOUNT = Range("0 or above", lambda x: 0 <= x < math.inf)
-POSITIVE = Range("above 0", lambda x: 0 < x < math.inf)
+SHARE_ABOVE_0 = Range("above 0 and at most 1", lambda x: 0 < x <= 1)
+AMOUNT = Range("finite and at least 0", lambda x: 0 <= x < math.inf)
+POSITIVE = Range("finite and above 0", lambda x: 0 < x < math.inf)
 # A seed becomes a key of 32 bits; JAX drops the others silently.
 SEED = Range("from 0 to 4294967295", lambda x: 0 <= x < 2**32)

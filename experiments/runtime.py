@@ -42,7 +42,7 @@ def configure(
     True
     """
     if devices is not None and devices < 1:
-        raise ValueError(f"devices must be at least 1, got {devices}")
+        raise ValueError(f"--devices must be at least 1, got {devices}")
     _keep_freed_memory()
 
     import jax

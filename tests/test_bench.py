@@ -269,8 +269,8 @@ def test_wrong_arguments_exit_with_2(run, capsys, arguments):
     ("arguments", "message"),
     [
         (["--rounds", 0], "--rounds must be at least 1, got 0"),
-        (["--seconds", -1], "--seconds must be 0 or above, got -1.0"),
-        (["--seconds", "nan"], "--seconds must be 0 or above, got nan"),
+        (["--seconds", -1], "--seconds must be finite and at least 0, got -1.0"),
+        (["--seconds", "nan"], "--seconds must be finite and at least 0, got nan"),
         (["--devices", 99], "99 devices asked for"),
         (["--out", __file__], "File exists"),
     ],

@@ -102,7 +102,7 @@ def test_a_short_text_shrinks_the_batch_and_says_so(tmp_path, capsys):
         (b"a" * 1000, [], "all 1,000 characters are 'a': there is nothing to predict"),
         (b"a" * 1000, ["--bytes"], "all 1,000 characters are 'a'"),
         (b"a line\n" * 9 + b"\xff", [], "line 10: not UTF-8: byte 0xff at offset 63"),
-        (TEXT, ["--devices", 0], "at least 1, got 0"),
+        (TEXT, ["--devices", 0], "--devices must be at least 1, got 0"),
         (TEXT, ["--devices", 3], "3 devices asked for, there"),
         (
             TEXT,
@@ -113,8 +113,12 @@ def test_a_short_text_shrinks_the_batch_and_says_so(tmp_path, capsys):
         (TEXT, ["--batch", 0], "--batch must be at least 1"),
         (TEXT, ["--dropout", 2], "--dropout must be from 0 to"),
         (TEXT, ["--warmup", -1], "--warmup must be from 0 to 1, got -1.0"),
-        (TEXT, ["--learning-rate", "nan"], "--learning-rate must be 0 or above, got n"),
-        (TEXT, ["--clip", 0], "--clip must be above 0, got 0.0"),
+        (
+            TEXT,
+            ["--learning-rate", "nan"],
+            "--learning-rate must be finite and at leas",
+        ),
+        (TEXT, ["--clip", 0], "--clip must be finite and above 0, got 0.0"),
         (TEXT, ["--seed", -1], "--seed must be from 0 to 4294967295, got -1"),
         (TEXT, ["--sample", "--top-k", 9], "--top-k must be at most 8, the characters"),
         (TEXT, ["--sample", "--prompt", "é"], "the model has never seen, 'é': leave"),
