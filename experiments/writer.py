@@ -72,9 +72,14 @@ class Writer:
                 f"{' and others' if len(strange) > 10 else ''}: leave them out, or "
                 "use --unknown skip"
             )
+        if not text:
+            raise ValueError(f"{name} is empty: give at least one character")
         kept = "".join(c for c in text if c not in strange) if strange else text
         if not kept:
-            raise ValueError(f"{name} is empty: give at least one character")
+            raise ValueError(
+                f"{name} has no character that the model has ever seen: give at least "
+                "one"
+            )
         return kept
 
     def write(

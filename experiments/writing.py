@@ -1,21 +1,19 @@
 """What `experiments.charlm` does with a trained model: it writes, judges texts, and
 shows what its units do."""
 
-import functools
 import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 
 from experiments import files, neurons, pages, ranges, texts
 from experiments.fit import progress_bar
 from experiments.workdir import About, WorkDir
 from experiments.writer import Writer
-from jaxrnn import metrics, sampling
+from jaxrnn import metrics
 
 GLIMPSE = 200  # characters
 
@@ -48,10 +46,16 @@ class Drawing:
         """
         if self.prompt == "":
             raise ValueError("--prompt is empty: give at least one character")
+        if self.prompt == "@":
+            raise ValueError(
+                "--prompt @ names no file: give @FILE, or - and the text on standard "
+                "input"
+            )
         ranges.COUNT.check(self, "length", "num_samples")
         ranges.CHARACTERS.check(self, "top_k")
-        logits = jax.ShapeDtypeStruct((1, max(self.top_k or 1, 1)), np.float32)
-        jax.eval_shape(functools.partial(sampling.truncate, **self.options), logits)
+        ranges.AMOUNT.check(self, "temperature")
+        ranges.SHARE_ABOVE_0.check(self, "top_p")
+        ranges.SHARE.check(self, "min_p")
 
     @property
     def options(self) -> dict[str, Any]:
