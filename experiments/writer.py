@@ -104,10 +104,11 @@ class Writer:
         state = self._model.zero_state((texts,))
         text = sampling.read(step, state, prompts)
         for start in range(0, length, PIECE):
-            drawn = sampling.extend(step, text, PIECE, keys, **options)
-            text = drawn.text
-            tokens = np.asarray(drawn.tokens)[:, : length - start]
-            yield ["".join(self.vocab.decode(row)) for row in tokens]
+            tokens, lengths, text = sampling.extend(step, text, PIECE, keys, **options)
+            rows = zip(*map(np.asarray, (tokens, lengths)), strict=True)
+            # Behind a stop string there is padding.
+            kept = [row[: min(drawn, length - start)] for row, drawn in rows]
+            yield ["".join(self.vocab.decode(row)) for row in kept]
 
     def trace(self, text: str) -> Iterator[tuple[State, np.ndarray]]:
         """The state after every character and the log-probabilities of what comes next

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 
+from experiments import writer
 from experiments.writer import Writer
 
 
@@ -21,3 +22,18 @@ def test_a_writer_says_what_it_cannot_write(charlm_smoke, length, texts, message
     assert np.isin(list(first), trained.vocab.tokens).all()
     with pytest.raises(ValueError, match=re.escape(message)):
         next(trained.write(trained.beginning, length, texts, seed=0))
+
+
+def test_a_text_ends_with_its_stop_string(charlm_smoke, monkeypatch):
+    """Also where it is cut into pieces, and where it is long."""
+    monkeypatch.setattr(writer, "PIECE", 10)
+    trained = Writer.load(charlm_smoke[0])
+
+    def write(**options):
+        pieces = trained.write(trained.beginning, 25, 3, seed=0, **options)
+        return ["".join(parts) for parts in zip(*pieces, strict=True)]
+
+    whole, stop = write(), ". "
+    found = write(stop=trained.vocab.encode(list(stop)))
+    assert found == [text[: text.index(stop) + len(stop)] for text in whole]
+    assert len({len(text) for text in found}) > 1
