@@ -85,13 +85,13 @@ class Options:
     rounds: int = 15
     """Turns of each contender in a case."""
     seconds: float | None = None
-    """Stop a case's turns after this long, but not before the third; default 10, or 2
-    with --quick."""
+    """Stop a case's turns after this long, but not before the third.
+    Default 10, with --quick 2."""
     devices: int | None = None
     """Devices to use, default all; a CPU counts as one device per core."""
     out: Path | None = None
-    """Directory for the numbers and a picture of each suite: default runs/bench, with
-    --quick runs/bench-quick, with --smoke nowhere."""
+    """Directory for the numbers and a picture of each suite.
+    Default runs/bench, with --quick runs/bench-quick, with --smoke nowhere."""
 
     @property
     def scale(self) -> Scale:

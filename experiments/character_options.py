@@ -23,15 +23,16 @@ class Options:
     """Everything the command line says."""
 
     preset: Literal["quick", "best", "chapter"] = "quick"
-    """Settings to start from, which other options change: quick is a GRU of 256, about
-    a minute on 2 cores; best an LSTM of 2 x 512, about an hour; chapter that of a book,
-    an LSTM of 512, about half an hour: give its text with --text."""
+    """Settings to start from, which other options change.
+    quick: a GRU of 256, about a minute on 2 cores.
+    best: an LSTM of 2 x 512, about an hour.
+    chapter: that of a book, an LSTM of 512, half an hour; give its text with --text."""
     settings: Settings = field(default_factory=Settings)
     workdir: Path = WORKDIR
     """Directory of the run: the same command started again goes on there."""
     text: Annotated[tuple[Path, ...] | None, program.several(Path, "PATH")] = None
-    """Your own text: UTF-8 files, or folders of them, one after the other; by default
-    tiny shakespeare."""
+    """Your own text: UTF-8 files, or folders of them, one after the other.
+    By default tiny shakespeare."""
     bytes: bool = False
     """Model bytes instead of characters: of any file."""
     data_dir: Path = Path("~/tensorflow_datasets")
@@ -39,8 +40,8 @@ class Options:
     download_dir: Path | None = None
     """Where the file of the text is, as manual/input.txt, or is downloaded to."""
     devices: int | None = None
-    """Devices of each process, default as many as divide the batch; a CPU counts as
-    one device per core."""
+    """Devices of each process: a CPU counts as one per core.
+    By default as many as divide the batch."""
     cluster: Cluster = field(default_factory=Cluster)
     tensorboard: bool = False
     """Write logs for TensorBoard into the work directory, too."""

@@ -34,8 +34,8 @@ class Cluster:
     """Where the other processes of the run are."""
 
     coordinator: str | None = None
-    """HOST:PORT of process 0, a free port. Without it JAX looks for others by itself:
-    it knows TPU pods, Slurm and Open MPI."""
+    """HOST:PORT of process 0, a free port.
+    Without it JAX looks for others by itself, on TPU pods, Slurm and Open MPI."""
     num_processes: int | None = None
     """With --coordinator: how many processes there are. 1 looks for no others."""
     process_id: int | None = None

@@ -42,15 +42,14 @@ class Settings:
     layers: int = 1
     """Recurrent layers on top of each other."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the factors in the layers' products: bfloat16 is faster where the processor
-    multiplies it (TPU, recent GPUs and CPUs). Sums, states and weights stay float32."""
+    """Of the factors in the layers' products. Sums, states and weights stay float32.
+    bfloat16 is faster where the processor multiplies it: TPU, recent GPU or CPU."""
     tied: bool = False
     """Use the vectors of the characters as weights of the output, too."""
     dropout: float = 0.0
     """Probability of dropping a feature between layers and before the output."""
     locked_dropout: bool = False
-    """Drop the same features at all characters of a place in a step, instead of others
-    at each."""
+    """Drop the same features at all characters of a place in a step."""
     weight_drop: float = 0.0
     """Probability of dropping a recurrent weight, for a step in all places."""
     epochs: int = 4
@@ -60,8 +59,8 @@ class Settings:
     time: int = 128
     """Characters read at each place in a step: how far back a gradient reaches."""
     forget: float = 0.05
-    """Probability that a place forgets before a step what it has read: a model that
-    never does can get lost where a text begins, and stay so."""
+    """Probability that a place forgets before a step what it has read.
+    A model that never does can get lost where a text begins, and stay so."""
     learning_rate: float = 1e-2
     """Greatest learning rate of Adam."""
     warmup: float = 0.05
@@ -69,8 +68,8 @@ class Settings:
     schedule: Literal["cosine", "constant"] = "cosine"
     """What it does then: fall to zero along a cosine, or stay."""
     weight_decay: float = 0.01
-    """Share of each weight, biases aside, that a step takes off it, times the learning
-    rate."""
+    """Share of each weight that a step takes off, times the learning rate.
+    Not of biases."""
     clip: float | None = 1.0
     """Greatest norm of a gradient; longer ones are scaled down."""
     patience: int | None = 3

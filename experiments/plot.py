@@ -28,8 +28,8 @@ class Options:
     out: Path = Path("curves.png")
     """The picture to write; a name without an ending becomes one of PNG."""
     metrics: tuple[str, ...] = ()
-    """What to show of metrics.jsonl; by default the loss in training and all that was
-    validated."""
+    """What to show of metrics.jsonl.
+    By default the loss in training and all that was validated."""
     over: Literal["epoch", "seconds"] = "epoch"
     """Over epochs, or the seconds of training, evaluations aside."""
 

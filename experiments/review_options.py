@@ -33,8 +33,8 @@ class Options:
     predict: Annotated[tuple[str, ...] | None, program.several(str, "TEXT")] = None
     """Classify these texts with the trained model; - reads one per line from stdin."""
     explain: Annotated[tuple[str, ...] | None, program.several(str, "TEXT")] = None
-    """Show on a page how each word of these texts, at most 20 with 1,000 words each,
-    moves the trained model; - as with --predict."""
+    """Show on a page how each word of these texts moves the trained model.
+    At most 20 with 1,000 words each; - as with --predict."""
     html: Path | None = None
     """With --explain: the page to write, default explanation.html."""
     tensorboard: bool = False

@@ -40,8 +40,8 @@ class Settings:
     bidirectional: bool = True
     """Read the reviews in both directions."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the factors in the layers' products: bfloat16 is faster where the processor
-    multiplies it (TPU, recent GPUs and CPUs). Sums, states and weights stay float32."""
+    """Of the factors in the layers' products. Sums, states and weights stay float32.
+    bfloat16 is faster where the processor multiplies it: TPU, recent GPU or CPU."""
     pooling: tuple[Pooling, ...] = ("max", "mean")
     """How the outputs over time become one vector; several stand side by side."""
     dropout: float = 0.5
@@ -51,8 +51,8 @@ class Settings:
     vocab: int = 20_000
     """Words the model knows, the most frequent ones."""
     pretrain: bool = True
-    """Start from word vectors that tell which words keep the same company, in the
-    reviews to train on and in the unlabelled ones; else from random ones."""
+    """Start from word vectors that tell which words keep the same company.
+    They are learned from the reviews to train on and the unlabelled ones."""
     max_words: int = 400
     """Longer reviews lose their middle in training; none does when evaluated."""
     buckets: int = 8
@@ -68,8 +68,8 @@ class Settings:
     clip: float = 1.0
     """Greatest norm of a gradient; longer ones are scaled down."""
     seed: int = 0
-    """Of the weights, of the order of the reviews and of dropout; and of how those of a
-    --csv are divided."""
+    """Of the weights, of the order of the reviews and of dropout.
+    Also of how those of a --csv are divided."""
 
     def check(self) -> None:
         """Whether they make sense.

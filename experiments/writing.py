@@ -23,8 +23,8 @@ class Drawing:
     """How to write."""
 
     prompt: str | None = None
-    """With --sample: text to go on with; @FILE reads it from a file and - from standard
-    input. By default a text begins as after a line break."""
+    """With --sample: text to go on with; @FILE reads a file and - standard input.
+    By default a text begins as after a line break."""
     length: int = 1000
     """Characters to write."""
     temperature: float = 1.0
@@ -73,8 +73,8 @@ class Reading:
     per_character: bool = False
     """With --score: tell it of each character, or byte."""
     neurons: Path | None = None
-    """Show on a page what each unit of the trained model does as it reads this file, of
-    at most 10,000 characters."""
+    """Show on a page what each unit of the trained model does as it reads this file.
+    At most 10,000 characters."""
     html: Path | None = None
     """With --neurons: the page to write, default neurons.html."""
 

@@ -2,6 +2,7 @@
 
 import ast
 import inspect
+import itertools
 import re
 import subprocess
 import sys
@@ -96,6 +97,17 @@ def test_the_map_of_the_programs_names_every_file():
 )
 def test_no_file_is_long(path):
     assert len(path.read_text().splitlines()) <= 300
+
+
+def test_the_help_breaks_its_lines_where_a_sentence_ends():
+    """tyro keeps the line breaks in the docstring of an option, at any width."""
+    for path in sorted((ROOT / "experiments").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                for field, doc in itertools.pairwise(node.body):
+                    if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr):
+                        lines = ast.literal_eval(doc.value).splitlines()
+                        assert all(line.endswith(".") for line in lines), lines
 
 
 def test_public_names_exist_and_are_documented():
