@@ -25,7 +25,7 @@ class Options:
     preset: Literal["quick", "best", "chapter"] = "quick"
     """Settings to start from, which other options change.
     quick: a GRU of 256, about a minute on 2 cores.
-    best: an LSTM of 2 x 512, about an hour.
+    best: an LSTM of 2 x 512, about an hour on one core.
     chapter: that of a book, an LSTM of 512, half an hour; give its text with --text."""
     settings: Settings = field(default_factory=Settings)
     workdir: Path = WORKDIR

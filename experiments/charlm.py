@@ -4,8 +4,9 @@
     python -m experiments.charlm --sample
 
 Expect 1.528 nats per character of tiny shakespeare on cold windows of 256 (mean of the
-seeds 0, 1 and 2; 1.523 to 1.532) after 80 seconds, on 2 cores of an AMD EPYC; with
---preset best 1.449 (1.444 to 1.453), 1.431 with the state carried, after an hour.
+seeds 0, 1 and 2; 1.523 to 1.532) after 80 seconds, on 2 cores of an AMD EPYC.
+The preset best reaches 1.398 (1.396 to 1.399; seeds 0 and 1), 1.379 with the state
+carried, in 68 minutes on one of them.
 Trained again it continues. With the trained model --sample writes, --score judges a
 text and --neurons shows what its units do.
 """
