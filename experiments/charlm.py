@@ -5,8 +5,8 @@
 
 Expect 1.528 nats per character of tiny shakespeare on cold windows of 256 (mean of the
 seeds 0, 1 and 2; 1.523 to 1.532) after 80 seconds, on 2 cores of an AMD EPYC.
-The preset best reaches 1.398 (1.396 to 1.399; seeds 0 and 1), 1.379 with the state
-carried, in 68 minutes on one of them.
+The preset best reaches 1.398 (1.396 to 1.399), 1.379 with the state carried,
+in 68 minutes on one of them.
 Trained again it continues. With the trained model --sample writes, --score judges a
 text and --neurons shows what its units do.
 """
