@@ -64,6 +64,8 @@ class Writer:
             ValueError: it has such characters and they are not to be skipped, or
                 nothing is left; `name` says of what.
         """
+        if not text:
+            raise ValueError(f"{name} is empty: give at least one character")
         strange = set(text) - set(self.vocab.tokens)
         if strange and not skip:
             spelled = ", ".join(map(repr, sorted(strange)[:10]))
@@ -72,8 +74,6 @@ class Writer:
                 f"{' and others' if len(strange) > 10 else ''}: leave them out, or "
                 "use --unknown skip"
             )
-        if not text:
-            raise ValueError(f"{name} is empty: give at least one character")
         kept = "".join(c for c in text if c not in strange) if strange else text
         if not kept:
             raise ValueError(
