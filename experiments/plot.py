@@ -14,9 +14,10 @@ from typing import Any, Literal
 
 import tyro
 
-from experiments import program, records
-from experiments.plots import plot_curves
-from experiments.workdir import WorkDir
+from experiments.harness import cli
+from experiments.harness.files import unwritable_message
+from experiments.harness.plots import plot_curves
+from experiments.harness.workdir import WorkDir
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def main(options: Options) -> None:
     try:
         plot_curves(out, "", options.over, found)
     except OSError as error:
-        raise ValueError(records.unwritable(out, error, "--out")) from error
+        raise ValueError(unwritable_message(out, error, "--out")) from error
     except ValueError as error:
         raise ValueError(f"--out {out}: {error}") from error
     print(f"{out} shows {', '.join(found)}")
@@ -134,4 +135,4 @@ def places(
 
 
 if __name__ == "__main__":
-    sys.exit(program.run(main, Options, "plot", __doc__))
+    sys.exit(cli.run(main, Options, "plot", __doc__))

@@ -35,27 +35,29 @@ def x64():
 @pytest.fixture
 def program_run(monkeypatch, capsys):
     """Exit code, output and errors of the sentiment program with these arguments."""
-    from experiments import imdb  # After the settings above.
+    from experiments.imdb import train as imdb_train  # After the settings above.
 
-    return functools.partial(_run, monkeypatch, capsys, imdb, None)
+    return functools.partial(_run, monkeypatch, capsys, imdb_train, None)
 
 
 @pytest.fixture
 def charlm_run(monkeypatch, capsys):
     """The same of the character model."""
-    from experiments import charlm
+    from experiments.charlm import train as charlm_train
+    from experiments.charlm.options import defaults
 
-    return functools.partial(_run, monkeypatch, capsys, charlm, charlm.defaults)
+    return functools.partial(_run, monkeypatch, capsys, charlm_train, defaults)
 
 
 @pytest.fixture(scope="session")
 def charlm_smoke(tmp_path_factory):
     """A finished smoke run of the character model: its directory, what it printed, and
     how much each training step compiled."""
-    from experiments import charlm, language
-    from tests.test_fit import compilations
+    from experiments.charlm import model as charlm_model
+    from experiments.charlm import train as charlm_train
+    from tests.harness.test_training_loop import compilations
 
-    make_train_step = language.make_train_step
+    make_train_step = charlm_model.make_train_step
     path, stdout, compiled = tmp_path_factory.mktemp("smoke"), io.StringIO(), []
 
     def make_recording_step(*arguments):
@@ -71,18 +73,18 @@ def charlm_smoke(tmp_path_factory):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XLA_FLAGS", "")
-        patch.setattr(language, "make_train_step", make_recording_step)
+        patch.setattr(charlm_train, "make_train_step", make_recording_step)
         patch.setattr(sys, "stdout", stdout)
-        charlm.main(charlm.Options(smoke=True, workdir=path))
+        charlm_train.main(charlm_train.Options(smoke=True, workdir=path))
     return path, stdout.getvalue(), compiled
 
 
 def _run(monkeypatch, capsys, module, defaults, *arguments):
-    from experiments import program
+    from experiments.harness import cli
 
     monkeypatch.setenv("XLA_FLAGS", "")  # The program sets it up for JAX.
-    name = module.__name__.split(".")[-1]
+    name = module.__name__.split(".")[1]
     capsys.readouterr()
     monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
-    code = program.run(module.main, module.Options, name, module.__doc__, defaults)
+    code = cli.run(module.main, module.Options, name, module.__doc__, defaults)
     return code, *capsys.readouterr()

@@ -120,6 +120,6 @@ def test_notebooks_use_what_is_public():
                     assert found[1] in jaxrnn.__all__
                     assert not any(part.startswith("_") for part in found)
     assert loaders == {
-        "experiments.imdb_reviews.load_imdb",
-        "experiments.texts.load_shakespeare",
+        "experiments.imdb.datasets.load_imdb",
+        "experiments.charlm.datasets.load_shakespeare",
     }

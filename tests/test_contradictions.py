@@ -5,9 +5,12 @@ from dataclasses import asdict
 
 import pytest
 
-from experiments import explanation, imdb, neurons, reviews
-from experiments.sentiment import Settings
-from tests.test_imdb import GOOD, assert_refused
+from experiments.charlm import activations
+from experiments.imdb import attribution
+from experiments.imdb import datasets as imdb_datasets
+from experiments.imdb import train as imdb_train
+from experiments.imdb.model import Settings
+from tests.imdb.test_train import GOOD, assert_refused
 
 
 @pytest.mark.parametrize(
@@ -70,7 +73,7 @@ def test_a_sentiment_model_is_no_other_one(tmp_path, program_run, option):
     path.mkdir()
     table.write_text(f"text,label\n{GOOD}")
     known = asdict(Settings(hidden=3, seed=1))
-    known["reviews"] = reviews.read_csv(table).fingerprint
+    known["reviews"] = imdb_datasets.read_csv(table).fingerprint
     (path / "settings.json").write_text(json.dumps(known))
 
     def result(*more):
@@ -102,16 +105,19 @@ def test_the_smoke_run_has_the_seed_that_is_given(
     program_run, tmp_path, monkeypatch, keeps
 ):
     def learn(run, *_):
-        same = run.data.fingerprint == reviews.generate(seed=3).fingerprint
+        same = run.data.fingerprint == imdb_datasets.generate(seed=3).fingerprint
         raise KeyboardInterrupt(f"{run.identity['seed']} {same}")
 
-    monkeypatch.setattr(imdb, "learn", learn)
+    monkeypatch.setattr(imdb_train, "learn", learn)
     where = ("--workdir", tmp_path) if keeps else ()
     assert program_run("--smoke", "--seed", 3, *where) == (130, "", "3 True\n")
 
 
 def test_help_names_the_limits_of_the_pages(program_run, charlm_run, capsys):
-    limits = (explanation.MOST_REVIEWS, explanation.LONGEST_REVIEW), (neurons.LONGEST,)
+    limits = (
+        (attribution.MOST_REVIEWS, attribution.LONGEST_REVIEW),
+        (activations.LONGEST,),
+    )
     for run, numbers in zip((program_run, charlm_run), limits, strict=True):
         with pytest.raises(SystemExit):
             run("--help")

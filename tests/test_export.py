@@ -18,7 +18,9 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import jaxrnn
-from experiments import language, sentiment
+from experiments.charlm import config as charlm_config
+from experiments.charlm import model as charlm_model
+from experiments.imdb import model as imdb_model
 from jaxrnn import placement, sampling, training
 from jaxrnn.metrics import Mean, cross_entropy
 from jaxrnn.models import LanguageModel
@@ -54,11 +56,11 @@ def train_step(dtype, devices=2):
 
 def sentiment_step():
     """Of the program, with all that it drops and clips."""
-    settings = sentiment.Settings(embed=3, hidden=4, dtype="bfloat16")
-    model = sentiment.make_model(settings, VOCAB)
-    optimizer, mesh = sentiment.make_optimizer(settings, 10), placement.data_mesh(2)
-    step = training.make_train_step(sentiment.make_loss(model), optimizer, mesh)
-    state = jax.eval_shape(lambda: sentiment.make_state(model, optimizer, seed=0))
+    settings = imdb_model.Settings(embed=3, hidden=4, dtype="bfloat16")
+    model = imdb_model.make_model(settings, VOCAB)
+    optimizer, mesh = imdb_model.make_optimizer(settings, 10), placement.data_mesh(2)
+    step = training.make_train_step(imdb_model.make_loss(model), optimizer, mesh)
+    state = jax.eval_shape(lambda: imdb_model.make_state(model, optimizer, seed=0))
     count = ROWS * mesh.size
     batch = {
         "tokens": jax.ShapeDtypeStruct((count, TIME), jnp.int32),
@@ -72,17 +74,17 @@ def sentiment_step():
 def language_step():
     """Likewise."""
     mesh = placement.data_mesh(2)
-    settings = language.Settings(
+    settings = charlm_config.Settings(
         embed=3, hidden=4, dropout=0.5, weight_drop=0.5, batch=ROWS * mesh.size
     )
-    model = language.make_model(settings, VOCAB)
-    optimizer = language.make_optimizer(settings, 10)
-    step = language.make_train_step(model, optimizer, mesh, settings.weight_drop)
-    state = jax.eval_shape(lambda: language.make_state(model, optimizer, settings))
+    model = charlm_model.make_model(settings, VOCAB)
+    optimizer = charlm_model.make_optimizer(settings, 10)
+    step = charlm_model.make_train_step(model, optimizer, mesh, settings.weight_drop)
+    state = jax.eval_shape(lambda: charlm_model.make_state(model, optimizer, settings))
     carry, batch = rows(model, mesh)
     starts = jax.ShapeDtypeStruct((settings.batch,), jnp.bool)
     batch["starts"] = on(mesh, P("data"), starts)
-    return step, (language.Carried(on(mesh, P(), state.train), carry), batch)
+    return step, (charlm_model.Carried(on(mesh, P(), state.train), carry), batch)
 
 
 def eval_step(dtype):

@@ -12,9 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments import language, plot, reviews, sentiment, texts, writing
-from experiments.workdir import WorkDir
-from experiments.writer import Writer
+from experiments import plot
+from experiments.charlm import config as charlm_config
+from experiments.charlm import datasets as charlm_datasets
+from experiments.charlm import inference as charlm_inference
+from experiments.charlm.generator import Writer
+from experiments.harness.workdir import WorkDir
+from experiments.imdb import datasets as imdb_datasets
+from experiments.imdb import model as imdb_model
 from jaxrnn.text import Vocab
 from tests.fuzz import any_json, assert_one_line, files, fuzz, half, read_or_refuse
 
@@ -32,9 +37,9 @@ GOOD_TEXT = "\ufeffTo be, or not to be,\r\nthat is the question: \u2019tis\rso.\
 def test_texts(directory, content):
     path = directory / "text"
     path.write_bytes(content)
-    assert texts.read(path, by_byte=True).encode("latin-1") == content
+    assert charlm_datasets.read(path, by_byte=True).encode("latin-1") == content
     try:
-        text = texts.read(path, by_byte=False)
+        text = charlm_datasets.read(path, by_byte=False)
     except ValueError as error:
         assert_one_line(error, path)
         text = None
@@ -58,7 +63,7 @@ labels = st.sampled_from(["0", "1", "NEG", " pos ", "positive"])
 @half
 @given(content=files(GOOD_CSV.encode()))
 def test_damaged_tables_of_reviews(directory, content):
-    found = read_or_refuse(reviews.read_csv, directory / "damaged.csv", content)
+    found = read_or_refuse(imdb_datasets.read_csv, directory / "damaged.csv", content)
     if found is not None:
         assert 20 <= len(gathered(found)) <= content.count(b"\n")
 
@@ -74,11 +79,13 @@ def test_tables_of_reviews(directory, rows):
     known = [(text, "1p".find(label.strip().lower()[0]) >= 0) for text, label in rows]
     positive = sum(label for _, label in known)
     try:
-        found = gathered(reviews.read_csv(path))
+        found = gathered(imdb_datasets.read_csv(path))
     except ValueError as error:
         assert_one_line(error, path)
         blank = any(not text.strip() for text, _ in rows)
-        assert blank or min(positive, len(rows) - positive) < reviews.MIN_PER_LABEL
+        assert (
+            blank or min(positive, len(rows) - positive) < imdb_datasets.MIN_PER_LABEL
+        )
     else:
         assert collections.Counter(found) == collections.Counter(known)
 
@@ -90,7 +97,7 @@ def gathered(found):
     ]
 
 
-GOOD_SETTINGS = [vars(language.Settings()), vars(sentiment.Settings())]
+GOOD_SETTINGS = [vars(charlm_config.Settings()), vars(imdb_model.Settings())]
 
 
 @st.composite
@@ -108,7 +115,7 @@ def changed_settings(draw):
     | changed_settings()
     | any_json.map(lambda value: json.dumps(value).encode())
 )
-@pytest.mark.parametrize("kind", [language.Settings, sentiment.Settings])
+@pytest.mark.parametrize("kind", [charlm_config.Settings, imdb_model.Settings])
 def test_settings_and_results(directory, kind, content):
     workdir = WorkDir(directory)
     for name in ("settings", "results"):
@@ -203,9 +210,9 @@ def test_prompts(writer, prompt, skip):
     if prompt == "-":
         return  # standard input
     try:
-        content = writing.read_prompt(prompt)
+        content = charlm_inference.read_prompt(prompt)
         assert content is not None
-        text = texts.decode(content, "the prompt", by_byte=False)
+        text = charlm_datasets.decode(content, "the prompt", by_byte=False)
         kept = writer.known(text, "the prompt", skip=skip)
     except ValueError as error:
         if not prompt.startswith("@"):  # A name of a file may have line breaks.

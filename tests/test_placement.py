@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from experiments import evaluation, language
-from experiments.evaluation import Evaluation
-from experiments.examples import Batches, Examples
-from experiments.language import Streams
-from experiments.mesh import make_mesh
+from experiments.charlm import config as charlm_config
+from experiments.charlm import evaluation
+from experiments.charlm.batches import Streams
+from experiments.charlm.evaluation import Evaluation
+from experiments.harness.distributed import make_mesh
+from experiments.imdb.batches import Batches, Examples
 from jaxrnn import placement
 from jaxrnn.models import LanguageModel
 
@@ -84,7 +85,7 @@ def test_reviews_are_shared_out_with_any_remainder(monkeypatch, count, processes
 
 def test_places_of_a_text_are_shared_out():
     ids = np.arange(1000, dtype=np.int32)
-    settings = language.Settings(batch=6, time=10)
+    settings = charlm_config.Settings(batch=6, time=10)
     whole = [make() for make in Streams(ids, settings).epoch(3)]
     shares = [
         [make() for make in Streams(ids, settings, own).epoch(3)]

@@ -1,6 +1,7 @@
-"""The shape of the project: who imports whom, what is public, how long files are."""
+"""The shape of the project: who imports whom, and what is public."""
 
 import ast
+import graphlib
 import inspect
 import itertools
 import re
@@ -15,7 +16,7 @@ import experiments
 import jaxrnn
 
 ROOT = Path(__file__).parent.parent
-LIBRARY = sorted((ROOT / "jaxrnn").glob("*.py"))
+LIBRARY = sorted((ROOT / "jaxrnn").rglob("*.py"))
 PYTHON = sorted(
     path
     for folder in ("jaxrnn", "experiments", "tests")
@@ -86,22 +87,63 @@ def test_import_is_light():
     assert not loaded & (HEAVY | {"matplotlib", "orbax", "tyro"})
 
 
-def test_the_map_of_the_programs_names_every_file():
-    paths = (ROOT / "experiments").glob("[!_]*.py")
-    named = set(re.findall(r"`(\w+)`|experiments\.(\w+)", experiments.__doc__ or ""))
-    assert {path.stem for path in paths} == {a or b for a, b in named} - {"jaxrnn"}
+# The packages of experiments/: a file may import from its own and from those named.
+PROGRAMS = {
+    "harness": set(),
+    "imdb": {"harness"},
+    "charlm": {"harness"},
+    "bench": {"harness", "imdb", "charlm"},
+    "plot": {"harness"},
+}
+EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))
+
+
+def modules_of_the_programs(path):
+    """The modules of experiments/ that a file imports anywhere in it, as paths."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "experiments":
+                module = ROOT.joinpath(*parts).with_suffix(".py")
+                parent = ROOT.joinpath(*parts[:-1]).with_suffix(".py")
+                yield module if module.exists() else parent
+
+
+def test_every_package_of_the_programs_is_seen():
+    packages = {path.relative_to(ROOT / "experiments").parts[0] for path in EXPERIMENTS}
+    assert packages == {*PROGRAMS, "plot.py", "__init__.py"} - {"plot"}
 
 
 @pytest.mark.parametrize(
-    "path", PYTHON, ids=lambda path: f"{path.parent.name}/{path.stem}"
+    "path", EXPERIMENTS, ids=lambda path: str(path.relative_to(ROOT / "experiments"))
 )
-def test_no_file_is_long(path):
-    assert len(path.read_text().splitlines()) <= 300
+def test_the_programs_import_downwards(path):
+    package = path.relative_to(ROOT / "experiments").with_suffix("").parts[0]
+    for module in modules_of_the_programs(path):
+        assert module.exists(), module
+        other = module.relative_to(ROOT / "experiments").with_suffix("").parts[0]
+        assert other == package or other in PROGRAMS[package], f"{path} -> {module}"
+
+
+def test_no_files_of_the_programs_import_each_other_in_a_circle():
+    graph = {path: set(modules_of_the_programs(path)) for path in EXPERIMENTS}
+    assert sum(map(len, graph.values())) > 50
+    list(graphlib.TopologicalSorter(graph).static_order())  # raises CycleError
+
+
+def test_the_map_of_the_programs_names_every_package():
+    named = set(re.findall(r"experiments\.(\w+)", experiments.__doc__ or ""))
+    assert named == set(PROGRAMS)
 
 
 def test_the_help_breaks_its_lines_where_a_sentence_ends():
     """tyro keeps the line breaks in the docstring of an option, at any width."""
-    for path in sorted((ROOT / "experiments").glob("*.py")):
+    for path in EXPERIMENTS:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef):
                 for field, doc in itertools.pairwise(node.body):
@@ -223,5 +265,6 @@ def test_what_runs_code_of_a_file_is_seen(code):
 def test_nothing_is_unpickled():
     """A test runs what stands in the README, so there it may."""
     for path in PYTHON:
-        unsafe = UNSAFE - {"eval", "exec"} if path.parent == ROOT / "tests" else UNSAFE
+        is_test = (ROOT / "tests") in path.parents
+        unsafe = UNSAFE - {"eval", "exec"} if is_test else UNSAFE
         assert not unsafe.intersection(words(path.read_text())), path

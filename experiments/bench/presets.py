@@ -1,0 +1,121 @@
+"""How many cases `experiments.bench` measures and how large they are: three sizes."""
+
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from experiments.bench.imdb_workload import Reviews
+from experiments.charlm import config as charlm
+from experiments.harness.config import CellName
+from experiments.imdb import model as imdb
+
+SuiteName = Literal[
+    "layers",
+    "bidirectional",
+    "imdb",
+    "charlm",
+    "growth",
+    "devices",
+    "memory",
+    "compile",
+]
+Shape = tuple[int, int, int, int]  # batch, time, inputs, hidden
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How many cases there are and how large."""
+
+    suites: tuple[SuiteName, ...]
+    """Those that are run unless others are asked for."""
+    cells: tuple[CellName, ...]
+    variants: bool
+    """Measure this library on one device and with its other backend, too."""
+    training: tuple[bool, ...]
+    ragged: tuple[bool, ...]
+    shapes: tuple[Shape, ...]
+    some_shapes: tuple[Shape, ...]
+    """Of the suites beside "layers"."""
+    steps: int
+    """Batch times time where both vary."""
+    times: tuple[int, ...]
+    batches: tuple[int, ...]
+    hiddens: tuple[int, ...]
+    reviews: Reviews
+    torch_reviews: Reviews
+    epoch: bool
+    """Measure what their vocabulary adds to a step, and a whole epoch, too."""
+    characters: charlm.Settings
+    length: int
+    """Of the texts that are drawn."""
+    texts: tuple[int, ...]
+    """How many are drawn at once."""
+    deep_times: tuple[int, ...]
+    seconds: float
+    """How long the turns of a case may take, unless the command says otherwise."""
+
+
+FULL = Scale(
+    suites=get_args(SuiteName),
+    cells=("lstm", "gru", "rnn"),
+    variants=True,
+    training=(True, False),
+    ragged=(False, True),
+    shapes=(
+        (32, 256, 20, 64),
+        (32, 256, 64, 128),
+        (64, 40, 256, 512),
+        (32, 256, 256, 512),
+        (64, 128, 512, 1024),
+    ),
+    some_shapes=((32, 256, 20, 64), (32, 256, 64, 128), (32, 256, 256, 512)),
+    steps=16_384,
+    times=(128, 256, 512, 1024, 2048, 4096),
+    batches=(8, 16, 32, 64, 128, 256),
+    hiddens=(64, 128, 256, 512, 1024),
+    reviews=Reviews(imdb.Settings(), number=22_500, sample=16),
+    torch_reviews=Reviews(imdb.Settings(), number=22_500, sample=2),
+    epoch=True,
+    characters=charlm.PRESETS["chapter"],
+    length=300,
+    texts=(1, 64),
+    deep_times=(64, 2048),
+    seconds=10.0,
+)
+QUICK = replace(
+    FULL,
+    suites=("layers", "imdb", "charlm"),
+    cells=("lstm",),
+    variants=False,
+    training=(True,),
+    ragged=(False,),
+    shapes=((32, 256, 20, 64), (64, 40, 256, 512)),
+    some_shapes=((32, 256, 64, 128),),
+    times=(128, 1024),
+    batches=(16, 64),
+    hiddens=(128, 512),
+    reviews=Reviews(imdb.Settings(buckets=2), number=2_000, sample=2),
+    torch_reviews=Reviews(imdb.Settings(), number=2_000, sample=1),
+    epoch=False,
+    texts=(1,),
+    seconds=2.0,
+)
+_TINY = imdb.Settings(embed=4, hidden=4, vocab=50, batch=4, buckets=1)
+SMOKE = replace(
+    QUICK,
+    suites=FULL.suites,
+    variants=True,
+    ragged=(False, True),
+    shapes=((4, 6, 3, 4),),
+    some_shapes=((8, 6, 3, 4),),
+    steps=32,
+    times=(8,),
+    batches=(4,),
+    hiddens=(4,),
+    reviews=Reviews(_TINY, number=8),
+    torch_reviews=Reviews(_TINY, number=8, sample=1),
+    characters=charlm.Settings(embed=4, hidden=4, batch=2, time=3),
+    length=3,
+    texts=(2,),
+    deep_times=(4,),
+    seconds=0.0,
+)

@@ -1,0 +1,133 @@
+"""The character model of `experiments.charlm`: network, optimizer, train step.
+
+Nothing here prints, or knows of files and command lines.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from experiments.charlm.config import Settings
+from experiments.harness.config import LAYERS
+from jaxrnn import metrics, placement, regularizers, training
+from jaxrnn.metrics import Mean
+from jaxrnn.models import LanguageModel
+from jaxrnn.training import Batch, Metrics, TrainState
+from jaxrnn.types import State
+
+
+class Carried(flax.struct.PyTreeNode):
+    """All that training goes on with: also what the model remembers of each place."""
+
+    train: TrainState
+    memory: State
+
+    @property
+    def step(self) -> jax.Array:
+        return self.train.step
+
+
+def make_model(settings: Settings, vocab_size: int) -> LanguageModel:
+    """The network: embedding, recurrent layers, logits."""
+    encoder = LAYERS[settings.cell](
+        settings.hidden,
+        num_layers=settings.layers,
+        dropout=settings.dropout,
+        locked_dropout=settings.locked_dropout,
+        dtype=jnp.dtype(settings.dtype),
+    )
+    return LanguageModel(
+        vocab_size,
+        settings.embed,
+        encoder,
+        dropout=settings.dropout,
+        locked_dropout=settings.locked_dropout,
+        tied=settings.tied,
+    )
+
+
+def make_schedule(settings: Settings, steps: int) -> optax.Schedule:
+    """The learning rate after each of `steps` steps."""
+    warmup, top = math.ceil(settings.warmup * steps), settings.learning_rate
+    then = optax.constant_schedule(top)
+    if settings.schedule == "cosine":
+        then = optax.cosine_decay_schedule(top, max(steps - warmup, 1))
+    rise = optax.linear_schedule(0.0, top, max(warmup, 1))
+    return optax.join_schedules([rise, then], [warmup])
+
+
+def make_optimizer(settings: Settings, steps: int) -> optax.GradientTransformation:
+    """AdamW (Loshchilov and Hutter, 2019) with clipping, over `steps` steps."""
+    clip = optax.identity()
+    if settings.clip is not None:
+        clip = optax.clip_by_global_norm(settings.clip)
+    adam = optax.adamw(
+        make_schedule(settings, steps),
+        weight_decay=settings.weight_decay,
+        mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
+    )
+    return optax.chain(clip, adam)
+
+
+def make_state(
+    model: LanguageModel, optimizer: optax.GradientTransformation, settings: Settings
+) -> Carried:
+    """The state before the first step."""
+    weights_key, key = jax.random.split(jax.random.key(settings.seed))
+    variables = jax.jit(model.init)(weights_key, jnp.zeros((1, 1), jnp.int32))
+    train = TrainState.create(variables, optimizer, key)
+    return Carried(train, model.zero_state((settings.batch,)))
+
+
+def place(carried: Carried, mesh: Mesh) -> Carried:
+    """The same on the devices of `mesh`, the places split over them."""
+    places = jax.tree.leaves(carried.memory)[0].shape[0]
+    own = placement.process_rows(places, mesh)
+    memory = jax.tree.map(lambda leaf: leaf[own], carried.memory)
+    return Carried(
+        placement.replicate(carried.train, mesh),
+        placement.split_rows(memory, mesh, "memory"),
+    )
+
+
+def make_train_step(
+    model: LanguageModel,
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    weight_drop: float = 0.0,
+) -> Callable[[Carried, Batch], tuple[Carried, Metrics]]:
+    """A compiled `step(carried, batch) -> (carried, metrics)`; the state is donated."""
+
+    def loss(
+        params: Any, batch: Batch, state: State, key: jax.Array
+    ) -> tuple[Metrics, State]:
+        zeros = model.zero_state(batch["starts"].shape)
+        state = jax.tree.map(
+            lambda fresh, leaf: jnp.where(batch["starts"][:, None], fresh, leaf),
+            zeros,
+            state,
+        )
+        drop_key, weight_key = jax.random.split(key)
+        logits, state = model.apply(
+            regularizers.weight_drop(params, weight_drop, weight_key),
+            batch["inputs"],
+            state,
+            train=True,
+            rngs={"dropout": drop_key},
+        )  # pyright: ignore[reportAssignmentType]
+        nats = metrics.cross_entropy(logits, batch["targets"])
+        return {"loss": Mean.of(nats)}, state
+
+    step = training.make_carried_train_step(loss, optimizer, mesh)
+
+    def carried_step(carried: Carried, batch: Batch) -> tuple[Carried, Metrics]:
+        train, memory, measured = step(carried.train, carried.memory, batch)
+        return Carried(train, memory), measured
+
+    return carried_step

@@ -1,0 +1,67 @@
+"""Pages for people: single HTML files that hold all they need.
+
+What comes from outside is in a page as JSON, and its script sets it as text, never as
+markup. A content security policy with the hashes of style and script lets nothing else
+run, and nothing be loaded.
+"""
+
+import base64
+import hashlib
+import html
+import json
+from pathlib import Path
+from string import Template
+from typing import Any
+
+import jax
+
+PAGE = Path(__file__).parent / "templates" / "page"
+
+
+def write_page(path: Path, template: Path, title: str, data: Any) -> None:
+    """Writes a page that shows the JSON `data`, on the first process only.
+
+    `template` is the path, without a suffix, of the .html, .css and .js files that are
+    added to those of every page.
+
+    Raises:
+        ValueError: the file cannot be written.
+    """
+    if jax.process_index() > 0:
+        return
+    style = _read(PAGE, ".css") + _read(template, ".css")
+    script = _read(PAGE, ".js") + _read(template, ".js")
+    page = Template(_read(PAGE, ".html")).substitute(
+        title=html.escape(title),
+        style=style,
+        style_hash=_hash(style),
+        body=_read(template, ".html"),
+        data=embed(data),
+        script=script,
+        script_hash=_hash(script),
+    )
+    try:
+        path.write_text(page, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise ValueError(
+            f"cannot write {path} ({error.strerror}): give another --html"
+        ) from error
+
+
+def embed(data: Any) -> str:
+    """JSON that ends no script element, whatever is in it.
+
+    >>> embed({"text": "</script>"})
+    '{"text": "\\\\u003c/script>"}'
+    """
+    return json.dumps(data, allow_nan=False).replace("<", "\\u003c")
+
+
+def _read(template: Path, suffix: str) -> str:
+    return template.with_suffix(suffix).read_text(encoding="utf-8")
+
+
+def _hash(content: str) -> str:
+    """As content security policies have it."""
+    digest = hashlib.sha256(content.encode()).digest()
+    return f"sha256-{base64.b64encode(digest).decode()}"

@@ -1,0 +1,34 @@
+"""Versions and machine: what a result must say about where it came from."""
+
+import importlib.metadata
+import platform
+from typing import Any
+
+import jax
+
+import jaxrnn
+from experiments.harness import jax_setup
+
+PACKAGES = ("flax", "jax", "numpy", "optax")
+
+
+def environment() -> dict[str, Any]:
+    """Of this process, as JSON has it.
+
+    >>> sorted(environment())
+    ['machine', 'versions']
+    """
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {
+        "versions": {
+            "jaxrnn": jaxrnn.__version__,
+            "python": platform.python_version(),
+            **versions,
+        },
+        "machine": {
+            "system": platform.system(),
+            "processor": platform.machine(),
+            "cores": jax_setup.cores(),
+            "processes": jax.process_count(),
+        },
+    }

@@ -1,0 +1,1 @@
+"""Sentiment of movie reviews: `python -m experiments.imdb`."""

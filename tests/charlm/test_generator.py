@@ -1,0 +1,39 @@
+"""A trained character model, as a notebook or a script uses it."""
+
+import re
+
+import numpy as np
+import pytest
+
+from experiments.charlm import generator
+from experiments.charlm.generator import Writer
+
+
+@pytest.mark.parametrize(
+    ("length", "texts", "message"),
+    [
+        (-1, 1, "length must be at least 0, got -1"),
+        (10, 0, "texts must be at least 1, got 0"),
+    ],
+)
+def test_a_writer_says_what_it_cannot_write(charlm_smoke, length, texts, message):
+    trained = Writer.load(str(charlm_smoke[0]))
+    [[first], *_] = trained.write(trained.beginning, 3, 1, seed=0)
+    assert np.isin(list(first), trained.vocab.tokens).all()
+    with pytest.raises(ValueError, match=re.escape(message)):
+        next(trained.write(trained.beginning, length, texts, seed=0))
+
+
+def test_a_text_ends_with_its_stop_string(charlm_smoke, monkeypatch):
+    """Also where it is cut into pieces, and where it is long."""
+    monkeypatch.setattr(generator, "PIECE", 10)
+    trained = Writer.load(charlm_smoke[0])
+
+    def write(**options):
+        pieces = trained.write(trained.beginning, 25, 3, seed=0, **options)
+        return ["".join(parts) for parts in zip(*pieces, strict=True)]
+
+    whole, stop = write(), ". "
+    found = write(stop=trained.vocab.encode(list(stop)))
+    assert found == [text[: text.index(stop) + len(stop)] for text in whole]
+    assert len({len(text) for text in found}) > 1

@@ -1,0 +1,301 @@
+"""The sentiment program with a person's own reviews, and with what it must refuse."""
+
+import csv
+import io
+import json
+import shutil
+import sys
+
+import jax.numpy as jnp
+import pytest
+
+from experiments.imdb import datasets as imdb_datasets
+from experiments.imdb import train as imdb_train
+from experiments.imdb.model import Settings
+from experiments.imdb.train import Options
+from jaxrnn import training
+from jaxrnn.checkpoints import Checkpoints
+from tests.harness.test_training_loop import assert_identical, files_below, stopping_at
+from tests.imdb.test_train import assert_refused, load_best, read_metrics
+
+TINY = Settings(
+    cell="rnn", bidirectional=False, embed=4, hidden=4, pooling=("mean",), vocab=60,
+    buckets=1, epochs=2, batch=15, learning_rate=0.03,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment():
+    """As it was, after the program has set it up for JAX."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLA_FLAGS", "")
+        yield
+
+
+@pytest.fixture(scope="module")
+def csv_file(tmp_path_factory):
+    path = tmp_path_factory.mktemp("csv") / "mine.csv"
+    generated = imdb_datasets.generate(160, seed=9)
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["label", "text"])
+        for split in (generated.train, generated.validation, generated.test):
+            writer.writerows(zip(split.labels.astype(int), split.texts, strict=True))
+    return path
+
+
+@pytest.fixture(scope="module")
+def csv_run(tmp_path_factory, csv_file):
+    """A finished run on a person's own reviews, batches of 15 on two devices."""
+    path = tmp_path_factory.mktemp("csv_run")
+    imdb_train.main(Options(settings=TINY, csv=csv_file, workdir=path))
+    return path
+
+
+def read_results(path):
+    return json.loads((path / "results.json").read_text())
+
+
+def test_csv_run_in_batches_the_devices_do_not_divide(csv_run, csv_file):
+    results = read_results(csv_run)
+    assert results["dataset"] == f"csv: {csv_file}"
+    assert (results["batch"], results["devices"]) == (15, 2)
+    assert sum(map(sum, results["confusion"])) == 16
+    assert results["pooling"] == ["mean"]
+
+
+def test_a_stopped_run_goes_on_to_the_same_results(
+    tmp_path, csv_run, csv_file, monkeypatch
+):
+    # Of 9 steps an epoch: the first, one in mid-epoch, the last of the first epoch, one
+    # in the last epoch and its last but one.
+    stops, make_train_step = (1, 5, 9, 12, 17), training.make_train_step
+
+    def stopping(*arguments):
+        return stopping_at(stops, make_train_step(*arguments))
+
+    options = Options(settings=TINY, csv=csv_file, workdir=tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "make_train_step", stopping)
+        for stop in stops:
+            with pytest.raises(KeyboardInterrupt, match=f"after step {stop}, all is"):
+                imdb_train.main(options)
+            assert not (tmp_path / "results.json").exists()
+    imdb_train.main(options)
+    _, state, _ = load_best(csv_run, TINY)
+    paths = tmp_path, csv_run
+    for which in ("last", "best"):
+        runs = [Checkpoints(path / "checkpoints", "max") for path in paths]
+        assert_identical(*(run.restore(state, which)[0] for run in runs))
+    found, expected = ([*read_metrics(path), read_results(path)] for path in paths)
+    for line in (*found, *expected):
+        for timed in ("seconds", "words_per_second"):
+            assert line.pop(timed) > 0
+    assert found == expected
+
+
+def test_the_best_checkpoint_is_the_one_tested(tmp_path, csv_run, csv_file):
+    path = shutil.copytree(csv_run, tmp_path / "run")
+    (path / "results.json").unlink()
+    checkpoints = Checkpoints(path / "checkpoints", mode="max")
+    _, state, _ = load_best(path, TINY)
+    _, info = checkpoints.restore(state, "last")
+    shutil.rmtree(path / "checkpoints" / "step_9", ignore_errors=True)
+    state.params["params"]["output"]["bias"] += 100.0  # finds everything positive
+    state = state.replace(step=jnp.asarray(9, jnp.int32))
+    checkpoints.save(9, state, info=info, metric=2.0)
+    imdb_train.main(Options(settings=TINY, csv=csv_file, workdir=path))
+    results, history = read_results(path), info["history"]
+    assert results["confusion"] == [[0, 8], [0, 8]]
+    assert results["test_accuracy"] == 0.5
+    assert 45 < results["test_loss"] < 55
+    assert results["best_epoch"] == 1
+    assert results["validation_accuracy"] == history[0]["validation_accuracy"]
+    assert results["seconds"] > sum(line["seconds"] for line in history)
+
+
+MILLION = "word " * 10**6
+
+
+@pytest.mark.parametrize(
+    ("texts", "stdin", "message"),
+    [
+        ([""], b"", "review 1 has 0 words, not 1 to 100,000: ''"),
+        (["fine", " ?! "], b"", "review 2 has 0 words, not 1 to 100,000: '?!'"),
+        (["-"], b"fine\n\nbad\n", "review 2 has 0 words"),
+        ([MILLION], b"", "review 1 has 1,000,000 words, not 1 to 100,000: 'word word"),
+        (["-"], b"fine\ncaf\xe9\n", "standard input, line 2: not UTF-8: byte 0xe9"),
+        (["-"], b"", "there are no reviews on standard input"),
+    ],
+)
+def test_texts_that_cannot_be_classified(
+    csv_run, program_run, monkeypatch, texts, stdin, message
+):
+    before = files_below(csv_run)
+    stream = io.TextIOWrapper(io.BytesIO(stdin), errors="surrogateescape")
+    monkeypatch.setattr(sys, "stdin", stream)
+    result = program_run("--workdir", csv_run, "--predict", *texts)
+    assert_refused(result, message)
+    assert files_below(csv_run) == before
+
+
+def largest_file(path, which):
+    [*_, last] = steps = Checkpoints(path / "checkpoints", mode="max").steps()
+    step = {"last": last, "first": steps[0]}[which]
+    files = (path / "checkpoints" / f"step_{step}" / "state").rglob("*")
+    return max((f for f in files if f.is_file()), key=lambda f: f.stat().st_size)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("vocab.txt", None, "vocab.txt"),
+        (
+            "vocab.txt",
+            b'"<pad>"\n"<unk>"\nbad\n',
+            "vocab.txt, line 3: not a JSON string",
+        ),
+        (
+            "vocab.txt",
+            b'"<pad>"\n"<unk>"\n"bad"\n',
+            "is not the vocabulary of the run: it has 3 tokens",
+        ),
+        (
+            "settings.json",
+            b"{}",
+            "is of another program or version: it has no cell, ",
+        ),
+        ("settings.json", b"{", "settings.json is damaged"),
+        ("checkpoint", b"", "is damaged"),
+    ],
+)
+def test_predict_with_damaged_files(
+    tmp_path, csv_run, program_run, name, content, message
+):
+    path = shutil.copytree(csv_run, tmp_path / "run")
+    if name == "checkpoint":
+        for which in ("first", "last"):
+            truncate(largest_file(path, which))
+    elif content is None:
+        (path / name).unlink()
+    else:
+        (path / name).write_bytes(content)
+    before = files_below(path)
+    result = program_run("--workdir", path, "--predict", "fine")
+    assert_refused(result, message)
+    assert files_below(path) == before
+
+
+def tiny_arguments(path, csv_path, *more):
+    """The command line of `TINY`."""
+    return (
+        "--workdir", path, "--csv", csv_path, "--cell", "rnn", "--no-bidirectional",
+        "--embed", 4, "--hidden", 4, "--pooling", "mean", "--vocab", 60, "--buckets", 1,
+        "--epochs", 2, "--batch", 15, "--learning-rate", 0.03, *more,
+    )  # fmt: skip
+
+
+def test_the_command_line_is_the_settings(csv_run, csv_file, program_run):
+    code, out, err = program_run(*tiny_arguments(csv_run, csv_file))
+    assert (code, err) == (0, "")
+    assert out.startswith(f"{csv_run} holds a finished run\n")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--seed", 1], "(seed 0, not 1"),
+        (["--hidden", 5, "--layers", 2], "(hidden 4, not 5, layers 1, not 2)"),
+        (["--devices", 3], "3 devices asked for, there are 2"),
+        (["--devices", 0], "--devices must be at least 1, got 0"),
+        (["--max-words", 0], "--max-words must be at least 1, got 0"),
+        (["--word-dropout", 1.5], "--word-dropout must be from 0 to 1, got 1.5"),
+        (["--embed-rate", "nan"], "--embed-rate must be finite and at least 0, got n"),
+        (["--clip", 0], "--clip must be finite and above 0, got 0.0"),
+        (["--seed", 2**32], "--seed must be from 0 to 4294967295, got 4294967296"),
+        (["--vocab", 2], "--vocab must be at least 3, got 2: two entries stand for"),
+    ],
+)
+def test_settings_that_do_not_fit(csv_run, csv_file, program_run, more, message):
+    before = files_below(csv_run)
+    result = program_run(*tiny_arguments(csv_run, csv_file, *more))
+    assert_refused(result, message)
+    assert files_below(csv_run) == before
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{}", "results.json is damaged (KeyError('dataset')): remove it"),
+        ("[1]", "results.json is damaged (not a JSON object): remove it"),
+        ('{"dataset": "x", "test_accuracy": "high"}', "results.json is damaged"),
+    ],
+)
+def test_damaged_results(tmp_path, csv_run, csv_file, program_run, content, message):
+    path = shutil.copytree(csv_run, tmp_path / "run")
+    (path / "results.json").write_text(content)
+    assert_refused(program_run(*tiny_arguments(path, csv_file)), message)
+    assert (path / "results.json").read_text() == content
+
+
+def test_a_work_directory_of_another_vocabulary(csv_run, csv_file, program_run):
+    original = csv_file.read_text()
+    before = files_below(csv_run)
+    try:
+        csv_file.write_text(original.replace("story", "plot"))
+        result = program_run(*tiny_arguments(csv_run, csv_file))
+    finally:
+        csv_file.write_text(original)
+    assert_refused(result, "belongs to a run with other settings (reviews '")
+    assert files_below(csv_run) == before
+
+
+def test_the_same_reviews_elsewhere_go_on(csv_run, csv_file, program_run, tmp_path):
+    path = shutil.copytree(csv_run, tmp_path / "run")
+    (path / "results.json").unlink()
+    other = shutil.copy(csv_file, tmp_path / "other.csv")
+    _, out, _ = program_run(*tiny_arguments(path, other))
+    assert out.startswith(f"continuing in {path} after step 18\n")
+    assert read_results(path)["dataset"] == f"csv: {other}"
+
+
+def test_truncated_checkpoints_are_not_trained_on(
+    tmp_path, csv_run, csv_file, program_run
+):
+    path = shutil.copytree(csv_run, tmp_path / "run")
+    (path / "results.json").unlink()
+    for which in ("first", "last"):
+        truncate(largest_file(path, which))
+    before = files_below(path)
+    result = program_run(*tiny_arguments(path, csv_file))
+    assert_refused(result, "the checkpoint of step 18 in ")
+    assert "is damaged, remove it: " in result[2]
+    assert files_below(path) == before
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda path: path.write_text("mine"), "File exists"),
+        (lambda path: (path / "vocab.txt").mkdir(parents=True), "vocab.txt"),
+        (lambda path: (path / "results.json").mkdir(parents=True), "results.json"),
+    ],
+)
+def test_a_work_directory_that_cannot_be_used(
+    tmp_path, csv_file, program_run, make, message
+):
+    path = tmp_path / "run"
+    make(path)
+    result = program_run(*tiny_arguments(path, csv_file))
+    assert_refused(result, message)
+
+
+def test_a_work_directory_below_a_file(tmp_path, csv_file, program_run):
+    (tmp_path / "file").write_text("mine")
+    path = tmp_path / "file" / "run"
+    result = program_run(*tiny_arguments(path, csv_file))
+    assert_refused(result, f"cannot write to {path} (Not a directory): give another")
