@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from jaxrnn.arguments import at_least, integers
+from jaxrnn._validation import as_int32, check_min
 
 Ids = Sequence[int] | np.ndarray
 
@@ -22,7 +22,7 @@ def epoch_rng(seed: int, epoch: int) -> np.random.Generator:
     >>> epoch_rng(seed=0, epoch=3).permutation(4).shape
     (4,)
     """
-    seed, epoch = at_least(0, seed=seed), at_least(0, epoch=epoch)
+    seed, epoch = check_min(0, seed=seed), check_min(0, epoch=epoch)
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch,)))
 
 
@@ -41,12 +41,12 @@ def pad(
     >>> ids.tolist(), lengths.tolist()
     ([[5, 6, 7], [8, 0, 0]], [3, 1])
     """
-    rows = [integers(1, sequence=np.asarray(given)) for given in sequences]
+    rows = [as_int32(1, sequence=np.asarray(given)) for given in sequences]
     if not rows:
         raise ValueError("there are no sequences to pad")
     lengths = np.array([row.size for row in rows], np.int32)
     longest = int(lengths.max())
-    length = longest if length is None else at_least(0, length=length)
+    length = longest if length is None else check_min(0, length=length)
     if longest > length:
         raise ValueError(
             f"sequence {int(lengths.argmax())} has {longest} ids, more than "
@@ -70,7 +70,7 @@ def pad_rows(batch: Mapping[str, np.ndarray], rows: int) -> dict[str, np.ndarray
     >>> pad_rows({"labels": np.array([1]), "weights": np.ones(1)}, 2)["weights"]
     array([1., 0.])
     """
-    rows = at_least(0, rows=rows)
+    rows = check_min(0, rows=rows)
     counts = {name: len(array) for name, array in batch.items()}
     if len(set(counts.values())) > 1 or max(counts.values(), default=0) > rows:
         raise ValueError(
@@ -84,7 +84,7 @@ def pad_rows(batch: Mapping[str, np.ndarray], rows: int) -> dict[str, np.ndarray
     }
 
 
-def bucket_boundaries(lengths: Ids, num_buckets: int) -> tuple[int, ...]:
+def bucket_lengths(lengths: Ids, num_buckets: int) -> tuple[int, ...]:
     """The at most `num_buckets` padded lengths that waste the least padding.
 
     Ascending, the last the longest length; found exactly by dynamic programming, in
@@ -95,10 +95,10 @@ def bucket_boundaries(lengths: Ids, num_buckets: int) -> tuple[int, ...]:
         TypeError: a number is not an integer.
         ValueError: there are no lengths, one is negative, or `num_buckets` is below 1.
 
-    >>> bucket_boundaries([1, 2, 2, 9, 10], num_buckets=2)
+    >>> bucket_lengths([1, 2, 2, 9, 10], num_buckets=2)
     (2, 10)
     """
-    num_buckets = at_least(1, num_buckets=num_buckets)
+    num_buckets = check_min(1, num_buckets=num_buckets)
     lengths = np.maximum(_lengths(lengths, minimum=0), 1)
     distinct, counts = np.unique(lengths, return_counts=True)
     # shorter[j]: how many sequences are shorter than distinct[j];
@@ -124,7 +124,7 @@ def bucket_boundaries(lengths: Ids, num_buckets: int) -> tuple[int, ...]:
     return tuple(boundaries)
 
 
-def bucketed(
+def bucket_batches(
     lengths: Ids,
     boundaries: Sequence[int],
     batch_size: int,
@@ -144,7 +144,7 @@ def bucketed(
         ValueError: there are no lengths, a length is negative or beyond the last
             boundary, the boundaries do not ascend from 1, or `batch_size` is below 1.
 
-    >>> for indices, boundary in bucketed([2, 9, 1, 8, 2], (2, 9), batch_size=2):
+    >>> for indices, boundary in bucket_batches([2, 9, 1, 8, 2], (2, 9), batch_size=2):
     ...     print(indices, boundary)
     [0 2] 2
     [4 1] 9
@@ -152,7 +152,7 @@ def bucketed(
     """
     lengths = _lengths(lengths, minimum=0)
     edges = _lengths(boundaries, minimum=1, name="boundaries")
-    batch_size = at_least(1, batch_size=batch_size)
+    batch_size = check_min(1, batch_size=batch_size)
     if (np.diff(edges) <= 0).any():
         raise ValueError(f"boundaries must ascend, got {tuple(boundaries)}")
     if lengths.max() > edges[-1]:
@@ -177,7 +177,7 @@ def bucketed(
     return batches
 
 
-def pack(lengths: Ids, row_length: int) -> list[np.ndarray]:
+def plan_packing(lengths: Ids, row_length: int) -> list[np.ndarray]:
     """Which examples share a row of `row_length` steps: indices, one array per row.
 
     First-fit decreasing: the longest first, each into the first row with room for it.
@@ -188,11 +188,11 @@ def pack(lengths: Ids, row_length: int) -> list[np.ndarray]:
         ValueError: there are no lengths, one is below 1 (an empty sequence would have
             no step to carry its segment id) or above `row_length`.
 
-    >>> [row.tolist() for row in pack([3, 1, 2, 4], row_length=5)]
+    >>> [row.tolist() for row in plan_packing([3, 1, 2, 4], row_length=5)]
     [[3, 1], [0, 2]]
     """
     lengths = _lengths(lengths, minimum=1)
-    row_length = at_least(1, row_length=row_length)
+    row_length = check_min(1, row_length=row_length)
     if lengths.max() > row_length:
         raise ValueError(
             f"length {lengths.max()} of example {lengths.argmax()} is more than "
@@ -210,33 +210,33 @@ def pack(lengths: Ids, row_length: int) -> list[np.ndarray]:
     return [np.array(row) for row in rows]
 
 
-def packed(
+def pack_sequences(
     sequences: Sequence[Ids], rows: Sequence[Ids], row_length: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Several sequences end to end in each row: ids [b, t] and segment_ids [b, t].
 
-    Both are int32, zeros behind. `rows` names the sequences as `pack` does (for a batch
-    take some of its rows); segments are numbered 1, 2, … in that order.
+    Both are int32, zeros behind. `rows` names the sequences as `plan_packing` does (for
+    a batch take some of its rows); segments are numbered 1, 2, … in that order.
 
     Raises:
         TypeError: the ids are not integers.
         ValueError: there are no rows, a row is empty or longer than `row_length`, or a
             sequence is empty.
 
-    >>> ids, segment_ids = packed([[5, 5], [6]], [[0, 1]], row_length=4)
+    >>> ids, segment_ids = pack_sequences([[5, 5], [6]], [[0, 1]], row_length=4)
     >>> ids.tolist(), segment_ids.tolist()
     ([[5, 5, 6, 0]], [[1, 1, 2, 0]])
     """
     joined, segments = [], []
     for row in rows:
-        parts = [integers(1, sequence=np.asarray(sequences[i])) for i in row]
+        parts = [as_int32(1, sequence=np.asarray(sequences[i])) for i in row]
         lengths = _lengths([part.size for part in parts], minimum=1)
         joined.append(np.concatenate(parts))
         segments.append(np.repeat(np.arange(1, lengths.size + 1), lengths))
     return pad(joined, row_length)[0], pad(segments, row_length)[0]
 
 
-def streams(
+def tbptt_batches(
     ids: Ids, batch_size: int, time: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Inputs and targets of one long text for truncated backpropagation in time.
@@ -251,14 +251,14 @@ def streams(
         TypeError: a number is not an integer.
         ValueError: a size is below 1, or the text too short for one step in each row.
 
-    >>> for inputs, targets in streams(np.arange(9), batch_size=2, time=3):
+    >>> for inputs, targets in tbptt_batches(np.arange(9), batch_size=2, time=3):
     ...     print(inputs.tolist(), targets.tolist())
     [[0, 1, 2], [4, 5, 6]] [[1, 2, 3], [5, 6, 7]]
     [[3], [7]] [[4], [8]]
     """
-    ids = integers(1, ids=np.asarray(ids))
-    batch_size = at_least(1, batch_size=batch_size)
-    time = at_least(1, time=time)
+    ids = as_int32(1, ids=np.asarray(ids))
+    batch_size = check_min(1, batch_size=batch_size)
+    time = check_min(1, time=time)
     steps = (ids.size - 1) // batch_size
     if steps < 1:
         raise ValueError(
@@ -274,7 +274,7 @@ def streams(
 
 
 def _lengths(lengths: Ids, minimum: int, name: str = "lengths") -> np.ndarray:
-    array = integers(1, **{name: np.asarray(lengths)})
+    array = as_int32(1, **{name: np.asarray(lengths)})
     if not array.size:
         raise ValueError(f"there are no {name}")
     if array.min() < minimum:

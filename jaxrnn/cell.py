@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Initializer
 
-from jaxrnn.arguments import at_least, sizes
+from jaxrnn._validation import check_min, check_shape
 from jaxrnn.products import product
-from jaxrnn.types import Array, CellState, Dtype, Float, wide
+from jaxrnn.types import Array, CellState, Dtype, Float, accumulation_dtype
 
 
 class Cell(nn.RNNCellBase):
@@ -39,7 +39,7 @@ class Cell(nn.RNNCellBase):
     gates: ClassVar[int]
 
     def __post_init__(self):
-        at_least(1, features=self.features)
+        check_min(1, features=self.features)
         super().__post_init__()
 
     def setup(self):
@@ -106,26 +106,26 @@ class Cell(nn.RNNCellBase):
 
         >>> from jaxrnn import RNNCell
         >>> cell = RNNCell(2, activation="relu", kernel_init=nn.initializers.ones)
-        >>> h, x = cell.zero_state((1,)), jnp.array([[1.0, 0.5, 0.25]])
+        >>> h, x = cell.initial_state((1,)), jnp.array([[1.0, 0.5, 0.25]])
         >>> (h, y), variables = cell.init_with_output(jax.random.key(0), h, x)
         >>> y
         Array([[1.75, 1.75]], dtype=float32)
         """
         return self.recur(state, self.project(x))
 
-    def zero_state(self, batch_shape: tuple[int, ...]) -> CellState:
+    def initial_state(self, batch_shape: tuple[int, ...]) -> CellState:
         """The state before anything was read.
 
         >>> from jaxrnn import GRUCell
-        >>> GRUCell(features=2).zero_state((1,))
+        >>> GRUCell(features=2).initial_state((1,))
         Array([[0., 0.]], dtype=float32)
         """
-        batch_shape = sizes(batch_shape=batch_shape)
+        batch_shape = check_shape(batch_shape=batch_shape)
         return jnp.zeros((*batch_shape, self.features), self.state_dtype)
 
     def initialize_carry(self, rng, input_shape: tuple[int, ...]) -> CellState:
-        """As `zero_state`, under the name that `flax.linen.RNN` calls it by."""
-        return self.zero_state(input_shape[: -self.num_feature_axes])
+        """As `initial_state`, under the name that `flax.linen.RNN` calls it by."""
+        return self.initial_state(input_shape[: -self.num_feature_axes])
 
     @property
     def num_feature_axes(self) -> int:
@@ -167,7 +167,7 @@ class Cell(nn.RNNCellBase):
         >>> GRUCell(features=2, dtype=jnp.bfloat16).state_dtype.__name__
         'float32'
         """
-        return wide(self.compute_dtype)
+        return accumulation_dtype(self.compute_dtype)
 
     def _step(
         self, state: Any, x_gates: Float[Array, "*b g"], w_h: Float[Array, "h g"]
@@ -237,6 +237,6 @@ def narrowed(init: Initializer) -> Initializer:
     """
 
     def in_half_precision_too(key, shape, dtype):
-        return init(key, shape, wide(dtype)).astype(dtype)
+        return init(key, shape, accumulation_dtype(dtype)).astype(dtype)
 
     return in_half_precision_too

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 import jax.numpy as jnp
 
-from jaxrnn.arguments import at_least
+from jaxrnn._validation import check_min
 from jaxrnn.cell import Cell, narrowed
 from jaxrnn.equations import (
     ACTIVATIONS,
@@ -26,7 +26,7 @@ class RNNCell(Cell):
 
     >>> import jax
     >>> cell = RNNCell(features=8)
-    >>> x, h = jnp.ones((2, 3)), cell.zero_state((2,))
+    >>> x, h = jnp.ones((2, 3)), cell.initial_state((2,))
     >>> (h, y), variables = cell.init_with_output(jax.random.key(0), h, x)
     >>> y.shape, sorted(variables["params"])
     ((2, 8), ['b', 'w_h', 'w_x'])
@@ -60,7 +60,7 @@ class LSTMCell(Cell):
 
     >>> import jax
     >>> cell = LSTMCell(features=8)
-    >>> x, state = jnp.ones((2, 3)), cell.zero_state((2,))
+    >>> x, state = jnp.ones((2, 3)), cell.initial_state((2,))
     >>> (state, y), variables = cell.init_with_output(jax.random.key(0), state, x)
     >>> y.shape, state.c.shape, variables["params"]["w_x"].shape
     ((2, 8), (2, 8), (3, 32))
@@ -72,7 +72,7 @@ class LSTMCell(Cell):
 
     def __post_init__(self):
         if (
-            at_least(0, proj_size=self.proj_size)
+            check_min(0, proj_size=self.proj_size)
             and not 0 < self.proj_size < self.features
         ):
             raise ValueError(
@@ -88,13 +88,13 @@ class LSTMCell(Cell):
             init = narrowed(self.kernel_init)
             self.w_p = self.param("w_p", init, shape, self.param_dtype)
 
-    def zero_state(self, batch_shape):
+    def initial_state(self, batch_shape):
         """The output and the memory cell before anything was read.
 
-        >>> LSTMCell(features=3, proj_size=1).zero_state(())
+        >>> LSTMCell(features=3, proj_size=1).initial_state(())
         LSTMState(h=Array([0.], dtype=float32), c=Array([0., 0., 0.], dtype=float32))
         """
-        c = super().zero_state(batch_shape)
+        c = super().initial_state(batch_shape)
         h = jnp.zeros((*c.shape[:-1], self.output_features), c.dtype)
         return LSTMState(h, c)
 
@@ -120,7 +120,7 @@ class GRUCell(Cell):
 
     >>> import jax
     >>> cell = GRUCell(features=8)
-    >>> x, h = jnp.ones((2, 3)), cell.zero_state((2,))
+    >>> x, h = jnp.ones((2, 3)), cell.initial_state((2,))
     >>> (h, y), variables = cell.init_with_output(jax.random.key(0), h, x)
     >>> y.shape, sorted(variables["params"])
     ((2, 8), ['b', 'b_n', 'w_h', 'w_x'])
@@ -147,7 +147,7 @@ class ResetBeforeGRUCell(Cell):
 
     >>> import jax
     >>> cell = ResetBeforeGRUCell(features=8)
-    >>> x, h = jnp.ones((2, 3)), cell.zero_state((2,))
+    >>> x, h = jnp.ones((2, 3)), cell.initial_state((2,))
     >>> (h, y), variables = cell.init_with_output(jax.random.key(0), h, x)
     >>> y.shape, sorted(variables["params"])
     ((2, 8), ['b', 'w_h', 'w_x'])

@@ -25,9 +25,9 @@ import jax
 from jax.experimental import multihost_utils
 from jaxtyping import PyTree
 
-from jaxrnn import records
-from jaxrnn.arguments import at_least, number
-from jaxrnn.leaves import abstract, by_name, differences, types
+from jaxrnn import manifest
+from jaxrnn._validation import check_min, check_scalar
+from jaxrnn.pytree_spec import abstract, by_name, differences, types
 
 _NAME = re.compile("step_(0|[1-9][0-9]{0,17})")
 
@@ -89,7 +89,9 @@ class Checkpoints:
         >>> Checkpoints("no run was here").steps()
         ()
         """
-        complete = [k for k in self._begun() if (self._path(k) / records.NAME).exists()]
+        complete = [
+            k for k in self._begun() if (self._path(k) / manifest.NAME).exists()
+        ]
         return tuple(sorted(complete))
 
     def save(
@@ -121,7 +123,7 @@ class Checkpoints:
         >>> checkpoints.steps()
         (2, 3, 4)
         """
-        step, metric = at_least(0, step=step), number(metric=metric)
+        step, metric = check_min(0, step=step), check_scalar(metric=metric)
         if math.isnan(metric):
             raise ValueError(f"the metric of step {step} is NaN: not saved")
         damaged = {step}.intersection(self.steps())
@@ -147,7 +149,7 @@ class Checkpoints:
             self._orbax.save(path / "state", args=self._args.StandardSave(leaves))
             good = []
             if jax.process_index() == 0:
-                records.write(path, record)
+                manifest.write(path, record)
                 self._whole.discard(step)
                 # A damaged one counts for nothing, and stays for its owner to judge.
                 good = self._ranked(self._whole_record)
@@ -241,12 +243,12 @@ class Checkpoints:
 
     def _record(self, step: int) -> dict[str, Any]:
         with self._damaged(step):
-            return records.read(self._path(step))
+            return manifest.read(self._path(step))
 
     def _verified_record(self, step: int) -> dict[str, Any]:
         self._whole.discard(step)
         with self._damaged(step):
-            record = records.verified(self._path(step))
+            record = manifest.verified(self._path(step))
         self._whole.add(step)
         return record
 
@@ -266,7 +268,7 @@ class Checkpoints:
         """
         if jax.process_index() == 0:
             for step in steps:
-                (self._path(step) / records.NAME).unlink()
+                (self._path(step) / manifest.NAME).unlink()
             for step in set(self._begun()).difference(self.steps()):
                 shutil.rmtree(self._path(step))
         multihost_utils.sync_global_devices("jaxrnn.checkpoints.remove")

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxrnn.arguments import share
+from jaxrnn._validation import check_probability
 from jaxrnn.types import State
 
 Merge = Literal["concat", "sum", "mean", "mul", "stack"]
@@ -77,24 +77,24 @@ class Bidirectional(nn.Module):
             "a bidirectional layer needs the whole sequence, it has no single step"
         )
 
-    def zero_state(self, batch_shape: tuple[int, ...]) -> State:
+    def initial_state(self, batch_shape: tuple[int, ...]) -> State:
         """The forward layer's state, then the backward layer's.
 
         >>> from jaxrnn import GRU
         >>> layer = Bidirectional(GRU(features=2), GRU(features=1))
-        >>> [h.tolist() for h in layer.zero_state((1,))]
+        >>> [h.tolist() for h in layer.initial_state((1,))]
         [[[0.0, 0.0]], [[0.0]]]
         """
-        return self.forward.zero_state(batch_shape) + self.backward.zero_state(
+        return self.forward.initial_state(batch_shape) + self.backward.initial_state(
             batch_shape
         )
 
     @property
-    def chosen_backends(self) -> tuple[str, ...]:
+    def resolved_backends(self) -> tuple[str, ...]:
         """Which recurrence runs each cell, in the order of the state.
 
         >>> from jaxrnn import GRU, Recurrent
-        >>> Bidirectional(GRU(8), Recurrent(nn.GRUCell(8))).chosen_backends
+        >>> Bidirectional(GRU(8), Recurrent(nn.GRUCell(8))).resolved_backends
         ('fused', 'scan')
         """
         return _backends(self.forward) + _backends(self.backward)
@@ -132,7 +132,7 @@ class Stack(nn.Module):
     locked_dropout: bool = False
 
     def __post_init__(self):
-        share(dropout=self.dropout)
+        check_probability(dropout=self.dropout)
         if not self.layers:
             raise ValueError("a stack needs at least one layer, got none")
         for layer in self.layers:
@@ -171,29 +171,29 @@ class Stack(nn.Module):
             options = {}
         return x, after
 
-    def zero_state(self, batch_shape: tuple[int, ...]) -> State:
+    def initial_state(self, batch_shape: tuple[int, ...]) -> State:
         """The states of the layers, one after the other.
 
         >>> from jaxrnn import GRU
         >>> layer = Stack([GRU(features=2, num_layers=2), GRU(features=1)])
-        >>> [h.tolist() for h in layer.zero_state((1,))]
+        >>> [h.tolist() for h in layer.initial_state((1,))]
         [[[0.0, 0.0]], [[0.0, 0.0]], [[0.0]]]
         """
-        return sum((layer.zero_state(batch_shape) for layer in self.layers), ())
+        return sum((layer.initial_state(batch_shape) for layer in self.layers), ())
 
     @property
-    def chosen_backends(self) -> tuple[str, ...]:
+    def resolved_backends(self) -> tuple[str, ...]:
         """Which recurrence runs each cell, in the order of the state.
 
         >>> from jaxrnn import GRU, Recurrent
-        >>> Stack([GRU(8), Recurrent(nn.GRUCell(8))]).chosen_backends
+        >>> Stack([GRU(8), Recurrent(nn.GRUCell(8))]).resolved_backends
         ('fused', 'scan')
         """
         return sum(map(_backends, self.layers), ())
 
 
 def require_layer(name: str, layer: Any) -> None:
-    """Refuses what is no layer: what has not its methods `step` and `zero_state`.
+    """Refuses what is no layer: what has not its methods `step` and `initial_state`.
 
     Raises:
         TypeError: it is not a layer; with what to do of a cell.
@@ -208,7 +208,7 @@ def require_layer(name: str, layer: Any) -> None:
         )
     if not isinstance(layer, nn.Module):
         raise TypeError(f"{name} must be a layer, got {layer!r}")
-    for method in ("step", "zero_state"):
+    for method in ("step", "initial_state"):
         if not hasattr(layer, method):
             raise TypeError(
                 f"{name} must be a layer, got {type(layer).__name__}, "
@@ -224,12 +224,12 @@ def _split(state: State | None, layers: Sequence[Any]) -> list[State | None]:
     if not isinstance(state, tuple) or hasattr(state, "_fields"):
         raise ValueError(
             f"the state must be a tuple with an entry for each of {sum(counts)} cells, "
-            f"as zero_state returns it, got {type(state).__name__}"
+            f"as initial_state returns it, got {type(state).__name__}"
         )
     if len(state) != sum(counts):
         raise ValueError(
             f"the state must have an entry for each of {sum(counts)} cells, as "
-            f"zero_state returns it, got {len(state)} entries"
+            f"initial_state returns it, got {len(state)} entries"
         )
     parts, rest = [], tuple(state)
     for count in counts:
@@ -240,12 +240,12 @@ def _split(state: State | None, layers: Sequence[Any]) -> list[State | None]:
 
 def _backends(layer: Any) -> tuple[str, ...]:
     """What runs each cell: of anyone's layer, with but three methods, it is unknown."""
-    if hasattr(layer, "chosen_backends"):
-        return layer.chosen_backends
+    if hasattr(layer, "resolved_backends"):
+        return layer.resolved_backends
     try:
-        return ("unknown",) * len(layer.zero_state((1,)))
+        return ("unknown",) * len(layer.initial_state((1,)))
     except Exception as error:  # of several kinds: it is anyone's
         raise ValueError(
             f"which entries of the state are those of {type(layer).__name__}, neither "
-            f"zero_state((1,)) says ({error}) nor a property chosen_backends"
+            f"initial_state((1,)) says ({error}) nor a property resolved_backends"
         ) from error

@@ -13,16 +13,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
-from jaxrnn.arguments import check_within, integers
+from jaxrnn._jax_compat import concrete_or_none
+from jaxrnn._validation import as_int32, check_within
 from jaxrnn.closures import Arrays, Frame, take_apart
-from jaxrnn.types import known
 
 Step: TypeAlias = Callable[
     [Int[Array, "b"], PyTree], tuple[Float[Array, "b v"], PyTree]
 ]
 
 
-class Continuation(NamedTuple):
+class DecodeState(NamedTuple):
     """What the rest of a text depends on.
 
     Attributes:
@@ -33,7 +33,8 @@ class Continuation(NamedTuple):
         stopped: the rows that ended with the stop string.
         position: how many tokens each row has drawn.
 
-    >>> begin({"h": jnp.zeros((2, 4))}, jnp.zeros((2, 10))).position.tolist()
+    >>> state = init_decode_state({"h": jnp.zeros((2, 4))}, jnp.zeros((2, 10)))
+    >>> state.position.tolist()
     [0, 0]
     """
 
@@ -45,13 +46,13 @@ class Continuation(NamedTuple):
     position: Int[Array, "b"]
 
 
-def begin(state: PyTree, logits: Float[ArrayLike, "b v"]) -> Continuation:
+def init_decode_state(state: PyTree, logits: Float[ArrayLike, "b v"]) -> DecodeState:
     """Where a text stands before its first token, which has these logits.
 
     Raises:
         ValueError: the logits are not of shape [rows, vocabulary].
 
-    >>> begin(None, jnp.zeros((2, 10))).stopped.tolist()
+    >>> init_decode_state(None, jnp.zeros((2, 10))).stopped.tolist()
     [False, False]
     """
     logits = jnp.asarray(logits)
@@ -60,7 +61,7 @@ def begin(state: PyTree, logits: Float[ArrayLike, "b v"]) -> Continuation:
             f"logits must have the shape [rows, vocabulary], got {logits.shape}"
         )
     rows = logits.shape[0]
-    return Continuation(
+    return DecodeState(
         state=state,
         logits=logits,
         seen=jnp.zeros(logits.shape, bool),
@@ -70,12 +71,12 @@ def begin(state: PyTree, logits: Float[ArrayLike, "b v"]) -> Continuation:
     )
 
 
-def read(
+def prefill(
     step: Step,
     state: PyTree,
     prompt: Int[ArrayLike, "b p"] | Sequence[Sequence[int]],
     prompt_lengths: Int[ArrayLike, "b"] | Sequence[int] | None = None,
-) -> Continuation:
+) -> DecodeState:
     """Where a text stands behind its prompt, whose tokens go through the model in turn.
 
     `state` is the model's before the prompt. Prompts of different lengths are padded
@@ -84,18 +85,18 @@ def read(
     once.
 
     Raises:
-        ValueError: there are no rows, or a row without a token (`begin` needs none); a
-            token is outside the vocabulary; a shape does not fit; `step` returns
-            something else than logits and a state like the one before.
+        ValueError: there are no rows, or a row without a token (`init_decode_state`
+            needs none); a token is outside the vocabulary; a shape does not fit;
+            `step` returns something else than logits and a state like the one before.
 
     >>> def count(tokens, steps):
     ...     return jax.nn.one_hot(tokens + 1, 10), steps + 1
     >>> prompt = [[4, 5, 6], [1, 0, 0]]
-    >>> text = read(count, jnp.zeros(2), prompt, prompt_lengths=[3, 1])
+    >>> text = prefill(count, jnp.zeros(2), prompt, prompt_lengths=[3, 1])
     >>> text.logits.argmax(axis=-1).tolist(), text.state.tolist()
     ([7, 2], [3.0, 1.0])
     """
-    prompt = integers(2, prompt=prompt)
+    prompt = as_int32(2, prompt=prompt)
     rows, longest = prompt.shape
     if not prompt.size:
         raise ValueError(
@@ -103,18 +104,18 @@ def read(
             "without any, begin(state, logits) takes the logits of the first one"
         )
     if prompt_lengths is not None:
-        prompt_lengths = integers(1, prompt_lengths=prompt_lengths)
+        prompt_lengths = as_int32(1, prompt_lengths=prompt_lengths)
         if prompt_lengths.shape != (rows,):
             raise ValueError(
                 f"prompt_lengths has shape {prompt_lengths.shape}, "
                 f"but the prompt {rows} rows"
             )
-        check_within(1, longest, prompt_lengths=known(prompt_lengths))
+        check_within(1, longest, prompt_lengths=concrete_or_none(prompt_lengths))
         times = np.arange(longest, dtype=np.int32)[None]
         # What is behind them need be no token.
         prompt = jnp.where(times < prompt_lengths[:, None], prompt, 0)
     text = _read(*take_apart(step), state, prompt, prompt_lengths)
-    check_within(0, text.logits.shape[-1] - 1, prompt=known(prompt))
+    check_within(0, text.logits.shape[-1] - 1, prompt=concrete_or_none(prompt))
     return text
 
 
@@ -125,7 +126,7 @@ def _read(
     state: PyTree,
     prompt: Int[Array, "b p"],
     lengths: Int[Array, "b"] | None,
-) -> Continuation:
+) -> DecodeState:
     step = frame.fill(arrays)
     rows, longest = prompt.shape
     times = jnp.arange(longest, dtype=jnp.int32)
@@ -140,7 +141,7 @@ def _read(
     spec = logits_spec(step, prompt[:, 0], state)
     before = (jnp.zeros(spec.shape, spec.dtype), state)
     (logits, state), _ = jax.lax.scan(body, before, (times, prompt.T))
-    text = begin(state, logits)
+    text = init_decode_state(state, logits)
     valid = jnp.ones(prompt.shape, bool)
     if lengths is not None:
         valid = times[None] < lengths[:, None]

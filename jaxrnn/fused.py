@@ -71,7 +71,7 @@ def fused(
 
     >>> from flax import linen as nn
     >>> def run(cell, x):
-    ...     return fused(cell, cell.zero_state((2,)), cell.project(x))
+    ...     return fused(cell, cell.initial_state((2,)), cell.project(x))
     >>> (y, h), variables = nn.init_with_output(run, cells.GRUCell(features=8))(
     ...     jax.random.key(0), jnp.ones((5, 2, 3))
     ... )

@@ -5,7 +5,7 @@ another does:
 
     outputs, state = layer(x, state, lengths=..., segment_ids=..., train=...)
     output, state = layer.step(x, state)          the same, one time step at a time
-    state = layer.zero_state(batch_shape)
+    state = layer.initial_state(batch_shape)
 
 `x` is `[*b, t, d]` with any number of batch axes, none included, and may be padded; the
 state is a flat tuple with one entry per cell, in PyTorch's order. The files `scan` and
@@ -21,14 +21,14 @@ from flax.typing import Initializer
 from jax.typing import ArrayLike
 
 from jaxrnn import cells
-from jaxrnn.arguments import at_least, share, sizes
+from jaxrnn._validation import check_min, check_probability, check_shape
 from jaxrnn.combinators import Bidirectional, Stack
 from jaxrnn.equations import Activation
 from jaxrnn.recurrent import Backend, Recurrent
 from jaxrnn.types import Array, Dtype, Float, Int, State
 
 
-class StackedLayer(nn.Module):
+class Layer(nn.Module):
     """`num_layers` layers of one kind of cell, in one or both directions: what `RNN`,
     `LSTM` and `GRU` share.
 
@@ -78,9 +78,9 @@ class StackedLayer(nn.Module):
     cell_type: ClassVar[type[cells.Cell]]
 
     def __post_init__(self):
-        at_least(1, features=self.features)
-        at_least(1, num_layers=self.num_layers)
-        share(dropout=self.dropout)
+        check_min(1, features=self.features)
+        check_min(1, num_layers=self.num_layers)
+        check_probability(dropout=self.dropout)
         super().__post_init__()
 
     def setup(self):
@@ -121,27 +121,28 @@ class StackedLayer(nn.Module):
         """As `Recurrent.step`: without dropout, and not with `bidirectional`."""
         return self.stack.step(x, state, projected=projected)
 
-    def zero_state(self, batch_shape: tuple[int, ...]) -> State:
+    def initial_state(self, batch_shape: tuple[int, ...]) -> State:
         """The state before anything was read.
 
-        >>> [h.tolist() for h in GRU(features=2, bidirectional=True).zero_state((1,))]
+        >>> layer = GRU(features=2, bidirectional=True)
+        >>> [h.tolist() for h in layer.initial_state((1,))]
         [[[0.0, 0.0]], [[0.0, 0.0]]]
         """
-        batch_shape = sizes(batch_shape=batch_shape)
+        batch_shape = check_shape(batch_shape=batch_shape)
         cell = self._cell(parent=None)
         cells = self.num_layers * (2 if self.bidirectional else 1)
         # Arrays of their own: a step that is jitted may be given them to reuse.
-        return tuple(cell.zero_state(batch_shape) for _ in range(cells))
+        return tuple(cell.initial_state(batch_shape) for _ in range(cells))
 
     @property
-    def chosen_backends(self) -> tuple[str, ...]:
+    def resolved_backends(self) -> tuple[str, ...]:
         """Which recurrence runs each cell, in the order of the state.
 
-        >>> LSTM(features=8, num_layers=2).chosen_backends
+        >>> LSTM(features=8, num_layers=2).resolved_backends
         ('fused', 'fused')
         """
         one = self._recurrent(self._cell(parent=None), parent=None)
-        return one.chosen_backends * len(self.zero_state(()))
+        return one.resolved_backends * len(self.initial_state(()))
 
     def _layer(self, name: str) -> nn.Module:
         forward = self._recurrent(self._cell(name=name))
@@ -170,7 +171,7 @@ class StackedLayer(nn.Module):
         return {}
 
 
-class RNN(StackedLayer):
+class RNN(Layer):
     """`torch.nn.RNN`: the simple recurrent network (Elman, 1990).
 
     >>> import jax
@@ -189,7 +190,7 @@ class RNN(StackedLayer):
         return {"activation": self.activation}
 
 
-class LSTM(StackedLayer):
+class LSTM(Layer):
     """`torch.nn.LSTM`: long short-term memory (Hochreiter and Schmidhuber, 1997), with
     `proj_size` outputs if that is not 0. `forget_bias` is added to the forget gate's
     initial bias; PyTorch has none, here it is 1 as Jozefowicz et al. (2015) advise.
@@ -213,7 +214,7 @@ class LSTM(StackedLayer):
         return {"proj_size": self.proj_size, "forget_bias": self.forget_bias}
 
 
-class GRU(StackedLayer):
+class GRU(Layer):
     """`torch.nn.GRU`: the gated recurrent unit (Cho et al., 2014), reset gate after the
     product.
 

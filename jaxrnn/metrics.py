@@ -14,7 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float, Num
 
-from jaxrnn.types import indices
+from jaxrnn.types import sanitize_ids
 
 
 class Mean(NamedTuple):
@@ -97,7 +97,7 @@ def cross_entropy(
             f"logits of shape {logits.shape} need ids of shape {logits.shape[:-1]}, "
             f"not {ids.shape}"
         )
-    ids = indices(ids, logits.shape[-1])
+    ids = sanitize_ids(ids, logits.shape[-1])
     return optax.softmax_cross_entropy_with_integer_labels(logits, ids)
 
 
@@ -159,10 +159,10 @@ def perplexity(nats: Float[ArrayLike, "*b"]) -> Float[Array, "*b"]:
     return jnp.exp(_numbers("nats", nats))
 
 
-def bits(nats: Float[ArrayLike, "*b"]) -> Float[Array, "*b"]:
+def nats_to_bits(nats: Float[ArrayLike, "*b"]) -> Float[Array, "*b"]:
     """The same cross-entropy in bits.
 
-    >>> bits(math.log(8))
+    >>> nats_to_bits(math.log(8))
     Array(3., dtype=float32, weak_type=True)
     """
     return _numbers("nats", nats) / math.log(2)

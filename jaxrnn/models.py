@@ -10,13 +10,13 @@ from flax.typing import Initializer
 from jax.typing import ArrayLike
 
 from jaxrnn import segments
-from jaxrnn.arguments import at_least, share
+from jaxrnn._validation import check_min, check_probability
 from jaxrnn.combinators import Bidirectional, require_layer
-from jaxrnn.types import Array, Float, Int, State, indices, wide
+from jaxrnn.types import Array, Float, Int, State, accumulation_dtype, sanitize_ids
 
 
 class SequenceClassifier(nn.Module):
-    """Logits for each sequence, of `classes`, or one of yes and no if that is None:
+    """Logits for each sequence, of `num_classes`, or one of yes and no if that is None:
     embedding, recurrent encoder, pooling over time, and a linear output.
 
     Each of `pooling` gives one vector and they are put side by side: the encoder's
@@ -44,14 +44,14 @@ class SequenceClassifier(nn.Module):
     pooling: Sequence[segments.Pooling] = ("max", "mean")
     dropout: float = 0.0
     word_dropout: float = 0.0
-    classes: int | None = None
+    num_classes: int | None = None
     embed_init: Initializer = nn.initializers.normal(0.1)
 
     def __post_init__(self):
         _check(self)
-        if self.classes is not None:
-            at_least(1, classes=self.classes)
-        share(word_dropout=self.word_dropout)
+        if self.num_classes is not None:
+            check_min(1, num_classes=self.num_classes)
+        check_probability(word_dropout=self.word_dropout)
         if not self.pooling:
             raise ValueError(f"pooling must name at least one, got {self.pooling!r}")
         super().__post_init__()
@@ -62,7 +62,7 @@ class SequenceClassifier(nn.Module):
         )
         self.drop_words = nn.Dropout(self.word_dropout, broadcast_dims=(-1,))
         self.drop = nn.Dropout(self.dropout)
-        self.output = nn.Dense(self.classes or 1)
+        self.output = nn.Dense(self.num_classes or 1)
 
     def __call__(
         self,
@@ -101,8 +101,8 @@ class SequenceClassifier(nn.Module):
             segments.pool(outputs, ids, how, num_segments) for how in self.pooling
         ]
         pooled = self.drop(jnp.concatenate(pooled, axis=-1), deterministic=not train)
-        logits = self.output(pooled.astype(wide(pooled.dtype)))
-        return logits.squeeze(-1) if self.classes is None else logits
+        logits = self.output(pooled.astype(accumulation_dtype(pooled.dtype)))
+        return logits.squeeze(-1) if self.num_classes is None else logits
 
 
 class LanguageModel(nn.Module):
@@ -112,10 +112,10 @@ class LanguageModel(nn.Module):
     It has the three methods of a layer, with tokens for inputs. The encoder must read
     forwards alone: one that reads backwards has seen what it is to predict.
 
-    With `tied` the embedding is the output's matrix as well (Press and Wolf, 2017;
-    Inan et al., 2017); a linear layer comes before it where the encoder has not as many
-    outputs as the embedding has features. In training `dropout` acts on the encoder's
-    outputs (rng stream `"dropout"`), with `locked_dropout` as in a `Stack`.
+    With `tie_embeddings` the embedding is the output's matrix as well (Press and Wolf,
+    2017; Inan et al., 2017); a linear layer comes before it where the encoder has not
+    as many outputs as the embedding has features. In training `dropout` acts on the
+    encoder's outputs (rng stream `"dropout"`), with `locked_dropout` as in a `Stack`.
 
     >>> import jax
     >>> from jaxrnn import LSTM
@@ -131,7 +131,7 @@ class LanguageModel(nn.Module):
     encoder: nn.Module
     dropout: float = 0.0
     locked_dropout: bool = False
-    tied: bool = False
+    tie_embeddings: bool = False
     embed_init: Initializer = nn.initializers.normal(0.1)
 
     def __post_init__(self):
@@ -150,7 +150,7 @@ class LanguageModel(nn.Module):
         self.drop = nn.Dropout(
             self.dropout, broadcast_dims=(-2,) if self.locked_dropout else ()
         )
-        if self.tied:
+        if self.tie_embeddings:
             self.project = nn.Dense(self.embed_features)
             self.bias = self.param("bias", nn.initializers.zeros, (self.vocab_size,))
         else:
@@ -192,14 +192,15 @@ class LanguageModel(nn.Module):
         )
         return self._logits(self.drop(outputs, deterministic=not train)), after
 
-    def table(self) -> Float[Array, "v g"]:
+    def input_projection_table(self) -> Float[Array, "v g"]:
         """What each token adds to the gates of the first layer: with it `step` looks up
         a row where it would multiply, which is worth it for a text of many steps.
 
         >>> import jax
         >>> from jaxrnn import GRU
         >>> model = LanguageModel(100, 16, GRU(8))
-        >>> model.init_with_output(jax.random.key(0), method="table")[0].shape
+        >>> key, method = jax.random.key(0), "input_projection_table"
+        >>> model.init_with_output(key, method=method)[0].shape
         (100, 24)
         """
         return self.encoder.project(self.embed.embedding)
@@ -208,7 +209,7 @@ class LanguageModel(nn.Module):
         self,
         tokens: Int[ArrayLike, "*b"],
         state: State,
-        table: Float[Array, "v g"] | None = None,
+        input_projection_table: Float[Array, "v g"] | None = None,
     ) -> tuple[Float[Array, "*b v"], State]:
         """The logits after one more token of each row, and the state after it.
 
@@ -216,35 +217,37 @@ class LanguageModel(nn.Module):
         >>> from jaxrnn import GRU, sampling
         >>> model = LanguageModel(100, 16, GRU(8))
         >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 1), int))
-        >>> table = model.apply(variables, method="table")
+        >>> table = model.apply(variables, method="input_projection_table")
         >>> step = functools.partial(
-        ...     model.apply, variables, method="step", table=table
+        ...     model.apply, variables, method="step", input_projection_table=table
         ... )
         >>> keys = jax.random.split(jax.random.key(0), 1)
-        >>> drawn = sampling.generate(step, model.zero_state((1,)), [[3]], 5, keys)
+        >>> drawn = sampling.generate(step, model.initial_state((1,)), [[3]], 5, keys)
         >>> drawn.tokens.shape
         (1, 5)
         """
         tokens = _ids(tokens, self.vocab_size)
-        if table is None:
+        if input_projection_table is None:
             output, state = self.encoder.step(self.embed(tokens), state)
         else:
-            x_gates = jnp.take(table, tokens, axis=0)  # NaN outside the vocabulary
+            x_gates = jnp.take(
+                input_projection_table, tokens, axis=0
+            )  # NaN outside the vocabulary
             output, state = self.encoder.step(x_gates, state, projected=True)
         return self._logits(output), state
 
-    def zero_state(self, batch_shape: tuple[int, ...]) -> State:
+    def initial_state(self, batch_shape: tuple[int, ...]) -> State:
         """The state before anything was read.
 
         >>> from jaxrnn import GRU
-        >>> LanguageModel(100, 16, GRU(2)).zero_state((1,))
+        >>> LanguageModel(100, 16, GRU(2)).initial_state((1,))
         (Array([[0., 0.]], dtype=float32),)
         """
-        return self.encoder.zero_state(batch_shape)
+        return self.encoder.initial_state(batch_shape)
 
     def _logits(self, outputs: Float[Array, "*b h"]) -> Float[Array, "*b v"]:
-        outputs = outputs.astype(wide(outputs.dtype))
-        if not self.tied:
+        outputs = outputs.astype(accumulation_dtype(outputs.dtype))
+        if not self.tie_embeddings:
             return self.output(outputs)
         if outputs.shape[-1] != self.embed_features:
             outputs = self.project(outputs)
@@ -253,9 +256,9 @@ class LanguageModel(nn.Module):
 
 
 def _check(model: SequenceClassifier | LanguageModel) -> None:
-    at_least(1, vocab_size=model.vocab_size)
-    at_least(1, embed_features=model.embed_features)
-    share(dropout=model.dropout)
+    check_min(1, vocab_size=model.vocab_size)
+    check_min(1, embed_features=model.embed_features)
+    check_probability(dropout=model.dropout)
     require_layer("encoder", model.encoder)
 
 
@@ -273,4 +276,4 @@ def _ids(tokens: Int[ArrayLike, "*b t"], vocab_size: int) -> Int[Array, "*b t"]:
     tokens = jnp.asarray(tokens)
     if not jnp.issubdtype(tokens.dtype, jnp.integer):
         raise ValueError(f"tokens must be integers, got {tokens.dtype}")
-    return indices(tokens, vocab_size)
+    return sanitize_ids(tokens, vocab_size)

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from jax.tree_util import keystr
 from jaxtyping import Array, ArrayLike, PyTree
 
-from jaxrnn.arguments import at_least
+from jaxrnn._validation import check_min
 
 
 def data_mesh(num_devices: int | None = None) -> Mesh:
@@ -31,7 +31,7 @@ def data_mesh(num_devices: int | None = None) -> Mesh:
     devices: list[Any] = []
     for process in range(jax.process_count()):
         own = jax.local_devices(process_index=process)
-        if num_devices is not None and at_least(1, num_devices=num_devices) > len(own):
+        if num_devices is not None and check_min(1, num_devices=num_devices) > len(own):
             raise ValueError(
                 f"{num_devices} devices asked for, JAX sees {len(own)}: ask for fewer, "
                 "or on a CPU raise jax_num_cpu_devices before JAX is first used"
@@ -40,10 +40,10 @@ def data_mesh(num_devices: int | None = None) -> Mesh:
     return Mesh(np.array(devices), ("data",))
 
 
-def process_rows(rows: int, mesh: Mesh) -> slice:
+def local_batch_slice(rows: int, mesh: Mesh) -> slice:
     """Which of the rows of a global batch the devices of this process hold.
 
-    >>> process_rows(4, data_mesh(1))
+    >>> local_batch_slice(4, data_mesh(1))
     slice(0, 4, None)
 
     Raises:
@@ -62,8 +62,8 @@ def process_rows(rows: int, mesh: Mesh) -> slice:
 def shard_batch(batch: dict[str, ArrayLike], mesh: Mesh) -> dict[str, Array]:
     """The batch split along the first axis over the devices of `mesh`.
 
-    With several processes each gives its own rows, `process_rows`. The steps do this
-    to every batch they are given; a batch split beforehand passes as it is.
+    With several processes each gives its own rows, `local_batch_slice`. The steps do
+    this to every batch they are given; a batch split beforehand passes as it is.
 
     >>> shard_batch({"x": np.ones(2)}, data_mesh(1))
     {'x': Array([1., 1.], dtype=float32)}
@@ -71,13 +71,13 @@ def shard_batch(batch: dict[str, ArrayLike], mesh: Mesh) -> dict[str, Array]:
     Raises:
         ValueError: arrays without rows, or rows that the devices do not divide.
     """
-    return split_rows(batch, mesh, "batch")
+    return shard_leading_axis(batch, mesh, "batch")
 
 
-def split_rows(tree: PyTree, mesh: Mesh, name: str) -> PyTree:
+def shard_leading_axis(tree: PyTree, mesh: Mesh, name: str) -> PyTree:
     """As `shard_batch`, of any tree of arrays; messages call it `name`.
 
-    >>> split_rows((np.ones(2), np.zeros(4)), data_mesh(1), "carry")
+    >>> shard_leading_axis((np.ones(2), np.zeros(4)), data_mesh(1), "carry")
     (Array([1., 1.], dtype=float32), Array([0., 0., 0., 0.], dtype=float32))
     """
     sharding = NamedSharding(mesh, P("data"))

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from jaxrnn.types import Array, Dtype, Float, knows_of_devices, varying
+from jaxrnn._jax_compat import has_sharding_in_type, vma_axes
+from jaxrnn.types import Array, Dtype, Float
 
 
 def product(
@@ -25,7 +26,7 @@ def product(
     >>> product(a, jnp.ones((2, 1)), jnp.bfloat16)
     Array([[2.]], dtype=float32)
     """
-    if a.dtype == dtype and knows_of_devices(a):
+    if a.dtype == dtype and has_sharding_in_type(a):
         # Only JAX's own product has derivatives with such types.
         return jnp.matmul(a, w.astype(dtype))
     return _product.bind(
@@ -113,9 +114,9 @@ ad.defbilinear(
 def _cotangent(argument, primitive, a, b, **options):
     """That of a factor, in its dtype; where types know of devices, not a sum over them,
     which only JAX's own product knows to make."""
-    varies = varying(jax.typeof(a)) | varying(jax.typeof(b))
+    varies = vma_axes(jax.typeof(a)) | vma_axes(jax.typeof(b))
     split = primitive is _correlation and any(_devices_of_rows(b, **options))
-    if split or not varies <= varying(argument.aval):
+    if split or not varies <= vma_axes(argument.aval):
         raise ValueError(
             "half-precision products have no derivatives of weights where JAX's types "
             "know which devices have the rows: use a mesh of Auto axes, or "

@@ -15,11 +15,12 @@ from flax import linen as nn
 from jax.typing import ArrayLike
 
 from jaxrnn import cells, segments
-from jaxrnn.arguments import at_least, sizes
-from jaxrnn.chunks import over_chunks
+from jaxrnn._jax_compat import has_sharding_in_type
+from jaxrnn._validation import check_min, check_shape
 from jaxrnn.fused import fused, supports
+from jaxrnn.remat import over_chunks
 from jaxrnn.scan import scan
-from jaxrnn.types import Array, CellState, Float, Int, State, knows_of_devices
+from jaxrnn.types import Array, CellState, Float, Int, State
 
 Backend = Literal["auto", "scan"]
 BACKENDS = ("auto", "scan")
@@ -60,7 +61,7 @@ class Recurrent(nn.Module):
                 f"cell must be a flax.linen.RNNCellBase, got {self.cell!r:.200}"
             )
         if self.remat_chunk is not None:
-            at_least(1, remat_chunk=self.remat_chunk)
+            check_min(1, remat_chunk=self.remat_chunk)
         if self.backend not in BACKENDS:
             raise ValueError(
                 f"backend must be one of {[*BACKENDS]}, got {self.backend!r}"
@@ -163,7 +164,7 @@ class Recurrent(nn.Module):
         >>> x = jnp.ones((2, 5, 3))
         >>> variables = layer.init(jax.random.key(0), x)
         >>> y, state = layer.apply(
-        ...     variables, x[:, 0], layer.zero_state((2,)), method="step"
+        ...     variables, x[:, 0], layer.initial_state((2,)), method="step"
         ... )
         >>> y.shape
         (2, 8)
@@ -183,17 +184,17 @@ class Recurrent(nn.Module):
             cell_state, output = self.cell(cell_state, x)
         return output, (cell_state,)
 
-    def zero_state(self, batch_shape: tuple[int, ...]) -> State:
+    def initial_state(self, batch_shape: tuple[int, ...]) -> State:
         """The state before anything was read.
 
         Raises:
             ValueError: if the cell needs to know more of its inputs than their number
                 of features; its state has to come from the caller.
 
-        >>> Recurrent(cells.GRUCell(features=3)).zero_state((1,))[0].tolist()
+        >>> Recurrent(cells.GRUCell(features=3)).initial_state((1,))[0].tolist()
         [[0.0, 0.0, 0.0]]
         """
-        batch_shape = sizes(batch_shape=batch_shape)
+        batch_shape = check_shape(batch_shape=batch_shape)
         if self.cell.num_feature_axes != 1:
             raise ValueError(
                 f"the state of {type(self.cell).__name__} depends on the shape of its "
@@ -202,7 +203,7 @@ class Recurrent(nn.Module):
         return (self._fresh_state(batch_shape, (1,)),)
 
     def _over_time(self, cell: Any, state, x, **options):
-        if self.chosen_backends == ("fused",):
+        if self.resolved_backends == ("fused",):
             return fused(cell, state, cell.project(x), **options)
         if self._projects_ahead:
             step, inputs = type(cell).recur, cell.project(x)
@@ -214,12 +215,12 @@ class Recurrent(nn.Module):
         return scan(step, cell, state, inputs, fresh_state=fresh_state, **options)
 
     @property
-    def chosen_backends(self) -> tuple[str, ...]:
+    def resolved_backends(self) -> tuple[str, ...]:
         """Which recurrence runs each cell: `"fused"`, or `"scan"` of `flax.linen`.
 
-        >>> Recurrent(cells.GRUCell(8)).chosen_backends
+        >>> Recurrent(cells.GRUCell(8)).resolved_backends
         ('fused',)
-        >>> Recurrent(nn.GRUCell(8)).chosen_backends
+        >>> Recurrent(nn.GRUCell(8)).resolved_backends
         ('scan',)
         """
         fast = self.backend == "auto" and supports(self.cell)
@@ -243,7 +244,7 @@ class Recurrent(nn.Module):
 def _with_rows_of(x: Array, state: CellState, axes: int) -> CellState:
     """The state on the devices that have its rows of `x`, by JAX's types: a loop must
     return what it takes, and there outputs are where the inputs are."""
-    if not knows_of_devices(x):
+    if not has_sharding_in_type(x):
         return state
     nothing = jnp.zeros_like(x.sum(axis=range(axes, x.ndim)))
     return jax.tree.map(

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.tree_util import keystr
 from jaxtyping import Array, Key, PyTree
 
-from jaxrnn.arguments import number
+from jaxrnn._validation import check_scalar
 
 
 def weight_drop(params: PyTree, rate: float, key: Key[Array, ""]) -> PyTree:
@@ -31,7 +31,7 @@ def weight_drop(params: PyTree, rate: float, key: Key[Array, ""]) -> PyTree:
     >>> sorted(set(dropped["l0"]["w_h"].ravel().tolist())), dropped["l0"]["b"].tolist()
     ([0.0, 2.0], [1.0, 1.0, 1.0, 1.0])
     """
-    rate = number(rate=rate)
+    rate = check_scalar(rate=rate)
     if not 0 <= rate < 1:
         raise ValueError(f"rate must be from 0 to below 1, got {rate}")
     named = jax.tree.leaves_with_path(params)

@@ -28,51 +28,51 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Int, Key, PyTree
 
-from jaxrnn.arguments import at_least, check_within, integers
-from jaxrnn.choice import (
+from jaxrnn._jax_compat import concrete_or_none
+from jaxrnn._validation import as_int32, check_min, check_within
+from jaxrnn.closures import Arrays, Frame, take_apart
+from jaxrnn.continuation import (
+    DecodeState,
+    Step,
+    init_decode_state,
+    logits_spec,
+    prefill,
+    select_rows,
+)
+from jaxrnn.logits import (
     Candidates,
     PerRow,
     check_top_k,
-    choose,
     keys_per_row,
     penalize,
     per_row,
     sample,
+    sample_inverse_cdf,
     truncate,
 )
-from jaxrnn.closures import Arrays, Frame, take_apart
-from jaxrnn.continuation import (
-    Continuation,
-    Step,
-    begin,
-    logits_spec,
-    read,
-    select_rows,
-)
-from jaxrnn.types import known
 
 __all__ = [
     "Candidates",
-    "Continuation",
-    "Drawn",
-    "begin",
-    "choose",
-    "extend",
+    "DecodeState",
+    "GenerateOutput",
+    "decode",
     "generate",
+    "init_decode_state",
     "penalize",
-    "read",
+    "prefill",
     "sample",
+    "sample_inverse_cdf",
     "truncate",
 ]
 
 
-class Drawn(NamedTuple):
+class GenerateOutput(NamedTuple):
     """Tokens, and what it takes to go on.
 
     Attributes:
         tokens: `pad_id` behind a stop string.
         lengths: how many tokens of each row are no padding.
-        text: for `extend`.
+        text: for `decode`.
 
     >>> def ten(tokens, state):
     ...     return jnp.zeros((2, 10)), state
@@ -84,7 +84,7 @@ class Drawn(NamedTuple):
 
     tokens: Int[Array, "b t"]
     lengths: Int[Array, "b"]
-    text: Continuation
+    text: DecodeState
 
 
 def generate(
@@ -102,14 +102,14 @@ def generate(
     repetition_penalty: PerRow = 1.0,
     stop: Sequence[int] | None = None,
     pad_id: int = 0,
-) -> Drawn:
-    """The next `length` tokens of each row: `read` the prompt, then `extend` the text.
+) -> GenerateOutput:
+    """The next `length` tokens of each row: `prefill` with the prompt, then `decode`.
 
     `state` is the model's before the prompt; `prompt` and `prompt_lengths` are as in
-    `read`, `length`, `key` and all after them as in `extend`.
+    `prefill`, `length`, `key` and all after them as in `decode`.
 
     Raises:
-        ValueError: as `read` and `extend`.
+        ValueError: as `prefill` and `decode`.
 
     >>> def fibonacci(tokens, before):
     ...     return jax.nn.one_hot((tokens + before) % 10, 10), tokens
@@ -118,9 +118,9 @@ def generate(
     >>> drawn.tokens.tolist()
     [[1, 2, 3, 5]]
     """
-    return extend(
+    return decode(
         step,
-        read(step, state, prompt, prompt_lengths),
+        prefill(step, state, prompt, prompt_lengths),
         length,
         key,
         temperature=temperature,
@@ -133,9 +133,9 @@ def generate(
     )
 
 
-def extend(
+def decode(
     step: Step,
-    text: Continuation,
+    text: DecodeState,
     length: int,
     key: Key[Array, "b"],
     *,
@@ -146,7 +146,7 @@ def extend(
     repetition_penalty: PerRow = 1.0,
     stop: Sequence[int] | None = None,
     pad_id: int = 0,
-) -> Drawn:
+) -> GenerateOutput:
     """The next `length` tokens of each row, drawn by one compiled loop.
 
     Pieces drawn with the same keys and options are the text drawn at once, so they can
@@ -175,9 +175,9 @@ def extend(
     >>> def fibonacci(tokens, before):
     ...     return jax.nn.one_hot((tokens + before) % 10, 10), tokens
     >>> keys = jax.random.split(jax.random.key(0), 1)
-    >>> text = read(fibonacci, jnp.array([0]), [[1, 1, 2]])
+    >>> text = prefill(fibonacci, jnp.array([0]), [[1, 1, 2]])
     >>> for _ in range(2):
-    ...     tokens, lengths, text = extend(
+    ...     tokens, lengths, text = decode(
     ...         fibonacci, text, 3, keys, temperature=0, stop=[8, 3], pad_id=-1
     ...     )
     ...     print(tokens.tolist(), lengths.tolist(), text.stopped.tolist())
@@ -185,7 +185,7 @@ def extend(
     [[3, -1, -1]] [1] [True]
     """
     rows, vocab = text.logits.shape
-    length = at_least(1, length=length)
+    length = check_min(1, length=length)
     key = keys_per_row(key, rows)
     if top_k is not None:
         check_top_k(top_k, vocab)
@@ -195,23 +195,23 @@ def extend(
     options = {k: per_row(k, v, rows) for k, v in options.items()}
     ids = None
     if stop is not None:
-        ids = integers(1, stop=stop)
+        ids = as_int32(1, stop=stop)
         if not ids.size:
             raise ValueError("stop is empty: give at least one token, or None")
-        check_within(0, vocab - 1, stop=known(ids))
+        check_within(0, vocab - 1, stop=concrete_or_none(ids))
     return _extend(
         *take_apart(step),
         _with_tail(text, 0 if ids is None else ids.size),
         key,
         options,
         ids,
-        integers(0, pad_id=pad_id),
+        as_int32(0, pad_id=pad_id),
         length=length,
         top_k=top_k,
     )
 
 
-def _with_tail(text: Continuation, width: int) -> Continuation:
+def _with_tail(text: DecodeState, width: int) -> DecodeState:
     """With a tail that wide: all pieces of a text must have the same shapes."""
     rows, has = text.tail.shape
     if has == width:
@@ -224,7 +224,7 @@ def _with_tail(text: Continuation, width: int) -> Continuation:
 def _extend(
     frame: Frame,
     arrays: Arrays,
-    text: Continuation,
+    text: DecodeState,
     key: Key[Array, "b"],
     options: dict[str, Float[Array, "b"]],
     stop: Int[Array, "s"] | None,
@@ -232,7 +232,7 @@ def _extend(
     *,
     length: int,
     top_k: int | None,
-) -> Drawn:
+) -> GenerateOutput:
     step = frame.fill(arrays)
     rows, vocab = text.logits.shape
     penalty = options.pop("repetition_penalty")
@@ -258,10 +258,12 @@ def _extend(
     def draw(carry):
         time, tokens, text = carry
         logits = penalize(text.logits, text.seen, penalty)
-        token = choose(truncate(logits, top_k=top_k, **options), uniforms[time])
+        token = sample_inverse_cdf(
+            truncate(logits, top_k=top_k, **options), uniforms[time]
+        )
         token = jnp.where(text.stopped, pad_id, token)
         logits, state = step(token, text.state)
-        after = Continuation(
+        after = DecodeState(
             state=state,
             logits=logits,
             seen=text.seen | (ids == token[:, None]),
@@ -283,7 +285,7 @@ def _extend(
     _, tokens, after = jax.lax.while_loop(
         unfinished, draw, (jnp.zeros((), jnp.int32), padding, text)
     )
-    return Drawn(tokens.T, after.position - text.position, after)
+    return GenerateOutput(tokens.T, after.position - text.position, after)
 
 
 def _uniforms(key: Key[Array, "b"], position: Int[Array, "b"]) -> Float[Array, "b"]:

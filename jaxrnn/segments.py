@@ -18,8 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from jaxrnn.arguments import at_least
-from jaxrnn.types import Array, Bool, Float, Int, known, wide
+from jaxrnn._jax_compat import concrete_or_none
+from jaxrnn._validation import check_min
+from jaxrnn.types import Array, Bool, Float, Int, accumulation_dtype
 
 Pooling = Literal["first", "last", "mean", "max"]
 
@@ -36,9 +37,9 @@ def from_lengths(lengths: Int[ArrayLike, "*b"], time: int) -> Int[Array, "*b t"]
     >>> from_lengths(jnp.array([3, 0]), time=4).tolist()
     [[1, 1, 1, 0], [0, 0, 0, 0]]
     """
-    time = at_least(0, time=time)
+    time = check_min(0, time=time)
     _check_integers("lengths", lengths)
-    values = known(lengths)
+    values = concrete_or_none(lengths)
     if values is not None and values.size:
         shortest, longest = values.min(), values.max()
         if shortest < 0:
@@ -72,7 +73,7 @@ def lengths(segment_ids: Int[Array, "*b t"], num_segments: int) -> Int[Array, "*
     >>> lengths(jnp.array([1, 1, 1, 2, 0]), num_segments=3).tolist()
     [3, 1, 0]
     """
-    num_segments = at_least(1, num_segments=num_segments)
+    num_segments = check_min(1, num_segments=num_segments)
     _check_integers("segment_ids", segment_ids)
     ones = jnp.ones(np.shape(segment_ids), jnp.int32)
     return _reduce(jax.ops.segment_sum, ones, segment_ids, num_segments)
@@ -137,14 +138,14 @@ def pool(
     """
     if how not in get_args(Pooling):
         raise ValueError(f"pooling must be one of {[*get_args(Pooling)]}, got {how!r}")
-    num_segments = at_least(1, num_segments=num_segments)
+    num_segments = check_min(1, num_segments=num_segments)
     _check_integers("segment_ids", segment_ids)
     if np.shape(segment_ids) != x.shape[:-1]:
         raise ValueError(
             f"segment_ids has shape {np.shape(segment_ids)}, "
             f"but batch and time of x are {x.shape[:-1]}"
         )
-    values = known(segment_ids)
+    values = concrete_or_none(segment_ids)
     if values is not None and values.size and values.max() > num_segments:
         raise ValueError(
             f"segment id {values.max()} is above num_segments = {num_segments}"
@@ -170,7 +171,7 @@ def _pooled(
         return _reduce(jax.ops.segment_max, x, segment_ids, number)
     if how == "mean":
         # Half precision can neither count nor add up a long sequence.
-        values = x.astype(wide(x.dtype))
+        values = x.astype(accumulation_dtype(x.dtype))
         total = _reduce(jax.ops.segment_sum, values, segment_ids, number)
         steps = jnp.maximum(steps, 1)[..., None].astype(values.dtype)
         return (total / steps).astype(x.dtype)
@@ -228,7 +229,7 @@ def resolve(
             f"segment_ids has shape {np.shape(segment_ids)}, "
             f"but batch and time are {tuple(shape)}"
         )
-    values = known(segment_ids)
+    values = concrete_or_none(segment_ids)
     if values is not None and values.size:
         if values.min() < 0:
             raise ValueError(f"a segment id is negative: {values.min()}")

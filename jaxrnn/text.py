@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from jaxrnn.arguments import at_least, check_within, integers
+from jaxrnn._validation import as_int32, check_min, check_within
 
 PAD = "<pad>"
 UNK = "<unk>"
@@ -136,11 +136,11 @@ class Vocab:
         >>> Vocab.build([["to", "be"], ["not", "to"]]).tokens
         ('<pad>', '<unk>', 'to', 'be', 'not')
         """
-        min_count = at_least(1, min_count=min_count)
+        min_count = check_min(1, min_count=min_count)
         if isinstance(specials, str) or not isinstance(specials, Iterable):
             raise TypeError(f"specials must be a sequence of tokens, got {specials!r}")
         specials = tuple(specials)
-        if max_size is not None and at_least(1, max_size=max_size) <= len(specials):
+        if max_size is not None and check_min(1, max_size=max_size) <= len(specials):
             raise ValueError(
                 f"max_size {max_size} leaves no room beside the {len(specials)} "
                 f"specials: at least {len(specials) + 1} is needed"
@@ -240,7 +240,7 @@ class Vocab:
         >>> Vocab.build([["to", "be"]]).decode([3, 2, 1])
         ['to', 'be', '<unk>']
         """
-        array = integers(1, ids=np.asarray(ids))
+        array = as_int32(1, ids=np.asarray(ids))
         check_within(0, len(self) - 1, ids=array)
         return [self.tokens[i] for i in array.tolist()]
 

@@ -21,7 +21,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 if TYPE_CHECKING:
-    from jaxrnn.layers import StackedLayer
+    from jaxrnn.layers import Layer
 
 Arrays = dict[str, np.ndarray]
 
@@ -29,7 +29,7 @@ _CELLS_OF_TORCH = {"RNNCell", "LSTMCell", "GRUCell"}
 
 
 def from_torch(
-    state_dict: Mapping[str, Any], layer: "StackedLayer", *, prefix: str = ""
+    state_dict: Mapping[str, Any], layer: "Layer", *, prefix: str = ""
 ) -> dict[str, dict[str, Arrays]]:
     """The variables of `layer`, an `RNN`, `LSTM` or `GRU`, with the weights of its
     PyTorch counterpart, in the layer's `param_dtype`.
@@ -95,7 +95,7 @@ def from_torch(
 
 
 def to_torch(
-    variables: Mapping[str, Any], layer: "StackedLayer", *, prefix: str = ""
+    variables: Mapping[str, Any], layer: "Layer", *, prefix: str = ""
 ) -> Arrays:
     """The weights of `layer` under PyTorch's names and in its order, as
     `load_state_dict` takes them after `torch.from_numpy`: bfloat16, which that does not
@@ -206,7 +206,7 @@ def _require_layer(layer: Any) -> None:
         )
 
 
-def _suffixes(layer: "StackedLayer", inputs: int) -> Iterator[tuple[str, int]]:
+def _suffixes(layer: "Layer", inputs: int) -> Iterator[tuple[str, int]]:
     """PyTorch's name for each cell, in its order, with the features going in."""
     outputs = _proj_size(layer) or layer.features
     directions = ("", "_reverse") if layer.bidirectional else ("",)
@@ -215,9 +215,7 @@ def _suffixes(layer: "StackedLayer", inputs: int) -> Iterator[tuple[str, int]]:
             yield f"l{k}{direction}", inputs if k == 0 else len(directions) * outputs
 
 
-def _torch_shapes(
-    layer: "StackedLayer", suffix: str, d: int
-) -> dict[str, tuple[int, ...]]:
+def _torch_shapes(layer: "Layer", suffix: str, d: int) -> dict[str, tuple[int, ...]]:
     renamed = {"w_x": "weight_ih", "w_h": "weight_hh", "w_p": "weight_hr"}
     ours = _our_shapes(layer, d)
     shapes = {f"{renamed[k]}_{suffix}": ours[k][::-1] for k in ours if k in renamed}
@@ -226,7 +224,7 @@ def _torch_shapes(
     return shapes
 
 
-def _our_shapes(layer: "StackedLayer", d: int) -> dict[str, tuple[int, ...]]:
+def _our_shapes(layer: "Layer", d: int) -> dict[str, tuple[int, ...]]:
     h, p = layer.features, _proj_size(layer)
     g = layer.cell_type.gates * h
     shapes: dict[str, tuple[int, ...]] = {"w_x": (d, g), "w_h": (p or h, g)}
@@ -239,11 +237,11 @@ def _our_shapes(layer: "StackedLayer", d: int) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _is_gru(layer: "StackedLayer") -> bool:
+def _is_gru(layer: "Layer") -> bool:
     return layer.cell_type.__name__ == "GRUCell"
 
 
-def _proj_size(layer: "StackedLayer") -> int:
+def _proj_size(layer: "Layer") -> int:
     return getattr(layer, "proj_size", 0)
 
 

@@ -20,9 +20,9 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, Key, PyTree
 
 from jaxrnn import placement
-from jaxrnn.arguments import function
+from jaxrnn._validation import check_callable
 from jaxrnn.metrics import Mean
-from jaxrnn.types import wide
+from jaxrnn.types import accumulation_dtype
 
 Batch = dict[str, Any]
 Metrics = dict[str, Mean]
@@ -96,12 +96,12 @@ def make_train_step(
         ValueError: the first step, if none of them is named "loss"; any step, as
             `placement.shard_batch`.
     """
-    function(loss=loss)
+    check_callable(loss=loss)
 
     def loss_without_carry(params, batch, carry, key):
         return loss(params, batch, key), carry
 
-    carried_step = make_carried_train_step(loss_without_carry, optimizer, mesh)
+    carried_step = make_stateful_train_step(loss_without_carry, optimizer, mesh)
 
     def step(state, batch):
         state, _, metrics = carried_step(state, (), batch)
@@ -110,7 +110,7 @@ def make_train_step(
     return step
 
 
-def make_carried_train_step(
+def make_stateful_train_step(
     loss: Callable[[PyTree, Batch, PyTree, Key[Array, ""]], tuple[Metrics, PyTree]],
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
@@ -127,7 +127,7 @@ def make_carried_train_step(
     >>> def loss(params, batch, carry, key):
     ...     return {"loss": Mean.of(params["w"] * carry)}, carry + batch["x"]
     >>> optimizer = optax.sgd(0.1)
-    >>> step = make_carried_train_step(loss, optimizer, placement.data_mesh(1))
+    >>> step = make_stateful_train_step(loss, optimizer, placement.data_mesh(1))
     >>> state = TrainState.create({"w": jnp.ones(())}, optimizer, jax.random.key(0))
     >>> carry = jnp.zeros(2)
     >>> for _ in range(2):
@@ -135,7 +135,7 @@ def make_carried_train_step(
     >>> metrics["loss"].value, carry
     (Array(2., dtype=float32), Array([2., 6.], dtype=float32))
     """
-    function(loss=loss)
+    check_callable(loss=loss)
 
     def step_on_device(state, carry, batch):
         key = jax.random.fold_in(state.key, state.step)
@@ -174,7 +174,7 @@ def make_carried_train_step(
     compiled = jax.jit(_over_devices(step_on_device, mesh, out_specs), donate_argnums=0)
 
     def step(state, carry, batch):
-        carry = placement.split_rows(carry, mesh, "carry")
+        carry = placement.shard_leading_axis(carry, mesh, "carry")
         batch = placement.shard_batch(batch, mesh)
         return compiled(placement.replicate(state, mesh), carry, batch)
 
@@ -197,12 +197,12 @@ def make_eval_step(
     Raises:
         ValueError: the step, as `placement.shard_batch`.
     """
-    function(metrics=metrics)
+    check_callable(metrics=metrics)
 
     def metrics_without_carry(params, batch, carry):
         return metrics(params, batch), carry
 
-    carried_step = make_carried_eval_step(metrics_without_carry, mesh)
+    carried_step = make_stateful_eval_step(metrics_without_carry, mesh)
 
     def step(params, batch):
         _, measured = carried_step(params, (), batch)
@@ -211,7 +211,7 @@ def make_eval_step(
     return step
 
 
-def make_carried_eval_step(
+def make_stateful_eval_step(
     metrics: Callable[[PyTree, Batch, PyTree], tuple[Metrics, PyTree]], mesh: Mesh
 ) -> Callable[[PyTree, PyTree, Batch], tuple[PyTree, Metrics]]:
     """A compiled `step(params, carry, batch) -> (carry, metrics)`: as `make_eval_step`,
@@ -219,12 +219,12 @@ def make_carried_eval_step(
 
     >>> def metrics(params, batch, carry):
     ...     return {"mean": Mean.of(params["w"] * carry)}, carry + batch["x"]
-    >>> step = make_carried_eval_step(metrics, placement.data_mesh(1))
+    >>> step = make_stateful_eval_step(metrics, placement.data_mesh(1))
     >>> carry, measured = step({"w": jnp.ones(())}, jnp.ones(2), {"x": jnp.ones(2)})
     >>> carry, measured["mean"].value
     (Array([2., 2.], dtype=float32), Array(1., dtype=float32))
     """
-    function(metrics=metrics)
+    check_callable(metrics=metrics)
 
     def step_on_device(params, carry, batch):
         measured, after = metrics(params, batch, carry)
@@ -234,7 +234,7 @@ def make_carried_eval_step(
     compiled = jax.jit(_over_devices(step_on_device, mesh, (P("data"), P())))
 
     def step(params, carry, batch):
-        carry = placement.split_rows(carry, mesh, "carry")
+        carry = placement.shard_leading_axis(carry, mesh, "carry")
         batch = placement.shard_batch(batch, mesh)
         return compiled(placement.replicate(params, mesh), carry, batch)
 
@@ -254,7 +254,7 @@ def _require_means(name: str, measured: Any) -> None:
 
 def _divided(gradient: Array, weight: Array) -> Array:
     """In half precision a weight of 70,000 would be rounded, or infinite."""
-    sums = wide(gradient.dtype)
+    sums = accumulation_dtype(gradient.dtype)
     return (gradient.astype(sums) / weight.astype(sums)).astype(gradient.dtype)
 
 

@@ -15,10 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
-from jax.sharding import AxisType
-from jax.typing import ArrayLike, DTypeLike
+from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int
 
 Array: TypeAlias = jax.Array
@@ -33,11 +30,8 @@ __all__ = [
     "Int",
     "LSTMState",
     "State",
-    "indices",
-    "known",
-    "knows_of_devices",
-    "varying",
-    "wide",
+    "accumulation_dtype",
+    "sanitize_ids",
 ]
 
 
@@ -63,59 +57,24 @@ CellState: TypeAlias = Any
 State: TypeAlias = tuple[CellState, ...]
 
 
-def wide(dtype: Dtype) -> Dtype:
+def accumulation_dtype(dtype: Dtype) -> Dtype:
     """The dtype for sums, logarithms and states of what is in `dtype`: bfloat16 has 8
     significant bits, which are too few.
 
-    >>> wide(jnp.bfloat16).__name__, wide(jnp.float64).__name__
-    ('float32', 'float64')
+    >>> [accumulation_dtype(dtype).__name__ for dtype in (jnp.bfloat16, jnp.float64)]
+    ['float32', 'float64']
     """
     return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
 
 
-def indices(ids: Int[Array, "*b"], number: int) -> Int[Array, "*b"]:
+def sanitize_ids(ids: Int[Array, "*b"], number: int) -> Int[Array, "*b"]:
     """The ids as int32, to be looked up among `number` entries; those of none of them
     become `number`, which a lookup makes NaN of. JAX counts negative ones from the end.
 
-    >>> indices(jnp.array([2, 3, -1]), 3).tolist()
+    >>> sanitize_ids(jnp.array([2, 3, -1]), 3).tolist()
     [2, 3, 3]
     """
     # First what is too great: in int32 some of it is negative, or another id.
     greatest = jnp.iinfo(ids.dtype).max  # Of bytes it may be below `number`.
     ids = jnp.minimum(ids, min(number, greatest)).astype(jnp.int32)
     return jnp.where(ids < 0, number, ids)
-
-
-def known(values: ArrayLike) -> np.ndarray | None:
-    """The values as a numpy array, to be checked; None where they are not at hand:
-    inside a JAX transformation, or on the devices of other processes.
-
-    >>> known([1, 2]).tolist(), jax.eval_shape(lambda x: known(x) or x, 1.0).dtype
-    ([1, 2], dtype('float32'))
-    """
-    if isinstance(values, Tracer):
-        return None
-    if isinstance(values, jax.Array) and not values.is_fully_addressable:
-        return None
-    return np.asarray(values)
-
-
-def knows_of_devices(array: Array) -> bool:
-    """Whether JAX's type of an array says which devices have what: on a mesh with
-    explicit axes, and where `jax.shard_map` checks what varies.
-
-    >>> knows_of_devices(jnp.zeros(2))
-    False
-    """
-    kind = jax.typeof(array)
-    return bool(varying(kind)) or AxisType.Explicit in kind.sharding.mesh.axis_types
-
-
-def varying(kind: Any) -> frozenset[str]:
-    """The axes of a mesh along which, by its type, an array is not the same: where
-    `jax.shard_map` checks that.
-
-    >>> varying(jax.typeof(jnp.zeros(2)))
-    frozenset()
-    """
-    return kind.vma if hasattr(kind, "vma") else kind.mat.varying

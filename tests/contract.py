@@ -45,7 +45,7 @@ class Subject:
         return self.rng.normal(size=shape).astype(np.float32)
 
     def state(self, *batch):
-        zeros = self.layer.zero_state(batch)
+        zeros = self.layer.initial_state(batch)
         return jax.tree.map(lambda leaf: leaf + self.normal(*leaf.shape), zeros)
 
     def gradients(self, **options):
@@ -134,7 +134,7 @@ def packed_equals_alone(subject):
         outputs, final = subject(
             subject.x, initial, segment_ids=segment_ids, reverse=reverse
         )
-        zero = subject.layer.zero_state(())
+        zero = subject.layer.initial_state(())
         for r, ids in enumerate(segment_ids):
             finals = {}
             for number in sorted(set(ids) - {0}):
@@ -158,7 +158,7 @@ def packed_gradients_equal_alone(subject):
     first, second = slice(0, 2), slice(3, 6)
     segment_ids = np.array([1, 1, 0, 2, 2, 2])
     x, state = subject.x[0], subject.state()
-    zero = subject.layer.zero_state(())
+    zero = subject.layer.initial_state(())
     for reverse in (False, True):
 
         def packed(variables, x, state, reverse=reverse):
@@ -197,7 +197,7 @@ def holes_are_skipped(subject):
 
 
 def steps_equal_the_whole(subject):
-    state = subject.layer.zero_state((B,))
+    state = subject.layer.initial_state((B,))
     if not subject.has_step:
         with pytest.raises(ValueError, match="needs the whole sequence"):
             subject(subject.x[:, 0], state, method="step")
@@ -250,7 +250,7 @@ def any_batch_axes(subject):
 
 
 def state_keeps_its_type(subject):
-    zero = subject.layer.zero_state((B,))
+    zero = subject.layer.initial_state((B,))
     _, final = subject(subject.x, zero, lengths=LENGTHS)
     spell = lambda leaf: (leaf.shape, leaf.dtype)  # noqa: E731
     assert jax.tree.map(spell, final) == jax.tree.map(spell, zero)

@@ -79,33 +79,33 @@ REFUSED = {
         (lambda: batching.pad_rows({"x": np.ones(3)}, 2), "at most 2", "'x': 3"),
         (lambda: batching.pad_rows({"x": np.ones(3)}, 3.5), "rows", "3.5"),
     ],
-    "batching.bucket_boundaries": [
-        (lambda: batching.bucket_boundaries([], 2), "no lengths"),
-        (lambda: batching.bucket_boundaries([-1], 2), "lengths", "got -1"),
-        (lambda: batching.bucket_boundaries([1], 0), "num_buckets", "got 0"),
-        (lambda: batching.bucket_boundaries([1], None), "num_buckets", "None"),
+    "batching.bucket_lengths": [
+        (lambda: batching.bucket_lengths([], 2), "no lengths"),
+        (lambda: batching.bucket_lengths([-1], 2), "lengths", "got -1"),
+        (lambda: batching.bucket_lengths([1], 0), "num_buckets", "got 0"),
+        (lambda: batching.bucket_lengths([1], None), "num_buckets", "None"),
     ],
-    "batching.bucketed": [
-        (lambda: batching.bucketed([0.5], [1], 1), "lengths", "float64"),
-        (lambda: batching.bucketed([2], [1], 1), "length 2"),
-        (lambda: batching.bucketed([1], [2, 2], 1), "boundaries", "(2, 2)"),
-        (lambda: batching.bucketed([1], [1], 0), "batch_size", "got 0"),
+    "batching.bucket_batches": [
+        (lambda: batching.bucket_batches([0.5], [1], 1), "lengths", "float64"),
+        (lambda: batching.bucket_batches([2], [1], 1), "length 2"),
+        (lambda: batching.bucket_batches([1], [2, 2], 1), "boundaries", "(2, 2)"),
+        (lambda: batching.bucket_batches([1], [1], 0), "batch_size", "got 0"),
     ],
-    "batching.pack": [
-        (lambda: batching.pack([0], 3), "lengths", "got 0"),
-        (lambda: batching.pack([4], 3), "row_length = 3"),
-        (lambda: batching.pack([1], 2.0), "row_length", "2.0"),
+    "batching.plan_packing": [
+        (lambda: batching.plan_packing([0], 3), "lengths", "got 0"),
+        (lambda: batching.plan_packing([4], 3), "row_length = 3"),
+        (lambda: batching.plan_packing([1], 2.0), "row_length", "2.0"),
     ],
-    "batching.packed": [
-        (lambda: batching.packed([[1]], [], 3), "no sequences"),
-        (lambda: batching.packed([[]], [[0]], 3), "lengths", "got 0"),
-        (lambda: batching.packed([[0.5]], [[0]], 3), "sequence", "float64"),
-        (lambda: batching.packed([[1, 2]], [[0]], 1), "length = 1"),
+    "batching.pack_sequences": [
+        (lambda: batching.pack_sequences([[1]], [], 3), "no sequences"),
+        (lambda: batching.pack_sequences([[]], [[0]], 3), "lengths", "got 0"),
+        (lambda: batching.pack_sequences([[0.5]], [[0]], 3), "sequence", "float64"),
+        (lambda: batching.pack_sequences([[1, 2]], [[0]], 1), "length = 1"),
     ],
-    "batching.streams": [
-        (lambda: batching.streams([1, 2], 2, 1), "batch_size = 2"),
-        (lambda: batching.streams([1, 2], 1, 0), "time", "got 0"),
-        (lambda: batching.streams([[1, 2]], 1, 1), "ids", "(1, 2)"),
+    "batching.tbptt_batches": [
+        (lambda: batching.tbptt_batches([1, 2], 2, 1), "batch_size = 2"),
+        (lambda: batching.tbptt_batches([1, 2], 1, 0), "time", "got 0"),
+        (lambda: batching.tbptt_batches([[1, 2]], 1, 1), "ids", "(1, 2)"),
     ],
     "segments.from_lengths": [
         (lambda: segments.from_lengths(np.array([4]), 3), "length 4"),
@@ -156,7 +156,7 @@ REFUSED = {
         (lambda: metrics.correct(X, "positive"), "labels", "'positive'"),
     ],
     "metrics.perplexity": [(lambda: metrics.perplexity("1.5"), "nats", "'1.5'")],
-    "metrics.bits": [(lambda: metrics.bits(None), "nats", "None")],
+    "metrics.nats_to_bits": [(lambda: metrics.nats_to_bits(None), "nats", "None")],
     "torch_weights.from_torch": [
         (lambda: torch_weights.from_torch({}, LAYER), "state_dict", "only []"),
         (lambda: torch_weights.from_torch([1], LAYER), "state_dict", "[1]"),
@@ -213,16 +213,18 @@ REFUSED = {
             "1 rows",
         ),
     ],
-    "placement.process_rows": [
+    "placement.local_batch_slice": [
         (
-            lambda: placement.process_rows(3, placement.data_mesh(2)),
+            lambda: placement.local_batch_slice(3, placement.data_mesh(2)),
             "2 devices",
             "3 rows",
         ),
     ],
-    "placement.split_rows": [
+    "placement.shard_leading_axis": [
         (
-            lambda: placement.split_rows((X[:3],), placement.data_mesh(2), "carry"),
+            lambda: placement.shard_leading_axis(
+                (X[:3],), placement.data_mesh(2), "carry"
+            ),
             "carry[0]",
             "3 rows",
         ),

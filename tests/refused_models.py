@@ -33,13 +33,13 @@ def call(module, *arguments, method=None, **options):
 
 def layer_rows(layer, cells):
     """For anything with the three methods of a layer."""
-    state = layer.zero_state((2,))
+    state = layer.initial_state((2,))
     return {
         "__call__": [
             (lambda: call(layer, X[0, 0]), "inputs", "(3,)"),
             (lambda: call(layer, X.astype(int)), "inputs", "int32"),
             (lambda: call(layer, X, state[:0]), "state", "cell"),
-            (lambda: call(layer, X, layer.zero_state((3,))), "state", "(3, 4)"),
+            (lambda: call(layer, X, layer.initial_state((3,))), "state", "(3, 4)"),
             (lambda: call(layer, X, [*state]), "state", "tuple"),
             (lambda: call(layer, X, lengths=LENGTHS), "length 9"),
             (lambda: call(layer, X, lengths=LENGTHS[:1]), "lengths", "(1,)"),
@@ -48,10 +48,10 @@ def layer_rows(layer, cells):
         "project": [
             (lambda: call(layer, X > 0, method="project"), "inputs", "bool"),
         ],
-        "zero_state": [
-            (lambda: layer.zero_state(2), "batch_shape", "got 2"),
-            (lambda: layer.zero_state((-1,)), "batch_shape", "got -1"),
-            (lambda: layer.zero_state((2.5,)), "batch_shape", "got 2.5"),
+        "initial_state": [
+            (lambda: layer.initial_state(2), "batch_shape", "got 2"),
+            (lambda: layer.initial_state((-1,)), "batch_shape", "got -1"),
+            (lambda: layer.initial_state((2.5,)), "batch_shape", "got 2.5"),
         ],
     } | (
         {}
@@ -60,7 +60,9 @@ def layer_rows(layer, cells):
             "step": [
                 (lambda: call(layer, X[:, 0], (), method="step"), "state", "cell"),
                 (
-                    lambda: call(layer, X[:, 0], layer.zero_state((3,)), method="step"),
+                    lambda: call(
+                        layer, X[:, 0], layer.initial_state((3,)), method="step"
+                    ),
                     "state",
                     "(3, 4)",
                 ),
@@ -77,8 +79,12 @@ def cell_rows(kind):
     return [
         (lambda: kind(0), "features", "got 0"),
         (lambda: kind("4"), "features", "'4'"),
-        (lambda: kind(4).zero_state(2), "batch_shape", "got 2"),
-        (lambda: call(kind(4), kind(4).zero_state((2,)), X[0] > 0), "inputs", "bool"),
+        (lambda: kind(4).initial_state(2), "batch_shape", "got 2"),
+        (
+            lambda: call(kind(4), kind(4).initial_state((2,)), X[0] > 0),
+            "inputs",
+            "bool",
+        ),
     ]
 
 
@@ -172,7 +178,7 @@ REFUSED = {
         (lambda: classifier(embed_features=2.5), "embed_features", "2.5"),
         (lambda: classifier(encoder="gru"), "encoder", "'gru'"),
         (lambda: classifier(encoder=nn.Dense(4)), "encoder", "Dense", "step"),
-        (lambda: classifier(classes=0), "classes", "0"),
+        (lambda: classifier(num_classes=0), "num_classes", "0"),
         (lambda: classifier(dropout=2), "dropout", "got 2"),
         (lambda: classifier(word_dropout=-1), "word_dropout", "got -1"),
         (lambda: classifier(pooling=()), "pooling", "got ()"),
@@ -197,8 +203,8 @@ REFUSED = {
     "models.LanguageModel.step": [
         (lambda: call(LANGUAGE, X[0], (), method="step"), "tokens", "float32")
     ],
-    "models.LanguageModel.zero_state": [
-        (lambda: LANGUAGE.zero_state(2), "batch_shape", "got 2")
+    "models.LanguageModel.initial_state": [
+        (lambda: LANGUAGE.initial_state(2), "batch_shape", "got 2")
     ],
     "regularizers.weight_drop": [
         (lambda: weight_drop({"w_h": X}, 1.0, KEY), "rate", "1.0"),
@@ -213,13 +219,13 @@ REFUSED = {
         (lambda: train_once(lambda *_: {"nats": 0}), "loss", "int"),
         (lambda: train_once(lambda *_: {"nats": MEAN}), "loss", "['nats']"),
     ],
-    "training.make_carried_train_step": [
-        (lambda: training.make_carried_train_step(3, OPTIMIZER, MESH), "loss", "got 3")
+    "training.make_stateful_train_step": [
+        (lambda: training.make_stateful_train_step(3, OPTIMIZER, MESH), "loss", "got 3")
     ],
     "training.make_eval_step": [
         (lambda: training.make_eval_step("accuracy", MESH), "metrics", "'accuracy'")
     ],
-    "training.make_carried_eval_step": [
-        (lambda: training.make_carried_eval_step({}, MESH), "metrics", "got {}")
+    "training.make_stateful_eval_step": [
+        (lambda: training.make_stateful_eval_step({}, MESH), "metrics", "got {}")
     ],
 }

@@ -16,7 +16,7 @@ def step(tokens, state):
 
 KEYS = jax.random.split(KEY, 2)
 PROMPT = [[1], [2]]
-TEXT = sampling.begin(None, LOGITS)
+TEXT = sampling.init_decode_state(None, LOGITS)
 
 
 def drawing(draw):
@@ -57,20 +57,22 @@ def generate(**options):
 
 def extend(**options):
     given = {"step": step, "text": TEXT, "length": 3, "key": KEYS} | options
-    return sampling.extend(**given)
+    return sampling.decode(**given)
 
 
 def read(prompt=PROMPT, lengths=None, step=step):
-    return sampling.read(step, None, prompt, lengths)
+    return sampling.prefill(step, None, prompt, lengths)
 
 
 def choose(*uniform):
-    return sampling.choose(sampling.truncate(LOGITS), jnp.array(uniform))
+    return sampling.sample_inverse_cdf(sampling.truncate(LOGITS), jnp.array(uniform))
 
 
 REFUSED = {
-    "sampling.begin": [(lambda: sampling.begin(None, X), "logits", "(2, 5, 3)")],
-    "sampling.read": [
+    "sampling.init_decode_state": [
+        (lambda: sampling.init_decode_state(None, X), "logits", "(2, 5, 3)")
+    ],
+    "sampling.prefill": [
         (lambda: read([[0.5], [1.0]]), "prompt", "float64"),
         (lambda: read([[9], [0]]), "prompt", "got 9"),
         (lambda: read([1, 2]), "prompt", "(2,)"),
@@ -80,7 +82,7 @@ REFUSED = {
         (lambda: read(lengths=[1, 2]), "prompt_lengths", "got 2"),
         (lambda: read(step=None), "function", "None"),
     ],
-    "sampling.extend": continuing(extend),
+    "sampling.decode": continuing(extend),
     "sampling.generate": continuing(generate),
     "sampling.penalize": [
         (lambda: sampling.penalize(LOGITS, [True], 2.0), "seen", "(1,)"),
@@ -96,5 +98,5 @@ REFUSED = {
         (lambda: sampling.sample(LOGITS, KEYS[:1]), "key", "(1,)"),
         (lambda: sampling.sample(LOGITS, 7), "key", "int32"),
     ],
-    "sampling.choose": [(lambda: choose(0.5), "uniform", "(1,)")],
+    "sampling.sample_inverse_cdf": [(lambda: choose(0.5), "uniform", "(1,)")],
 }

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 
 from jaxrnn import batching
 from jaxrnn.batching import (
-    bucket_boundaries,
-    bucketed,
+    bucket_batches,
+    bucket_lengths,
     epoch_rng,
-    pack,
-    packed,
+    pack_sequences,
     pad,
     pad_rows,
-    streams,
+    plan_packing,
+    tbptt_batches,
 )
 
 lengths_lists = st.lists(st.integers(0, 20), min_size=1, max_size=40)
@@ -33,11 +33,11 @@ def test_golden_an_epoch_of_seven_reviews():
     reviews = [np.full(length, k) for k, length in enumerate(lengths)]
     # With two shapes allowed, cutting at 3 wastes 1 + 2 + 1 + 1 = 5 steps; any other
     # cut wastes more.
-    boundaries = bucket_boundaries(lengths, num_buckets=2)
+    boundaries = bucket_lengths(lengths, num_buckets=2)
     assert boundaries == (3, 8)
     # Five reviews are short: one batch of three, and 5 and 6 are left over. They move
     # up to the long ones and fill a batch with 1; only 4 is left for a partial batch.
-    batches = bucketed(lengths, boundaries, batch_size=3)
+    batches = bucket_batches(lengths, boundaries, batch_size=3)
     assert [(i.tolist(), b) for i, b in batches] == [
         ([0, 2, 3], 3),
         ([5, 6, 1], 8),
@@ -62,16 +62,18 @@ def test_golden_packing():
     # Longest first into rows of 8: 8 fills row 0, 7 opens row 1, then 3, 3 and 2 fill
     # row 2, the other 2 opens row 3 - but the 1 still fits behind the 7.
     lengths = [2, 7, 3, 1, 8, 3, 2]
-    rows = pack(lengths, row_length=8)
+    rows = plan_packing(lengths, row_length=8)
     assert [row.tolist() for row in rows] == [[4], [1, 3], [2, 5, 0], [6]]
-    ids, segment_ids = packed([np.full(n, 9 - n) for n in lengths], rows[1:3], 8)
+    ids, segment_ids = pack_sequences(
+        [np.full(n, 9 - n) for n in lengths], rows[1:3], 8
+    )
     assert ids.tolist() == [[2, 2, 2, 2, 2, 2, 2, 8], [6, 6, 6, 6, 6, 6, 7, 7]]
     assert segment_ids.tolist() == [[1, 1, 1, 1, 1, 1, 1, 2], [1, 1, 1, 2, 2, 2, 3, 3]]
 
 
 def test_golden_streams():
     # 12 ids have 11 targets; two rows of 5 leave out one. In chunks of 3:
-    batches = [(x.tolist(), y.tolist()) for x, y in streams(np.arange(12), 2, 3)]
+    batches = [(x.tolist(), y.tolist()) for x, y in tbptt_batches(np.arange(12), 2, 3)]
     assert batches == [
         ([[0, 1, 2], [5, 6, 7]], [[1, 2, 3], [6, 7, 8]]),
         ([[3, 4], [8, 9]], [[4, 5], [9, 10]]),
@@ -129,7 +131,7 @@ def test_bucket_boundaries_are_the_best(lengths, num_buckets):
         for size in range(num_buckets)
         for shorter in itertools.combinations(range(1, longest), size)
     )
-    boundaries = bucket_boundaries(lengths, num_buckets)
+    boundaries = bucket_lengths(lengths, num_buckets)
     assert len(boundaries) <= num_buckets
     assert boundaries == tuple(sorted(set(boundaries)))
     assert boundaries[-1] == longest
@@ -137,9 +139,9 @@ def test_bucket_boundaries_are_the_best(lengths, num_buckets):
 
 
 def test_bucket_boundaries_are_never_zero():
-    assert bucket_boundaries([0, 0], 3) == (1,)
-    assert bucket_boundaries([0, 1, 4], 3) == (1, 4)
-    assert all(type(boundary) is int for boundary in bucket_boundaries([3, 4], 2))
+    assert bucket_lengths([0, 0], 3) == (1,)
+    assert bucket_lengths([0, 1, 4], 3) == (1, 4)
+    assert all(type(boundary) is int for boundary in bucket_lengths([3, 4], 2))
 
 
 @given(
@@ -155,7 +157,7 @@ def test_bucketed_gives_every_example_once_in_few_shapes(
 
     def epoch(number):
         rng = None if seed is None else epoch_rng(seed, number)
-        return bucketed(lengths, boundaries, batch_size, rng=rng)
+        return bucket_batches(lengths, boundaries, batch_size, rng=rng)
 
     batches = epoch(0)
     indices = np.concatenate([indices for indices, _ in batches])
@@ -176,7 +178,7 @@ def test_bucketed_gives_every_example_once_in_few_shapes(
 def test_bucketed_shuffles_examples_and_batches():
     lengths = np.arange(1, 101)
     epochs = [
-        bucketed(lengths, (50, 100), 10, rng=epoch_rng(0, number))
+        bucket_batches(lengths, (50, 100), 10, rng=epoch_rng(0, number))
         for number in (0, 0, 1)
     ]
     first, again, other = [[i.tolist() for i, _ in batches] for batches in epochs]
@@ -191,8 +193,8 @@ def test_bucketed_shuffles_examples_and_batches():
 @given(sequences_lists, st.integers(9, 15))
 def test_packing_keeps_the_sequences_and_overflows_no_row(sequences, row_length):
     lengths = [len(sequence) for sequence in sequences]
-    rows = pack(lengths, row_length)
-    ids, segment_ids = packed(sequences, rows, row_length)
+    rows = plan_packing(lengths, row_length)
+    ids, segment_ids = pack_sequences(sequences, rows, row_length)
     assert ids.dtype == segment_ids.dtype == np.int32
     assert ids.shape == segment_ids.shape == (len(rows), row_length)
     # Reading the rows back gives the same sequences, as often.
@@ -210,7 +212,7 @@ def test_packing_keeps_the_sequences_and_overflows_no_row(sequences, row_length)
 
 @given(st.lists(st.integers(1, 12), min_size=1, max_size=30))
 def test_pack_is_first_fit_decreasing(lengths):
-    rows = pack(lengths, 12)
+    rows = plan_packing(lengths, 12)
     # The oracle is the definition, over the sorted lengths alone.
     expected: list[list[int]] = []
     for length in sorted(lengths, reverse=True):
@@ -226,7 +228,7 @@ def test_pack_is_first_fit_decreasing(lengths):
 @given(st.integers(0, 60), st.integers(1, 5), st.integers(1, 9))
 def test_streams_are_contiguous_and_lose_only_the_end(spare, batch_size, time):
     ids = np.arange(batch_size + 1 + spare) * 3
-    batches = list(streams(ids, batch_size, time))
+    batches = list(tbptt_batches(ids, batch_size, time))
     *full, last = [inputs.shape for inputs, _ in batches]
     assert all(shape == (batch_size, time) for shape in full)
     assert last[0] == batch_size
@@ -251,24 +253,28 @@ def test_streams_are_contiguous_and_lose_only_the_end(spare, batch_size, time):
         (pad, ([[[1]]],), r"one axis, got shape \(1, 1\)"),
         (pad_rows, ({"x": np.ones(3), "y": np.ones(3)}, 2), "most 2, .*'x': 3, 'y': 3"),
         (pad_rows, ({"x": np.ones(3), "y": np.ones(2)}, 4), "agree .*'x': 3, 'y': 2"),
-        (bucket_boundaries, ([], 2), "there are no lengths"),
-        (bucket_boundaries, ([3, -2], 2), "lengths must be .* 0, got -2 at index 1"),
-        (bucket_boundaries, ([1], 0), "num_buckets must be at least 1, got 0"),
-        (bucketed, ([3, 9], [4, 8], 2), "length 9 of example 1 .* boundary 8"),
-        (bucketed, ([3], [], 2), "there are no boundaries"),
-        (bucketed, ([3], [0, 4], 2), "boundaries must be at least 1, got 0"),
-        (bucketed, ([3], [4, 4], 2), r"ascend, got \(4, 4\)"),
-        (bucketed, ([3], [4], 0), "batch_size must be at least 1, got 0"),
-        (pack, ([4, 5], 4), "length 5 of example 1 .* row_length = 4"),
-        (pack, ([4, 0], 4), "lengths must be at least 1, got 0 at index 1"),
-        (packed, ([[1, 2], [3]], [], 3), "no sequences"),
-        (packed, ([[1, 2], [3]], [[0, 1], []], 3), "there are no lengths"),
-        (packed, ([[1, 2], []], [[0, 1]], 3), "got 0 at index 1"),
-        (packed, ([[1, 2], [3, 4]], [[0, 1]], 3), "4 ids, more than length = 3"),
-        (streams, ([], 1, 4), "0 ids are too few for batch_size = 1.* takes 2"),
-        (streams, ([1, 2, 3], 3, 4), "3 ids are too few for batch_size = 3.* 4"),
-        (streams, ([1, 2, 3], 0, 4), "batch_size must be at least 1, got 0"),
-        (streams, ([1, 2, 3], 1, -4), "time must be at least 1, got -4"),
+        (bucket_lengths, ([], 2), "there are no lengths"),
+        (bucket_lengths, ([3, -2], 2), "lengths must be .* 0, got -2 at index 1"),
+        (bucket_lengths, ([1], 0), "num_buckets must be at least 1, got 0"),
+        (bucket_batches, ([3, 9], [4, 8], 2), "length 9 of example 1 .* boundary 8"),
+        (bucket_batches, ([3], [], 2), "there are no boundaries"),
+        (bucket_batches, ([3], [0, 4], 2), "boundaries must be at least 1, got 0"),
+        (bucket_batches, ([3], [4, 4], 2), r"ascend, got \(4, 4\)"),
+        (bucket_batches, ([3], [4], 0), "batch_size must be at least 1, got 0"),
+        (plan_packing, ([4, 5], 4), "length 5 of example 1 .* row_length = 4"),
+        (plan_packing, ([4, 0], 4), "lengths must be at least 1, got 0 at index 1"),
+        (pack_sequences, ([[1, 2], [3]], [], 3), "no sequences"),
+        (pack_sequences, ([[1, 2], [3]], [[0, 1], []], 3), "there are no lengths"),
+        (pack_sequences, ([[1, 2], []], [[0, 1]], 3), "got 0 at index 1"),
+        (
+            pack_sequences,
+            ([[1, 2], [3, 4]], [[0, 1]], 3),
+            "4 ids, more than length = 3",
+        ),
+        (tbptt_batches, ([], 1, 4), "0 ids are too few for batch_size = 1.* takes 2"),
+        (tbptt_batches, ([1, 2, 3], 3, 4), "3 ids are too few for batch_size = 3.* 4"),
+        (tbptt_batches, ([1, 2, 3], 0, 4), "batch_size must be at least 1, got 0"),
+        (tbptt_batches, ([1, 2, 3], 1, -4), "time must be at least 1, got -4"),
     ],
 )
 def test_values_that_are_refused_at_the_call(function, arguments, message):
@@ -281,12 +287,12 @@ def test_values_that_are_refused_at_the_call(function, arguments, message):
     [
         (pad, ([[1]], 2.0), "length must be an integer, got 2.0"),
         (pad, ([[1.5]],), "integers, got float64"),
-        (bucket_boundaries, ([1.0], 2), "lengths must be integers"),
-        (bucket_boundaries, ([1], 1.5), "num_buckets must be an integer, got 1.5"),
-        (bucketed, ([3], [4], 2.0), "batch_size must be an integer"),
-        (bucketed, ([3], [4.5], 2), "boundaries must be integers"),
-        (pack, ([1], "4"), "row_length must be an integer, got '4'"),
-        (streams, ([1.5, 2.5], 1, 1), "ids must be integers"),
+        (bucket_lengths, ([1.0], 2), "lengths must be integers"),
+        (bucket_lengths, ([1], 1.5), "num_buckets must be an integer, got 1.5"),
+        (bucket_batches, ([3], [4], 2.0), "batch_size must be an integer"),
+        (bucket_batches, ([3], [4.5], 2), "boundaries must be integers"),
+        (plan_packing, ([1], "4"), "row_length must be an integer, got '4'"),
+        (tbptt_batches, ([1.5, 2.5], 1, 1), "ids must be integers"),
     ],
 )
 def test_types_that_are_refused_at_the_call(function, arguments, message):

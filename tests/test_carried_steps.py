@@ -16,9 +16,9 @@ from jaxrnn.models import LanguageModel
 from jaxrnn.placement import data_mesh, shard_batch
 from jaxrnn.training import (
     TrainState,
-    make_carried_eval_step,
-    make_carried_train_step,
     make_eval_step,
+    make_stateful_eval_step,
+    make_stateful_train_step,
     make_train_step,
 )
 from tests.test_training import assert_same_run, counted_compilations
@@ -58,8 +58,8 @@ def random_batches(rng, count, time=TIME):
 
 def run(batches, num_devices, learning_rate=0.1):
     optimizer = optax.adamw(learning_rate)
-    step = make_carried_train_step(loss, optimizer, data_mesh(num_devices))
-    state, carry, history = initial(optimizer), MODEL.zero_state((ROWS,)), []
+    step = make_stateful_train_step(loss, optimizer, data_mesh(num_devices))
+    state, carry, history = initial(optimizer), MODEL.initial_state((ROWS,)), []
     for batch in batches:
         state, carry, measured = step(state, carry, batch)
         history.append({name: float(mean.value) for name, mean in measured.items()})
@@ -84,7 +84,7 @@ def test_gradients_stop_at_the_border_of_the_batch():
 
     # Rates of 0 and 1: the weight is 2 in both steps, then changes by the gradient.
     optimizer = optax.sgd(lambda count: count.astype(jnp.float32))
-    step = make_carried_train_step(sums, optimizer, data_mesh(1))
+    step = make_stateful_train_step(sums, optimizer, data_mesh(1))
     state = TrainState.create({"w": jnp.full((), 2.0)}, optimizer, jax.random.key(0))
     h, losses, batch = np.zeros(1, np.float32), [], {"x": np.ones((1, 2), np.float32)}
     for _ in range(2):
@@ -98,8 +98,8 @@ def test_gradients_stop_at_the_border_of_the_batch():
 def test_metrics_with_carried_state_are_those_of_one_pass(rng):
     batches = random_batches(rng, 3)
     params = initial(optax.sgd(0.1)).params
-    step = make_carried_eval_step(measure, data_mesh(2))
-    carry, total = MODEL.zero_state((ROWS,)), Mean(jnp.zeros(()), jnp.zeros(()))
+    step = make_stateful_eval_step(measure, data_mesh(2))
+    carry, total = MODEL.initial_state((ROWS,)), Mean(jnp.zeros(()), jnp.zeros(()))
     for batch in batches:
         carry, measured = step(params, carry, batch)
         total = total.merge(measured["loss"])
@@ -139,9 +139,9 @@ def test_one_device_equals_two(rng):
 
 def test_the_carry_stays_where_its_rows_are(rng):
     mesh, optimizer = data_mesh(2), optax.sgd(0.1)
-    step = make_carried_train_step(loss, optimizer, mesh)
+    step = make_stateful_train_step(loss, optimizer, mesh)
     batches = random_batches(rng, 3)
-    state, carry, _ = step(initial(optimizer), MODEL.zero_state((ROWS,)), batches[0])
+    state, carry, _ = step(initial(optimizer), MODEL.initial_state((ROWS,)), batches[0])
     batch = shard_batch(batches[1], mesh)
     with jax.transfer_guard("disallow"), counted_compilations() as compilations:
         state, after, _ = step(state, carry, batch)
@@ -154,8 +154,8 @@ def test_the_carry_stays_where_its_rows_are(rng):
 
 
 def test_a_carry_that_the_devices_do_not_divide(rng):
-    step = make_carried_eval_step(measure, data_mesh(2))
-    params, carry = initial(optax.sgd(0.1)).params, MODEL.zero_state((3,))
+    step = make_stateful_eval_step(measure, data_mesh(2))
+    params, carry = initial(optax.sgd(0.1)).params, MODEL.initial_state((3,))
     with pytest.raises(ValueError, match=r"^carry\[0\]\.h has 3 rows, which 2 devices"):
         step(params, carry, random_batches(rng, 1)[0])
 

@@ -24,7 +24,7 @@ SHAPES = [
 @pytest.mark.parametrize(("cell", "shapes"), SHAPES)
 def test_weights_spelled_out(cell, shapes):
     x = jnp.zeros((2, 3))
-    weights = cell.init(jax.random.key(0), cell.zero_state((2,)), x)["params"]
+    weights = cell.init(jax.random.key(0), cell.initial_state((2,)), x)["params"]
     assert {name: w.shape for name, w in weights.items()} == shapes
 
 
@@ -32,7 +32,7 @@ def test_initial_statistics():
     h = 64
     cell = jaxrnn.LSTMCell(h)
     x = jnp.zeros((1, 400))
-    weights = cell.init(jax.random.key(0), cell.zero_state((1,)), x)["params"]
+    weights = cell.init(jax.random.key(0), cell.initial_state((1,)), x)["params"]
     for k in range(4):
         gate = weights["w_h"][:, k * h : (k + 1) * h]
         # Float32 products of 64 terms: orthogonal to a few units in the last place.
@@ -48,7 +48,7 @@ def test_initial_statistics():
 
 def test_forget_bias_adds_to_the_initial_bias():
     cell = jaxrnn.LSTMCell(2, forget_bias=0.5, bias_init=nn.initializers.constant(0.25))
-    weights = cell.init(jax.random.key(0), cell.zero_state((1,)), jnp.zeros((1, 3)))
+    weights = cell.init(jax.random.key(0), cell.initial_state((1,)), jnp.zeros((1, 3)))
     b = weights["params"]["b"].tolist()
     assert b == [0.25, 0.25, 0.75, 0.75, 0.25, 0.25, 0.25, 0.25]
 
@@ -89,7 +89,7 @@ def test_bad_arguments(make, message):
 )
 def test_bad_inputs(x, message):
     cell = jaxrnn.GRUCell(2)
-    state = cell.zero_state((1,))
+    state = cell.initial_state((1,))
     variables = cell.init(jax.random.key(0), state, jnp.zeros((1, 3)))
     with pytest.raises(ValueError, match=message):
         cell.apply(variables, state, jnp.asarray(x))
@@ -105,7 +105,7 @@ def test_bad_inputs(x, message):
 )
 def test_nothing_is_repeated_to_fit(rows, x_gates, message):
     cell = jaxrnn.GRUCell(2)
-    state = cell.zero_state((rows,))
+    state = cell.initial_state((rows,))
     variables = cell.init(jax.random.key(0), state, jnp.zeros((rows, 3)))
     with pytest.raises(ValueError, match=message):
         cell.apply(variables, state, jnp.zeros(x_gates), method="recur")
@@ -114,4 +114,4 @@ def test_nothing_is_repeated_to_fit(rows, x_gates, message):
 def test_inputs_wider_than_the_weights(x64):
     cell = jaxrnn.GRUCell(2)
     with pytest.raises(ValueError, match="float64, but the cell computes in float32"):
-        cell.init(jax.random.key(0), cell.zero_state((1,)), jnp.zeros((1, 3)))
+        cell.init(jax.random.key(0), cell.initial_state((1,)), jnp.zeros((1, 3)))

@@ -18,7 +18,7 @@ class Total(nn.Module):
 
     def __call__(self, x, state=None, *, train=False):
         after = ()
-        for total in self.zero_state((2,)) if state is None else state:
+        for total in self.initial_state((2,)) if state is None else state:
             x = total[:, None] + jnp.cumsum(x, axis=1)
             after += (x[:, -1],)
         return x, after
@@ -30,18 +30,18 @@ class Total(nn.Module):
             after += (x,)
         return x, after
 
-    def zero_state(self, batch_shape):
+    def initial_state(self, batch_shape):
         return (jnp.zeros((*batch_shape, 3)),) * self.times
 
 
 class Stateless(Total):
-    def zero_state(self, batch_shape):
+    def initial_state(self, batch_shape):
         raise KeyError("lengths")
 
 
 def test_three_methods_are_enough_to_be_a_layer():
     stack = jaxrnn.Stack([Total(), jaxrnn.GRU(4)])
-    state = stack.zero_state((2,))
+    state = stack.initial_state((2,))
     (expected, final), variables = stack.init_with_output(jax.random.key(0), X, state)
     np.testing.assert_allclose(final[0], X.sum(axis=1), rtol=1e-5)
     for t in range(X.shape[1]):
@@ -51,11 +51,11 @@ def test_three_methods_are_enough_to_be_a_layer():
 
 def test_a_layer_of_several_cells_is_given_its_part_of_the_state():
     stack = jaxrnn.Stack([Total(2), jaxrnn.Stack([Total()]), Total(2)])
-    assert stack.chosen_backends == ("unknown",) * 5
+    assert stack.resolved_backends == ("unknown",) * 5
     sums = [np.cumsum(X, axis=1)]
     for _ in range(4):
         sums.append(np.cumsum(sums[-1], axis=1))
-    _, halfway = stack.apply({}, X[:, :2], stack.zero_state((2,)))
+    _, halfway = stack.apply({}, X[:, :2], stack.initial_state((2,)))
     outputs, final = stack.apply({}, X[:, 2:], halfway)
     # float32 sums of a few dozen terms of size 1.
     np.testing.assert_allclose(outputs, sums[-1][:, 2:], rtol=1e-4, atol=1e-4)
@@ -65,6 +65,8 @@ def test_a_layer_of_several_cells_is_given_its_part_of_the_state():
 
 
 def test_a_layer_that_cannot_say_how_many_cells_it_has():
-    state = jaxrnn.Stack([Total()]).zero_state((2,))
-    with pytest.raises(ValueError, match=r"of Stateless, neither zero_state.*lengths"):
+    state = jaxrnn.Stack([Total()]).initial_state((2,))
+    with pytest.raises(
+        ValueError, match=r"of Stateless, neither initial_state.*lengths"
+    ):
         jaxrnn.Stack([Stateless()]).apply({}, X, state)

@@ -34,7 +34,7 @@ def torch_cell(theirs, ours):
     layer = jaxrnn.LSTM(H)
     weights = {f"{name}_l0": w for name, w in theirs.state_dict().items()}
     params = torch_weights.from_torch(weights, layer)["params"]["l0"]
-    state, output = ours.apply({"params": params}, ours.zero_state((3,)), X[:, 0])
+    state, output = ours.apply({"params": params}, ours.initial_state((3,)), X[:, 0])
     h, c = theirs(x)
     assert_same(h.detach(), output)
     assert_same(c.detach(), state.c)

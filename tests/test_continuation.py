@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from jaxrnn.continuation import begin, read, select_rows
+from jaxrnn.continuation import init_decode_state, prefill, select_rows
 
 VOCAB = 7
 PROMPT = np.array([[3, 1, 4, 1], [5, 0, 2, 6], [5, 3, 5, 0]], np.int32)
@@ -27,7 +27,7 @@ def zeros(rows):
 
 
 def test_the_state_has_read_every_token_in_order():
-    text = read(digits, zeros(3), PROMPT)
+    text = prefill(digits, zeros(3), PROMPT)
     assert text.state[0].tolist() == [3141, 5026, 5350]
     assert text.state[1].tolist() == [[4, 4]] * 3
     expected = [(314 + 1) % VOCAB, (502 + 6) % VOCAB, (535 + 0) % VOCAB]
@@ -40,16 +40,16 @@ def test_the_state_has_read_every_token_in_order():
 
 def test_it_goes_on_from_the_state():
     state = (jnp.array([9]), jnp.zeros((1, 2), jnp.int32))
-    assert read(digits, state, [[1, 2]]).state[0].tolist() == [912]
+    assert prefill(digits, state, [[1, 2]]).state[0].tolist() == [912]
 
 
 @pytest.mark.parametrize("padding", [0, -1, VOCAB])
 def test_padded_prompts_equal_those_alone(padding):
     lengths = [2, 4, 1]
     prompt = np.where(np.arange(4) < np.array(lengths)[:, None], PROMPT, padding)
-    text = read(digits, zeros(3), prompt, prompt_lengths=lengths)
+    text = prefill(digits, zeros(3), prompt, prompt_lengths=lengths)
     for row, length in enumerate(lengths):
-        alone = read(digits, zeros(1), PROMPT[row : row + 1, :length])
+        alone = prefill(digits, zeros(1), PROMPT[row : row + 1, :length])
         for ours, theirs in zip(
             jax.tree.leaves(text), jax.tree.leaves(alone), strict=True
         ):
@@ -67,7 +67,9 @@ def test_reading_equals_stepping_through_a_gru(rng):
         y, state = layer.apply(variables, x, state, method="step")
         return y @ w_o, state
 
-    text = read(functools.partial(step, variables), layer.zero_state((3,)), PROMPT)
+    text = prefill(
+        functools.partial(step, variables), layer.initial_state((3,)), PROMPT
+    )
     outputs, state = layer.apply(variables, embedding[PROMPT])
     # float32; the products of the whole sequence are summed in another order
     np.testing.assert_allclose(text.state[0], state[0], rtol=1e-5, atol=1e-6)
@@ -75,12 +77,12 @@ def test_reading_equals_stepping_through_a_gru(rng):
 
 
 def test_begin_takes_the_first_logits():
-    text = begin("anything", [[0.0, 1.0], [2.0, 3.0]])
+    text = init_decode_state("anything", [[0.0, 1.0], [2.0, 3.0]])
     assert text.logits.tolist() == [[0, 1], [2, 3]]
     assert text.state == "anything"
     assert not text.seen.any()
     with pytest.raises(ValueError, match=r"\[rows, vocabulary\], got \(3,\)"):
-        begin(None, jnp.zeros(3))
+        init_decode_state(None, jnp.zeros(3))
 
 
 @pytest.mark.parametrize(
@@ -108,14 +110,14 @@ def test_begin_takes_the_first_logits():
 )
 def test_bad_prompts_are_refused(prompt, lengths, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        read(digits, zeros(len(prompt)), prompt, lengths)
+        prefill(digits, zeros(len(prompt)), prompt, lengths)
 
 
 def test_prompts_of_other_types_are_refused():
     with pytest.raises(TypeError, match="prompt must be integers, got float64"):
-        read(digits, zeros(1), [[1.0, 2.0]])
+        prefill(digits, zeros(1), [[1.0, 2.0]])
     with pytest.raises(TypeError, match="prompt must be integers, got <U2"):
-        read(digits, zeros(1), [["to", "be"]])
+        prefill(digits, zeros(1), [["to", "be"]])
 
 
 @pytest.mark.parametrize(
@@ -140,16 +142,16 @@ def test_prompts_of_other_types_are_refused():
 )
 def test_a_step_that_returns_something_else_is_refused(step, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        read(step, jnp.zeros((3, 2)), PROMPT)
+        prefill(step, jnp.zeros((3, 2)), PROMPT)
 
 
 def test_padded_prompts_need_a_state_of_rows():
     def step(tokens, steps):
         return jax.nn.one_hot(tokens, VOCAB), steps + 1
 
-    assert read(step, jnp.array(0), PROMPT).state == 4
+    assert prefill(step, jnp.array(0), PROMPT).state == 4
     with pytest.raises(ValueError, match="shape \\(\\), but must lead with the 3 rows"):
-        read(step, jnp.array(0), PROMPT, prompt_lengths=[1, 2, 3])
+        prefill(step, jnp.array(0), PROMPT, prompt_lengths=[1, 2, 3])
 
 
 def test_rows_are_selected_in_every_leaf():

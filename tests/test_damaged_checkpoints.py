@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrnn import records
+from jaxrnn import manifest
 from jaxrnn.checkpoints import CheckpointError, Checkpoints
 from tests.test_checkpoints import assert_identical, files_below, random_state
 
@@ -244,14 +244,14 @@ def test_what_is_saved_behind_a_damaged_one_is_kept(tmp_path):
 
 
 def test_a_save_reads_what_it_wrote_and_what_it_does_not_know(tmp_path, monkeypatch):
-    verified = records.verified
+    verified = manifest.verified
     read = []
 
     def counted(path):
         read.append(int(path.name.removeprefix("step_")))
         return verified(path)
 
-    monkeypatch.setattr(records, "verified", counted)
+    monkeypatch.setattr(manifest, "verified", counted)
     checkpoints = Checkpoints(tmp_path)
     for step in (1, 2, 3):  # the first is the best
         save(checkpoints, step, metric=step)

@@ -15,7 +15,7 @@ class Identity(nn.Module):
     def step(self, x, state):
         return x, state
 
-    def zero_state(self, batch_shape):
+    def initial_state(self, batch_shape):
         return ()
 
 

@@ -42,7 +42,7 @@ def random_like(rng, tree):
 def case(request, rng, x64):
     cell, oracle = CELLS[request.param]
     x = rng.normal(size=(T, D))
-    state = random_like(rng, cell.zero_state(()))
+    state = random_like(rng, cell.initial_state(()))
     weights = random_like(rng, cell.init(jax.random.key(0), state, x[0])["params"])
     return cell, oracle, weights, state, x
 
@@ -98,7 +98,7 @@ def test_gradients_against_differences_of_the_oracle(case, rng):
 def test_bfloat16_products_keep_a_float32_state(rng):
     cell = jaxrnn.LSTMCell(H, dtype=jnp.bfloat16)
     x = jnp.asarray(rng.normal(size=(2, D)), jnp.float32)
-    state = cell.zero_state((2,))
+    state = cell.initial_state((2,))
     (state, y), variables = cell.init_with_output(jax.random.key(0), state, x)
     assert (y.dtype, state.h.dtype, state.c.dtype) == (
         jnp.bfloat16,

@@ -50,7 +50,7 @@ def train_step(dtype, devices=2):
             jax.random.key(0),
         )
     )
-    step = training.make_carried_train_step(loss, optimizer, mesh)
+    step = training.make_stateful_train_step(loss, optimizer, mesh)
     return step, (on(mesh, P(), state), *rows(model, mesh))
 
 
@@ -95,7 +95,7 @@ def eval_step(dtype):
         logits, state = model.apply(params, batch["inputs"], state)
         return {"nats": Mean.of(cross_entropy(logits, batch["targets"]))}, state
 
-    step = training.make_carried_eval_step(measure, mesh)
+    step = training.make_stateful_eval_step(measure, mesh)
     return step, (on(mesh, P(), variables), *rows(model, mesh))
 
 
@@ -106,7 +106,7 @@ def sampling_step(dtype):
         step = functools.partial(model.apply, variables, method="step")
         prompt = jnp.zeros((2, 3), jnp.int32)
         keys = jax.random.split(key, 2)
-        state = model.zero_state((2,))
+        state = model.initial_state((2,))
         return sampling.generate(step, state, prompt, 5, keys, top_k=3).tokens
 
     return draw, (variables, jax.eval_shape(lambda: jax.random.key(0)))
@@ -123,7 +123,7 @@ def rows(model, mesh):
     """A carry and a batch."""
     count = ROWS * mesh.size
     tokens = jax.ShapeDtypeStruct((count, TIME), jnp.int32)
-    carry = jax.eval_shape(lambda: model.zero_state((count,)))
+    carry = jax.eval_shape(lambda: model.initial_state((count,)))
     return on(mesh, P("data"), (carry, {"inputs": tokens, "targets": tokens}))
 
 

@@ -43,7 +43,7 @@ class Case:
         variables = self.layer.init(jax.random.key(0), self.x)
         noise = jax.tree.map(lambda leaf: 0.3 * self.normal(*leaf.shape), variables)
         self.variables = jax.tree.map(jnp.add, variables, noise)
-        zeros = self.layer.zero_state((B,))
+        zeros = self.layer.initial_state((B,))
         self.state = jax.tree.map(lambda leaf: self.normal(*leaf.shape), zeros)
 
     def normal(self, *shape):
@@ -222,10 +222,10 @@ def test_keeps_only_what_the_backward_pass_needs(name, ragged, rng, x64):
 
 
 def test_the_layer_says_which_recurrence_runs():
-    assert jaxrnn.LSTM(H, bidirectional=True).chosen_backends == ("fused", "fused")
-    assert jaxrnn.LSTM(H, backend="scan").chosen_backends == ("scan",)
+    assert jaxrnn.LSTM(H, bidirectional=True).resolved_backends == ("fused", "fused")
+    assert jaxrnn.LSTM(H, backend="scan").resolved_backends == ("scan",)
     stack = jaxrnn.Stack([jaxrnn.GRU(H), jaxrnn.Recurrent(cells.ResetBeforeGRUCell(H))])
-    assert stack.chosen_backends == ("fused", "scan")
+    assert stack.resolved_backends == ("fused", "scan")
 
 
 def test_a_subclass_may_have_changed_anything():

@@ -50,15 +50,15 @@ def oracle(variables, tokens, state):
 
 
 @pytest.mark.parametrize(
-    ("tied", "embed", "names"),
+    ("tie_embeddings", "embed", "names"),
     [
         (False, EMBED, ["embed", "encoder", "output"]),
         (True, HIDDEN, ["bias", "embed", "encoder"]),
         (True, EMBED, ["bias", "embed", "encoder", "project"]),
     ],
 )
-def test_logits_and_state_are_those_of_the_oracle(rng, tied, embed, names):
-    model, variables = make(embed=embed, tied=tied)
+def test_logits_and_state_are_those_of_the_oracle(rng, tie_embeddings, embed, names):
+    model, variables = make(embed=embed, tie_embeddings=tie_embeddings)
     assert sorted(variables["params"]) == names
     tokens = rng.integers(VOCAB, size=(B, T))
     lengths = np.array([T, 0, T - 1])
@@ -76,13 +76,15 @@ def test_logits_and_state_are_those_of_the_oracle(rng, tied, embed, names):
         np.testing.assert_allclose((after.h[row], after.c[row]), state, **near)
 
 
-@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("tie_embeddings", [False, True])
 @pytest.mark.parametrize("batch", [(), (B,), (2, B)])
-def test_steps_equal_the_whole_whatever_the_batch_axes(rng, tied, batch):
-    model, variables = make(jaxrnn.GRU(HIDDEN, num_layers=2), tied=tied)
+def test_steps_equal_the_whole_whatever_the_batch_axes(rng, tie_embeddings, batch):
+    model, variables = make(
+        jaxrnn.GRU(HIDDEN, num_layers=2), tie_embeddings=tie_embeddings
+    )
     tokens = rng.integers(VOCAB, size=(*batch, T))
     whole, last = jax.jit(model.apply)(variables, tokens)
-    state = model.zero_state(batch)
+    state = model.initial_state(batch)
     for t in range(T):
         logits, state = model.apply(variables, tokens[..., t], state, method="step")
         np.testing.assert_allclose(logits, whole[..., t, :], rtol=1e-5, atol=1e-5)
@@ -93,8 +95,8 @@ def test_steps_equal_the_whole_whatever_the_batch_axes(rng, tied, batch):
 @pytest.mark.parametrize("make_encoder", ENCODERS)
 def test_looking_up_the_table_equals_multiplying(rng, make_encoder):
     model, variables = make(make_encoder())
-    table = model.apply(variables, method="table")
-    state, tokens = model.zero_state((B,)), rng.integers(VOCAB, size=B)
+    table = model.apply(variables, method="input_projection_table")
+    state, tokens = model.initial_state((B,)), rng.integers(VOCAB, size=B)
     expected, after = model.apply(variables, tokens, state, method="step")
     # Nothing is multiplied with the embedding any more.
     without = jax.tree.map(jnp.copy, variables)
@@ -136,8 +138,8 @@ def test_a_tied_embedding_learns_from_both_ends(rng):
     """As input only the tokens read have a gradient, as output all of them."""
     tokens = np.array([[2, 2, 2]])
 
-    def gradient(tied):
-        model, variables = make(embed=HIDDEN, tied=tied)
+    def gradient(tie_embeddings):
+        model, variables = make(embed=HIDDEN, tie_embeddings=tie_embeddings)
 
         def loss(variables):
             return jnp.sum(model.apply(variables, tokens)[0] ** 2)
@@ -158,7 +160,7 @@ class Echo(nn.Module):
     def step(self, x, state):
         return x, state
 
-    def zero_state(self, batch_shape):
+    def initial_state(self, batch_shape):
         return ()
 
 

@@ -138,16 +138,16 @@ def test_a_jitted_step_may_reuse_the_zero_state():
     layer = jaxrnn.GRU(4, num_layers=2)
     variables = layer.init(jax.random.key(0), X)
     step = functools.partial(layer.apply, method="step")
-    expected, _ = step(variables, X[:, 0], layer.zero_state((2,)))
+    expected, _ = step(variables, X[:, 0], layer.initial_state((2,)))
     reusing = jax.jit(step, donate_argnums=2)
-    found, _ = reusing(variables, X[:, 0], layer.zero_state((2,)))
+    found, _ = reusing(variables, X[:, 0], layer.initial_state((2,)))
     np.testing.assert_allclose(found, expected, rtol=1e-6)  # jit rounds anew
 
 
 def test_no_rows_or_no_steps():
     layer = jaxrnn.LSTM(4, bidirectional=True)
     variables = layer.init(jax.random.key(0), X)
-    initial = jax.tree.map(lambda leaf: leaf + 1, layer.zero_state((2,)))
+    initial = jax.tree.map(lambda leaf: leaf + 1, layer.initial_state((2,)))
     ids = np.zeros((2, 0), np.int32)
     outputs, final = layer.apply(variables, X[:, :0], initial, segment_ids=ids)
     assert outputs.shape == (2, 0, 8)
@@ -203,7 +203,7 @@ def test_bad_arguments(make, message):
         make().init(jax.random.key(0), X)
 
 
-STATE = jaxrnn.LSTM(4).zero_state((2,))
+STATE = jaxrnn.LSTM(4).initial_state((2,))
 
 
 @pytest.mark.parametrize(
@@ -212,10 +212,14 @@ STATE = jaxrnn.LSTM(4).zero_state((2,))
         (X[..., :2], {}, "2 features, but the weights were made for 3"),
         (X[0, 0], {}, "need a time axis"),
         (np.zeros((2, 5, 3), np.int32), {}, "floating point, got int32"),
-        (X, {"state": jaxrnn.LSTM(4).zero_state((3,))}, r"\(3, 4\).*\(2, 4\)"),
-        (X, {"state": jaxrnn.GRU(4).zero_state((2,))}, "expected"),
-        (X, {"state": STATE + STATE}, "1 cells, as zero_state returns it, got 2 ent"),
-        (X, {"state": STATE[0]}, "1 cells, as zero_state returns it, got LSTMState"),
+        (X, {"state": jaxrnn.LSTM(4).initial_state((3,))}, r"\(3, 4\).*\(2, 4\)"),
+        (X, {"state": jaxrnn.GRU(4).initial_state((2,))}, "expected"),
+        (
+            X,
+            {"state": STATE + STATE},
+            "1 cells, as initial_state returns it, got 2 ent",
+        ),
+        (X, {"state": STATE[0]}, "1 cells, as initial_state returns it, got LSTMState"),
         (X, {"state": (tuple(STATE[0]),)}, r"is \(\(2, 4\).*expected LSTMState"),
         (X, {"lengths": [5.0, 1]}, "must be integers"),
         (X, {"lengths": np.array([6, 1])}, "length 6 is above the 5 steps"),

@@ -128,7 +128,7 @@ def test_nan_predicts_nothing():
 def test_perplexity_and_bits_of_equally_likely_choices():
     nats = math.log(32)
     np.testing.assert_allclose(metrics.perplexity(nats), 32, rtol=1e-6)
-    np.testing.assert_allclose(metrics.bits(nats), 5, rtol=1e-6)
+    np.testing.assert_allclose(metrics.nats_to_bits(nats), 5, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from flax import linen as nn
 
 import jaxrnn
-from jaxrnn.batching import packed, pad
+from jaxrnn.batching import pack_sequences, pad
 from jaxrnn.models import SequenceClassifier
 
 SEQUENCES = [[3, 1, 4, 1], [5, 9, 2], [6], [5, 3, 5, 8, 9]]
@@ -29,7 +29,7 @@ class Echo(nn.Module):
     def step(self, x, state):
         return x, state
 
-    def zero_state(self, batch_shape):
+    def initial_state(self, batch_shape):
         return ()
 
 
@@ -77,7 +77,7 @@ def oracle(model, variables, sequences):
 )
 def test_packed_rows_give_the_logits_of_the_sequences_alone(pooling, bidirectional):
     model, variables = make(pooling, bidirectional=bidirectional)
-    tokens, segment_ids = packed(SEQUENCES, PACKED, row_length=8)
+    tokens, segment_ids = pack_sequences(SEQUENCES, PACKED, row_length=8)
     logits = jax.jit(partial(model.apply, num_segments=2))(
         variables, tokens, segment_ids=segment_ids
     )
@@ -189,7 +189,7 @@ def test_an_unknown_pooling_is_refused():
 def test_classes_have_logits_of_their_own(rng):
     """Each as a model of one logit has it, from the same features."""
     binary, variables = make(("max", "mean"))
-    model = binary.clone(classes=3)
+    model = binary.clone(num_classes=3)
     width = variables["params"]["output"]["kernel"].shape[0]
     output = {
         "kernel": rng.normal(size=(width, 3)).astype(np.float32),

@@ -18,9 +18,11 @@ from jaxrnn.models import LanguageModel
 
 def test_rows_of_a_process_are_those_of_its_devices():
     for devices in (1, 2):
-        assert placement.process_rows(6, placement.data_mesh(devices)) == slice(0, 6)
+        assert placement.local_batch_slice(6, placement.data_mesh(devices)) == slice(
+            0, 6
+        )
     with pytest.raises(ValueError, match="2 devices do not divide 7 rows"):
-        placement.process_rows(7, placement.data_mesh(2))
+        placement.local_batch_slice(7, placement.data_mesh(2))
 
 
 def test_rows_of_the_second_of_three_processes():
@@ -31,7 +33,7 @@ def test_rows_of_the_second_of_three_processes():
         local_devices = (4, 5, 6, 7)
         size = 12
 
-    assert placement.process_rows(24, Mesh()) == slice(8, 16)  # pyright: ignore[reportArgumentType]
+    assert placement.local_batch_slice(24, Mesh()) == slice(8, 16)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_state_on_all_devices_stays_where_it_is():
@@ -48,12 +50,12 @@ def test_a_state_on_all_devices_stays_where_it_is():
 def as_process(monkeypatch, process, processes):
     """As the `process`th of so many would divide rows."""
 
-    def process_rows(rows, mesh):
+    def local_batch_slice(rows, mesh):
         assert rows % processes == 0
         each = rows // processes
         return slice(process * each, (process + 1) * each)
 
-    monkeypatch.setattr(placement, "process_rows", process_rows)
+    monkeypatch.setattr(placement, "local_batch_slice", local_batch_slice)
 
 
 def assert_shares_are_the_whole(shares, whole):
@@ -85,7 +87,7 @@ def test_reviews_are_shared_out_with_any_remainder(monkeypatch, count, processes
 
 def test_places_of_a_text_are_shared_out():
     ids = np.arange(1000, dtype=np.int32)
-    settings = charlm_config.Settings(batch=6, time=10)
+    settings = charlm_config.Settings(batch=6, seq_len=10)
     whole = [make() for make in Streams(ids, settings).epoch(3)]
     shares = [
         [make() for make in Streams(ids, settings, own).epoch(3)]

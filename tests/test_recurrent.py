@@ -73,7 +73,7 @@ def test_a_cell_of_ours_with_another_recurrence_has_it_in_every_step():
     whole, _ = layer.apply(variables, X)
     plain, _ = jaxrnn.Recurrent(jaxrnn.LSTMCell(4)).apply(variables, X)
     assert np.abs(whole - plain).max() > 1e-3
-    state = layer.zero_state(X.shape[:1])
+    state = layer.initial_state(X.shape[:1])
     for t in range(X.shape[1]):
         y, state = layer.apply(variables, X[:, t], state, method="step")
         np.testing.assert_allclose(whole[:, t], y, rtol=1e-5, atol=1e-6)
@@ -98,7 +98,7 @@ def test_a_convolutional_cell(rng):
     np.testing.assert_allclose(outputs[1, :2], alone, atol=1e-6)
     assert not outputs[1, 2:].any()
     with pytest.raises(ValueError, match="initialize_carry"):
-        layer.zero_state((2,))
+        layer.initial_state((2,))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,14 @@ from jax.sharding import PartitionSpec as P
 import jaxrnn
 from jaxrnn import sampling
 from jaxrnn.placement import data_mesh
-from jaxrnn.sampling import begin, extend, generate, penalize, read, sample
+from jaxrnn.sampling import (
+    decode,
+    generate,
+    init_decode_state,
+    penalize,
+    prefill,
+    sample,
+)
 
 VOCAB = 11
 PROMPT = np.array([[3, 1], [4, 1], [5, 9], [2, 6], [5, 3]], np.int32)
@@ -58,7 +65,7 @@ class Reader(nn.Module):
 
 
 def gru(rows):
-    model, state = Reader(), jaxrnn.GRU(16).zero_state((rows,))
+    model, state = Reader(), jaxrnn.GRU(16).initial_state((rows,))
     variables = model.init(jax.random.key(7), jnp.zeros(rows, jnp.int32), state)
     return functools.partial(model.apply, variables, method="step"), state
 
@@ -211,9 +218,9 @@ def test_pieces_are_the_text_drawn_at_once(pieces, model):
     step, state = (noisy, ints(5)) if model == "noisy" else gru(5)
     options = {"top_k": 8, "repetition_penalty": 1.1}
     whole = generate(step, state, PROMPT, 200, keys(5), **options)
-    text, tokens = read(step, state, PROMPT), []
+    text, tokens = prefill(step, state, PROMPT), []
     for length in pieces:
-        drawn = extend(step, text, length, keys(5), **options)
+        drawn = decode(step, text, length, keys(5), **options)
         tokens.append(drawn.tokens)
         text = drawn.text
     np.testing.assert_array_equal(np.concatenate(tokens, axis=1), whole.tokens)
@@ -222,7 +229,9 @@ def test_pieces_are_the_text_drawn_at_once(pieces, model):
 
 def test_a_text_may_begin_without_a_prompt():
     logits = jax.nn.one_hot(jnp.array([4, 0]), VOCAB)
-    drawn = extend(automaton, begin(ints(2), logits), 3, keys(2), temperature=0)
+    drawn = decode(
+        automaton, init_decode_state(ints(2), logits), 3, keys(2), temperature=0
+    )
     assert drawn.tokens.tolist() == [[4, 1, 7], [0, 0, 0]]
 
 
@@ -260,7 +269,7 @@ def test_the_second_call_compiles_nothing():
         options = {"temperature": temperature, "top_p": temperature, "stop": stop}
         prompt = PROMPT + seed
         drawn = generate(of_weights, jnp.zeros(5), prompt, 6, keys(5, seed), **options)
-        again = extend(of_weights, drawn.text, 6, keys(5, seed), **options)
+        again = decode(of_weights, drawn.text, 6, keys(5, seed), **options)
         return np.concatenate([drawn.tokens, again.tokens], axis=1)
 
     first = draw(0, 0.9, [1, 2, 3])

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrnn.sampling import extend, generate, penalize, read, sample
+from jaxrnn.sampling import decode, generate, penalize, prefill, sample
 
 VOCAB = 11
 PROMPT = np.array([[3, 1], [4, 1], [5, 9], [2, 6], [5, 3]], np.int32)
@@ -113,7 +113,7 @@ def test_arguments_of_other_types_are_refused():
 
 
 def test_another_step_cannot_go_on():
-    text = read(count, None, PROMPT)
+    text = prefill(count, None, PROMPT)
 
     def wider(tokens, state):
         return jnp.zeros((5, VOCAB + 1)), state
@@ -122,4 +122,4 @@ def test_another_step_cannot_go_on():
         "logits float32[5, 12], but the text goes on with float32[5, 11]"
     )
     with pytest.raises(ValueError, match=message):
-        extend(wider, text, 3, keys(5))
+        decode(wider, text, 3, keys(5))

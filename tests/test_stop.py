@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrnn.sampling import extend, generate, read
+from jaxrnn.sampling import decode, generate, prefill
 
 VOCAB = 6
 
@@ -62,9 +62,9 @@ def test_a_row_ends_with_its_stop_string():
 @pytest.mark.parametrize("size", [1, 2, 4])
 def test_pieces_see_a_string_across_their_borders(size):
     step, state, prompt = begun(SCRIPT)
-    text, tokens, lengths = read(step, state, prompt), [], 0
+    text, tokens, lengths = prefill(step, state, prompt), [], 0
     for _ in range(0, 8, size):
-        drawn = extend(step, text, size, keys(4), temperature=0, stop=STOP)
+        drawn = decode(step, text, size, keys(4), temperature=0, stop=STOP)
         tokens.append(drawn.tokens)
         lengths += np.asarray(drawn.lengths)
         text = drawn.text
@@ -84,7 +84,7 @@ def test_pieces_see_a_string_across_their_borders(size):
 def test_another_string_may_come_between_two_pieces(first, then, expected):
     step, state, prompt = begun([[1, 2, 3, 1, 2]])
     drawn = generate(step, state, prompt, 2, keys(1), temperature=0, stop=first)
-    after = extend(step, drawn.text, 3, keys(1), temperature=0, stop=then)
+    after = decode(step, drawn.text, 3, keys(1), temperature=0, stop=then)
     assert after.tokens.tolist() == [expected]
 
 
@@ -113,7 +113,7 @@ def test_the_state_stays_behind_the_stop_string():
 def test_without_the_string_all_rows_go_on():
     step, state, prompt = begun(SCRIPT)
     drawn = generate(step, state, prompt, 6, keys(4), temperature=0, stop=STOP)
-    after = extend(step, drawn.text, 2, keys(4), temperature=0)
+    after = decode(step, drawn.text, 2, keys(4), temperature=0)
     assert after.tokens.tolist() == [[5, 5], [1, 2], [3, 4], [1, 2]]
     assert after.lengths.tolist() == [2] * 4
     assert not after.text.stopped.any()
@@ -132,7 +132,7 @@ def test_a_row_that_goes_on_draws_what_it_would_have_drawn():
     drawn = generate(*start, 30, keys(3), stop=[2])
     lengths = drawn.lengths.tolist()
     assert min(lengths) < 30
-    after = np.asarray(extend(step, drawn.text, 30, keys(3)).tokens)
+    after = np.asarray(decode(step, drawn.text, 30, keys(3)).tokens)
     for row, length in enumerate(lengths):
         assert (whole[row, :length] == drawn.tokens[row, :length]).all()
         assert (whole[row, length : length + 30] == after[row]).all()

@@ -25,19 +25,27 @@ PYTHON = sorted(
 
 # A file may import those to the left of it.
 ORDER = [
-    ["types", "arguments"],
+    ["types", "_validation", "_jax_compat"],
     ["segments", "products"],
     ["equations", "cell"],
     ["cells"],
     ["scan"],
-    ["fused", "chunks"],
+    ["fused", "remat"],
     ["recurrent"],
     ["combinators"],
     ["layers"],
     ["models"],
 ]
-NO_JAX = {"arguments", "text", "batching", "torch_weights"}
-NO_MODELS = {"arguments", "choice", "closures", "continuation", "sampling", "types"}
+NO_JAX = {"_validation", "text", "batching", "torch_weights"}
+NO_MODELS = {
+    "_jax_compat",
+    "_validation",
+    "closures",
+    "continuation",
+    "logits",
+    "sampling",
+    "types",
+}
 HEAVY = {"torch", "tensorflow", "tensorflow_datasets"}
 # What runs code that stands in a file.
 UNSAFE = {"pickle", "dill", "cloudpickle", "shelve", "marshal", "joblib"}

@@ -188,7 +188,7 @@ def test_variables_without_parameters_name_what_is_missing():
 
 
 def test_a_layer_that_torch_has_not_takes_no_weights():
-    class PublishedGRU(layers.StackedLayer):
+    class PublishedGRU(layers.Layer):
         cell_type = jaxrnn.ResetBeforeGRUCell
 
     layer, like = (kind(H, use_bias=False) for kind in (PublishedGRU, jaxrnn.GRU))

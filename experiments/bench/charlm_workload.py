@@ -31,7 +31,7 @@ CHARACTERS = tuple(map(chr, range(32, 112)))  # 80, as many as the chapter's tex
 def train(settings: Settings) -> Work:
     """A step of the program.
 
-    >>> work = train(Settings(embed=4, hidden=4, batch=2, time=40))
+    >>> work = train(Settings(embed=4, hidden=4, batch=2, seq_len=40))
     >>> int(work.run().step), work.units
     (1, 80)
     """
@@ -46,7 +46,7 @@ def train(settings: Settings) -> Work:
 
 def _streams(settings: Settings) -> Streams:
     """Of a text with one step in it."""
-    size = settings.batch * settings.time + 1
+    size = settings.batch * settings.seq_len + 1
     rng = np.random.default_rng(SEED)
     return Streams(rng.integers(len(CHARACTERS), size=size, dtype=np.int32), settings)
 
@@ -56,7 +56,7 @@ def train_torch(settings: Settings, *, one_by_one: bool) -> Work:
     many books do, else once for all."""
     torch = load("torch")
     embed, lstm, output = modules = _torch_model(torch, settings)
-    length = 1 if one_by_one else settings.time
+    length = 1 if one_by_one else settings.seq_len
 
     def loss_of(batch: Batch) -> Any:
         inputs, targets = (

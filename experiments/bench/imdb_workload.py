@@ -23,7 +23,7 @@ from experiments.imdb.model import (
     make_state,
 )
 from jaxrnn import placement, training
-from jaxrnn.batching import pack, packed, pad_rows
+from jaxrnn.batching import pack_sequences, pad_rows, plan_packing
 from jaxrnn.models import SequenceClassifier
 from jaxrnn.recurrent import Backend
 
@@ -117,7 +117,7 @@ def _packed(
 ) -> tuple[list[Callable[[], training.Batch]], Callable[..., training.Metrics]]:
     """Batches of rows of `max_words` that reviews share, about as many reviews in each
     as in a batch of one row for each; and the loss of such a batch."""
-    rows = pack([ids.size for ids in examples.ids], settings.max_words)
+    rows = plan_packing([ids.size for ids in examples.ids], settings.max_words)
     # The longest reviews are in the first rows: shuffled, batches are alike.
     rows = [rows[k] for k in np.random.default_rng(SEED).permutation(len(rows))]
     rows_per_batch = settings.batch * len(rows) // len(examples.ids)
@@ -125,7 +125,7 @@ def _packed(
     most = max(row.size for row in rows)
 
     def make(some: list[np.ndarray]) -> training.Batch:
-        tokens, ids = packed(examples.ids, some, settings.max_words)
+        tokens, ids = pack_sequences(examples.ids, some, settings.max_words)
         labels = np.zeros((len(some), most), np.float32)
         weights = np.zeros_like(labels)
         for k, row in enumerate(some):

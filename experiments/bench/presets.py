@@ -113,7 +113,7 @@ SMOKE = replace(
     hiddens=(4,),
     reviews=Reviews(_TINY, number=8),
     torch_reviews=Reviews(_TINY, number=8, sample=1),
-    characters=charlm.Settings(embed=4, hidden=4, batch=2, time=3),
+    characters=charlm.Settings(embed=4, hidden=4, batch=2, seq_len=3),
     length=3,
     texts=(2,),
     deep_times=(4,),

@@ -213,7 +213,7 @@ def _charlm(scale: Scale) -> Iterator[Case]:
             settings, one_by_one=True
         ),
     }
-    name = f"{settings.batch} x {settings.time}, hidden {settings.hidden}"
+    name = f"{settings.batch} x {settings.seq_len}, hidden {settings.hidden}"
     case = functools.partial(Case, "charlm", unit="characters")
     yield case("train step", name, some, baseline="torch in one")
     for texts in scale.texts:

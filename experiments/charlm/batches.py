@@ -7,7 +7,7 @@ import numpy as np
 
 from experiments.charlm.config import Settings
 from experiments.charlm.datasets import pieces
-from jaxrnn.batching import epoch_rng, streams
+from jaxrnn.batching import epoch_rng, tbptt_batches
 from jaxrnn.text import Vocab, char_tokens
 from jaxrnn.training import Batch
 
@@ -32,8 +32,8 @@ class Streams:
 
     def __init__(self, ids: np.ndarray, settings: Settings, own: slice = slice(None)):
         self._ids, self._own = ids, own
-        self._rows, self._time = settings.batch, settings.time
-        self._forget, self._seed = settings.forget, settings.seed
+        self._rows, self._time = settings.batch, settings.seq_len
+        self._state_reset_prob, self._seed = settings.state_reset_prob, settings.seed
         self._steps = (ids.size - 1) // (self._rows * self._time)
 
     @property
@@ -47,13 +47,15 @@ class Streams:
         rng = epoch_rng(self._seed, epoch)
         first = rng.integers(self._ids.size - self.characters)
         text = self._ids[first : first + self.characters + 1]
-        starts = rng.random((self._steps, self._rows)) < self._forget
+        starts = rng.random((self._steps, self._rows)) < self._state_reset_prob
         starts[0] = True
         return [
             functools.partial(
                 dict, inputs=inputs[self._own], targets=targets[self._own], starts=rows
             )
             for (inputs, targets), rows in zip(
-                streams(text, self._rows, self._time), starts[:, self._own], strict=True
+                tbptt_batches(text, self._rows, self._time),
+                starts[:, self._own],
+                strict=True,
             )
         ]

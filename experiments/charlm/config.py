@@ -30,7 +30,7 @@ class Settings:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the factors in the layers' products. Sums, states and weights stay float32.
     bfloat16 is faster where the processor multiplies it: TPU, recent GPU or CPU."""
-    tied: bool = False
+    tie_embeddings: bool = False
     """Use the vectors of the characters as weights of the output, too."""
     dropout: float = 0.0
     """Probability of dropping a feature between layers and before the output."""
@@ -42,9 +42,9 @@ class Settings:
     """Passes over the training text."""
     batch: int = 16
     """Places of the text that are read at once, in a step."""
-    time: int = 128
+    seq_len: int = 128
     """Characters read at each place in a step: how far back a gradient reaches."""
-    forget: float = 0.05
+    state_reset_prob: float = 0.05
     """Probability that a place forgets before a step what it has read.
     A model that never does can get lost where a text begins, and stay so."""
     learning_rate: float = 1e-2
@@ -70,8 +70,8 @@ class Settings:
             ValueError: they do not; the option is named.
         """
         COUNT.check(self, "embed", "hidden", "layers")
-        COUNT.check(self, "epochs", "batch", "time", "patience")
-        SHARE.check(self, "dropout", "forget", "warmup")
+        COUNT.check(self, "epochs", "batch", "seq_len", "patience")
+        SHARE.check(self, "dropout", "state_reset_prob", "warmup")
         SHARE_BELOW_1.check(self, "weight_drop")
         AMOUNT.check(self, "learning_rate", "weight_decay")
         POSITIVE.check(self, "clip")
@@ -80,12 +80,12 @@ class Settings:
     def fit_to(self, characters: int) -> "Settings":
         """The same with as many rows and steps as a training text can fill.
 
-        >>> Settings(batch=16, time=128).fit_to(1000).batch
+        >>> Settings(batch=16, seq_len=128).fit_to(1000).batch
         7
         """
-        time = min(self.time, characters - 1)
-        batch = min(self.batch, (characters - 1) // time)
-        return dataclasses.replace(self, batch=batch, time=time)
+        seq_len = min(self.seq_len, characters - 1)
+        batch = min(self.batch, (characters - 1) // seq_len)
+        return dataclasses.replace(self, batch=batch, seq_len=seq_len)
 
 
 PRESETS = {
@@ -95,20 +95,20 @@ PRESETS = {
     # weights from learning a short text by heart, their decay does the most.
     "best": Settings(
         cell="lstm", embed=128, hidden=512, layers=2, dtype="bfloat16", dropout=0.4,
-        locked_dropout=True, weight_drop=0.2, epochs=20, batch=32, time=64,
+        locked_dropout=True, weight_drop=0.2, epochs=20, batch=32, seq_len=64,
         learning_rate=4e-3, weight_decay=0.2,
     ),
     # Raschka, Liu and Mirjalili (2022), "Machine Learning with PyTorch and
     # Scikit-Learn", chapter 15, which models The Mysterious Island: 10,000 steps.
     "chapter": Settings(
-        cell="lstm", embed=256, hidden=512, epochs=25, batch=64, time=40, forget=0.0,
-        learning_rate=5e-3, warmup=0.0, schedule="constant", weight_decay=0.0,
-        clip=None, patience=None,
+        cell="lstm", embed=256, hidden=512, epochs=25, batch=64, seq_len=40,
+        state_reset_prob=0.0, learning_rate=5e-3, warmup=0.0, schedule="constant",
+        weight_decay=0.0, clip=None, patience=None,
     ),
 }  # fmt: skip
 
 
 SMOKE = Settings(
-    cell="lstm", embed=8, hidden=32, epochs=3, batch=8, time=16, learning_rate=2e-2,
+    cell="lstm", embed=8, hidden=32, epochs=3, batch=8, seq_len=16, learning_rate=2e-2,
     patience=None,
 )  # fmt: skip

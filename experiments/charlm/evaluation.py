@@ -29,35 +29,35 @@ ROWS, TIME = 64, 64
 class Evaluation:
     """The evaluations of a model on the text with these `ids` [n].
 
-    `nats_carried` is of one pass over the whole text, starting from a zero state.
+    `nats_stateful` is of one pass over the whole text, starting from a zero state.
 
-    `nats_cold_64` and `nats_cold_256` are of windows of so many characters, each from a
-    zero state with the character before it as first input. The windows stand side by
-    side and cover the whole text; its end, where no whole window is left, is a shorter
-    one. So the three are means over the same characters.
+    `nats_window_64` and `nats_window_256` are of windows of so many characters, each
+    from a zero state with the character before it as first input. The windows do not
+    overlap and cover the whole text; the last one may be shorter. So the three are
+    means over the same characters.
     """
 
     def __init__(self, model: LanguageModel, ids: np.ndarray, mesh: Mesh):
         self._ids = ids
         self._rows = math.ceil(ROWS / mesh.size) * mesh.size
         # Of each batch every process makes its own rows alone.
-        self._own = placement.process_rows(self._rows, mesh)
-        self._zeros = model.zero_state((self._own.stop - self._own.start,))
+        self._own = placement.local_batch_slice(self._rows, mesh)
+        self._zeros = model.initial_state((self._own.stop - self._own.start,))
         # Far below the standard error of a mean over so many characters.
         self._nothing = 3e-3 / math.sqrt(ids.size)
-        self._step = training.make_carried_eval_step(_make_metrics(model), mesh)
+        self._step = training.make_stateful_eval_step(_make_metrics(model), mesh)
 
     def __call__(self, params: Any) -> dict[str, float]:
-        nats = {"nats_carried": self._carried(params)}
+        nats = {"nats_stateful": self._stateful(params)}
         for window in WINDOWS:
-            nats[f"nats_cold_{window}"] = self._cold(params, window)
+            nats[f"nats_window_{window}"] = self._windows(params, window)
         return nats
 
-    def _cold(self, params: Any, window: int) -> float:
+    def _windows(self, params: Any, window: int) -> float:
         means = [self._read(params, rows, self._zeros)[1] for rows in self._cut(window)]
         return float(functools.reduce(Mean.merge, means).value)
 
-    def _carried(self, params: Any) -> float:
+    def _stateful(self, params: Any) -> float:
         """One row after the other would be one pass, and slow. So all are read at once,
         and again, each from the state that the row before it ended with, until no state
         changes any more: soon, as states forget. Or until the mean does not: where

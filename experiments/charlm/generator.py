@@ -15,7 +15,7 @@ from experiments.charlm.config import Settings
 from experiments.charlm.model import make_model, make_optimizer, make_state
 from experiments.harness.workdir import WorkDir
 from jaxrnn import metrics, sampling
-from jaxrnn.arguments import at_least
+from jaxrnn._validation import check_min
 from jaxrnn.checkpoints import Checkpoints
 from jaxrnn.models import LanguageModel
 from jaxrnn.text import Vocab, char_tokens
@@ -87,22 +87,23 @@ class Writer:
         what comes next in each of them, some characters at a time.
 
         A text is a function of `seed` and its number, whatever stands beside it. The
-        options are those of `jaxrnn.sampling.extend`.
+        options are those of `jaxrnn.sampling.decode`.
 
         Raises:
             ValueError: `length` is below 0 or `texts` below 1, or as `extend` does.
         """
-        at_least(0, length=length)
-        at_least(1, texts=texts)
+        check_min(0, length=length)
+        check_min(1, texts=texts)
         apply = functools.partial(self._model.apply, self._variables)
-        step = functools.partial(apply, method="step", table=apply(method="table"))
+        table = apply(method="input_projection_table")
+        step = functools.partial(apply, method="step", input_projection_table=table)
         key = jax.random.key(seed)
         keys = jax.vmap(functools.partial(jax.random.fold_in, key))(np.arange(texts))
         prompts = np.tile(self.vocab.encode(char_tokens(prompt)), (texts, 1))
-        state = self._model.zero_state((texts,))
-        text = sampling.read(step, state, prompts)
+        state = self._model.initial_state((texts,))
+        text = sampling.prefill(step, state, prompts)
         for start in range(0, length, PIECE):
-            tokens, lengths, text = sampling.extend(step, text, PIECE, keys, **options)
+            tokens, lengths, text = sampling.decode(step, text, PIECE, keys, **options)
             rows = zip(*map(np.asarray, (tokens, lengths)), strict=True)
             # Behind a stop string there is padding.
             kept = [row[: min(drawn, length - start)] for row, drawn in rows]
@@ -112,7 +113,7 @@ class Writer:
         """The state after every character and the log-probabilities of what comes next
         [t v], some characters at a time."""
         ids = self.vocab.encode(char_tokens(text))
-        state = self._model.zero_state(())
+        state = self._model.initial_state(())
 
         @jax.jit
         def read(variables: Any, state: State, ids: jax.Array):
@@ -132,7 +133,7 @@ class Writer:
     def nats(self, text: str) -> Iterator[np.ndarray]:
         """The nats of every character but the first, some at a time: how much of a
         surprise each is after all before it."""
-        state = self._model.zero_state((1,))
+        state = self._model.initial_state((1,))
         for start in range(0, len(text) - 1, CHUNK):
             part = self.vocab.encode(char_tokens(text[start : start + CHUNK + 1]))
             inputs = np.pad(part[:-1], (0, CHUNK + 1 - part.size))

@@ -99,7 +99,7 @@ class Reading:
             raise ValueError("--html needs --neurons FILE")
 
     @property
-    def wanted(self) -> bool:
+    def requested(self) -> bool:
         """Whether there is a file to read."""
         return self.score is not None or self.neurons is not None
 
@@ -240,10 +240,8 @@ def judge(path: Path, file: Path, *, skip: bool, each: bool) -> None:
             done += part.size
             advance(done)
     mean = total / done
-    print(
-        f"{file}: {mean:.4f} nats, {float(metrics.bits(mean)):.4f} bits per {unit} "
-        f"({done:,} predicted)"
-    )
+    bits = float(metrics.nats_to_bits(mean))
+    print(f"{file}: {mean:.4f} nats, {bits:.4f} bits per {unit} ({done:,} predicted)")
 
 
 def picture(path: Path, file: Path, page: Path, *, skip: bool) -> None:

@@ -48,7 +48,7 @@ def make_model(settings: Settings, vocab_size: int) -> LanguageModel:
         encoder,
         dropout=settings.dropout,
         locked_dropout=settings.locked_dropout,
-        tied=settings.tied,
+        tie_embeddings=settings.tie_embeddings,
     )
 
 
@@ -82,17 +82,17 @@ def make_state(
     weights_key, key = jax.random.split(jax.random.key(settings.seed))
     variables = jax.jit(model.init)(weights_key, jnp.zeros((1, 1), jnp.int32))
     train = TrainState.create(variables, optimizer, key)
-    return Carried(train, model.zero_state((settings.batch,)))
+    return Carried(train, model.initial_state((settings.batch,)))
 
 
 def place(carried: Carried, mesh: Mesh) -> Carried:
     """The same on the devices of `mesh`, the places split over them."""
     places = jax.tree.leaves(carried.memory)[0].shape[0]
-    own = placement.process_rows(places, mesh)
+    own = placement.local_batch_slice(places, mesh)
     memory = jax.tree.map(lambda leaf: leaf[own], carried.memory)
     return Carried(
         placement.replicate(carried.train, mesh),
-        placement.split_rows(memory, mesh, "memory"),
+        placement.shard_leading_axis(memory, mesh, "memory"),
     )
 
 
@@ -107,7 +107,7 @@ def make_train_step(
     def loss(
         params: Any, batch: Batch, state: State, key: jax.Array
     ) -> tuple[Metrics, State]:
-        zeros = model.zero_state(batch["starts"].shape)
+        zeros = model.initial_state(batch["starts"].shape)
         state = jax.tree.map(
             lambda fresh, leaf: jnp.where(batch["starts"][:, None], fresh, leaf),
             zeros,
@@ -124,7 +124,7 @@ def make_train_step(
         nats = metrics.cross_entropy(logits, batch["targets"])
         return {"loss": Mean.of(nats)}, state
 
-    step = training.make_carried_train_step(loss, optimizer, mesh)
+    step = training.make_stateful_train_step(loss, optimizer, mesh)
 
     def carried_step(carried: Carried, batch: Batch) -> tuple[Carried, Metrics]:
         train, memory, measured = step(carried.train, carried.memory, batch)

@@ -16,7 +16,7 @@ from experiments.harness.distributed import Cluster
 from experiments.harness.workdir import WorkDir
 
 WORKDIR = Path("runs/charlm")
-LESSENED = ("batch", "time")  # settings, by a short text
+SHORTENED = ("batch", "seq_len")  # settings, by a short text
 
 
 @dataclass(frozen=True)
@@ -71,22 +71,22 @@ class Options:
             raise ValueError(
                 "--prompt, --length, --temperature and the like need --sample"
             )
-        if self.sample and self.reading.wanted:
+        if self.sample and self.reading.requested:
             raise ValueError("give either --sample or --score and --neurons")
-        if self.unknown == "skip" and not (self.sample or self.reading.wanted):
+        if self.unknown == "skip" and not (self.sample or self.reading.requested):
             raise ValueError("--unknown skip needs --sample, --score or --neurons")
-        if self.tensorboard and self.reading.wanted:
+        if self.tensorboard and self.reading.requested:
             raise ValueError(
                 "--tensorboard needs a training: --score and --neurons do none"
             )
-        if self.smoke and self.reading.wanted and self.workdir == WORKDIR:
+        if self.smoke and self.reading.requested and self.workdir == WORKDIR:
             raise ValueError(
                 "--score and --neurons need a trained model, and --smoke keeps none: "
                 "give the --workdir of one"
             )
 
     @property
-    def wanted(self) -> Settings:
+    def effective_settings(self) -> Settings:
         """The settings to train with; a short text lessens them."""
         if self.smoke:
             return dataclasses.replace(SMOKE, seed=self.settings.seed)
@@ -113,7 +113,7 @@ def load(options: Options) -> Text:
     )
 
 
-def asked(options: Options) -> dict[str, Any]:
+def explicit_settings(options: Options) -> dict[str, Any]:
     """The entries of a run's identity that the options decide, not left open."""
     if options.smoke:  # which decides everything
         return {}
@@ -123,17 +123,17 @@ def asked(options: Options) -> dict[str, Any]:
     if dataclasses.replace(options.settings, seed=0) != Settings():
         entries |= dataclasses.asdict(options.settings)
     # The seed is that of the drawing.
-    return {k: v for k, v in entries.items() if k not in (*LESSENED, "seed")}
+    return {k: v for k, v in entries.items() if k not in (*SHORTENED, "seed")}
 
 
 def continues(options: Options, workdir: WorkDir) -> bool:
     """Whether to train with these options may go on with a run that is not finished.
     It does not read their text: only whether it is one's own or not."""
     found = workdir.settings or {}
-    wanted = dataclasses.asdict(options.wanted) | {"bytes": options.bytes}
+    wanted = dataclasses.asdict(options.effective_settings) | {"bytes": options.bytes}
     own = datasets.is_own(str(found.get("dataset")))
     return (
         workdir.results is None
         and own == bool(options.text)
-        and all(found.get(k) == v for k, v in wanted.items() if k not in LESSENED)
+        and all(found.get(k) == v for k, v in wanted.items() if k not in SHORTENED)
     )

@@ -42,14 +42,14 @@ from experiments.charlm.model import (
 from experiments.charlm.options import (
     WORKDIR,
     Options,
-    asked,
     continues,
+    explicit_settings,
     load,
 )
 from experiments.harness import distributed, jax_setup
 from experiments.harness.distributed import make_mesh
 from experiments.harness.plots import plot_curves
-from experiments.harness.training_loop import Done, fit
+from experiments.harness.training_loop import TrainProgress, fit
 from experiments.harness.workdir import ClaimError, WorkDir, fingerprint
 from jaxrnn import metrics, placement
 from jaxrnn.checkpoints import Checkpoints
@@ -68,10 +68,10 @@ def main(options: Options) -> None:
 
 def work(options: Options) -> None:
     """Trains, writes, judges or shows."""
-    if options.reading.wanted:
+    if options.reading.requested:
         skip, workdir = options.unknown == "skip", WorkDir(options.workdir)
         if workdir.settings is not None:
-            workdir.require(asked(options))
+            workdir.require(explicit_settings(options))
         inference.read(options.workdir, options.reading, skip=skip)
     elif options.sample:
         sample(options)
@@ -101,7 +101,7 @@ def train(options: Options, ready: Callable[[Run], None] = lambda run: None) -> 
     run = prepare(text, options)
     ready(run)
     with run.workdir.claimed(run.identity):
-        if run.workdir.tells(summary):
+        if run.workdir.print_if_finished(summary):
             return
         run.workdir.write_vocab(run.vocab)
         state, done = learn(run, began, options.tensorboard)
@@ -114,12 +114,12 @@ def train(options: Options, ready: Callable[[Run], None] = lambda run: None) -> 
 
 def prepare(text: Text, options: Options) -> Run:
     """A run on the text, about which nothing is written yet."""
-    wanted, characters = options.wanted, len(text.split()[0])
+    wanted, characters = options.effective_settings, len(text.split()[0])
     settings = wanted.fit_to(characters)
     if settings != wanted:
         print(
             f"{characters:,} characters to train on fill --batch {settings.batch} "
-            f"--time {settings.time}, not {wanted.batch} and {wanted.time}",
+            f"--seq-len {settings.seq_len}, not {wanted.batch} and {wanted.seq_len}",
             file=sys.stderr,
         )
     if options.bytes:
@@ -140,11 +140,11 @@ def prepare(text: Text, options: Options) -> Run:
     return Run(text, vocab, settings, model, mesh, workdir, identity)
 
 
-def learn(run: Run, began: float, tensorboard: bool) -> tuple[Carried, Done]:
+def learn(run: Run, began: float, tensorboard: bool) -> tuple[Carried, TrainProgress]:
     """Trains to the end, with a glimpse of what the model writes after each epoch."""
     settings, model = run.settings, run.model
     train_ids, validation_ids = (encode(part, run.vocab) for part in run.text.split())
-    own = placement.process_rows(settings.batch, run.mesh)
+    own = placement.local_batch_slice(settings.batch, run.mesh)
     streams = Streams(train_ids, settings, own)
     steps = settings.epochs * len(streams.epoch(0))
     optimizer = make_optimizer(settings, steps)
@@ -167,7 +167,7 @@ def learn(run: Run, began: float, tensorboard: bool) -> tuple[Carried, Done]:
         train_step=train_step,
         evaluate=evaluate,
         rate=make_schedule(settings, steps),
-        best="validation_nats_cold_256",
+        best="validation_nats_window_256",
         units="characters",
         units_per_epoch=streams.characters,
         workdir=run.workdir,
@@ -179,15 +179,18 @@ def learn(run: Run, began: float, tensorboard: bool) -> tuple[Carried, Done]:
     )
 
 
-def conclude(run: Run, state: Carried, done: Done, began: float) -> dict[str, Any]:
+def conclude(
+    run: Run, state: Carried, done: TrainProgress, began: float
+) -> dict[str, Any]:
     """What results.json says."""
     # Of equal ones the last, as the checkpoints have it.
     best = min(
-        reversed(done.history), key=lambda line: line["validation_nats_cold_256"]
+        reversed(done.history), key=lambda line: line["validation_nats_window_256"]
     )
     nats = {name: x for name, x in best.items() if name.startswith("validation_nats")}
     bits = {
-        name.replace("nats", "bits"): float(metrics.bits(x)) for name, x in nats.items()
+        name.replace("nats", "bits"): float(metrics.nats_to_bits(x))
+        for name, x in nats.items()
     }
     return {
         "dataset": run.text.name,
@@ -218,7 +221,7 @@ def plot_run(run: Run, history: Sequence[dict[str, float]]) -> None:
 def summary(results: dict[str, Any]) -> str:
     """What a finished run found, in a line."""
     parts = []
-    for name in ("cold_64", "cold_256", "carried"):
+    for name in ("window_64", "window_256", "stateful"):
         nats, bits = (results[f"validation_{unit}_{name}"] for unit in ("nats", "bits"))
         parts.append(f"{name.replace('_', ' ')} {nats:.4f} ({bits:.4f} bits)")
     return (
@@ -246,7 +249,7 @@ def sample(options: Options) -> None:
     if not trained:
         train_aside(options, ready)
     else:
-        workdir.require(asked(options))
+        workdir.require(explicit_settings(options))
         if continues(options, workdir):
             try:
                 train_aside(options, ready)

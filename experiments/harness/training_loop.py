@@ -22,12 +22,12 @@ from experiments.harness.workdir import WorkDir
 from jaxrnn.checkpoints import Checkpoints
 from jaxrnn.training import Batch, Metrics
 
-Line = dict[str, float]
+EpochMetrics = dict[str, float]
 SAVED_EVERY = 2_000  # steps, also within an epoch: what a killed run loses at most
 
 
 @dataclass
-class Done:
+class TrainProgress:
     """What was done so far; JSON keeps it beside each checkpoint."""
 
     spent: float = 0.0  # seconds, by the processes before this one
@@ -35,7 +35,7 @@ class Done:
     steps: int = 0  # of the running epoch, as all below but the history
     seconds: float = 0.0
     totals: dict[str, list[float]] = field(default_factory=dict)
-    history: list[Line] = field(default_factory=list)
+    history: list[EpochMetrics] = field(default_factory=list)
 
     def count(self, metrics: Metrics, seconds: float) -> None:
         """Adds a step to the running epoch."""
@@ -46,7 +46,7 @@ class Done:
         self.steps += 1
         self.seconds += seconds
 
-    def end_epoch(self, found: Line, units: str, units_per_epoch: int) -> None:
+    def end_epoch(self, found: EpochMetrics, units: str, units_per_epoch: int) -> None:
         """Closes the running epoch with a line of its means and what `found` adds."""
         means = {
             f"train_{name}": total / weight
@@ -72,7 +72,7 @@ def fit(
     epochs: int,
     batches: Callable[[int], Sequence[Callable[[], Batch]]],
     train_step: Callable[[PyTree, Batch], tuple[PyTree, Metrics]],
-    evaluate: Callable[[PyTree], Line],
+    evaluate: Callable[[PyTree], EpochMetrics],
     rate: Callable[[int], Any],
     best: str,
     units: str,
@@ -83,7 +83,7 @@ def fit(
     patience: int | None = None,
     after_epoch: Callable[[PyTree], None] | None = None,
     tensorboard: Path | None = None,
-) -> tuple[PyTree, Done]:
+) -> tuple[PyTree, TrainProgress]:
     """The state after the last epoch, and what was done, with a line for each epoch.
 
     It goes on from the last of `checkpoints`, if there is one. A state may hold more
@@ -106,10 +106,10 @@ def fit(
         ValueError: a metric is not finite. The checkpoints are as they were.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, when all is saved.
     """
-    done = Done()
+    done = TrainProgress()
     if checkpoints.steps():
         state, info = checkpoints.restore(state, "last")
-        done = Done(**info)
+        done = TrainProgress(**info)
         print(f"continuing in {workdir.path} after step {int(state.step):,}")
 
     def save(metric: float) -> None:
@@ -117,7 +117,7 @@ def fit(
         info["spent"] += time.perf_counter() - began
         checkpoints.save(int(state.step), state, info=info, metric=metric)
 
-    def require_finite(measured: Line, batch: int) -> None:
+    def require_finite(measured: EpochMetrics, batch: int) -> None:
         """All of it, gradient and evaluation too: they show first what the next loss
         will, and until then the damaged state could be saved."""
         step = int(state.step)

@@ -215,7 +215,7 @@ class WorkDir:
                 file=sys.stderr,
             )
 
-    def tells(self, summary: Callable[[dict[str, Any]], str]) -> bool:
+    def print_if_finished(self, summary: Callable[[dict[str, Any]], str]) -> bool:
         """Whether the run is finished; then prints that, and `summary(results)`.
 
         Raises:

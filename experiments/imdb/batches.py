@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxrnn import placement, training
-from jaxrnn.batching import bucket_boundaries, bucketed, pad, pad_rows
+from jaxrnn.batching import bucket_batches, bucket_lengths, pad, pad_rows
 from jaxrnn.text import Vocab, word_tokens
 
 
@@ -60,8 +60,8 @@ class Batches:
         self._lengths = np.array([ids.size for ids in examples.ids])
         self._batch = batch
         rows = math.ceil(batch / mesh.size) * mesh.size
-        self._own = placement.process_rows(rows, mesh)
-        self._boundaries = boundaries or bucket_boundaries(self._lengths, buckets)
+        self._own = placement.local_batch_slice(rows, mesh)
+        self._boundaries = boundaries or bucket_lengths(self._lengths, buckets)
 
     @property
     def words(self) -> int:
@@ -72,7 +72,7 @@ class Batches:
         self, rng: np.random.Generator | None = None
     ) -> list[tuple[np.ndarray, int]]:
         """The examples of each batch of an epoch, and the length to pad them to."""
-        return bucketed(self._lengths, self._boundaries, self._batch, rng=rng)
+        return bucket_batches(self._lengths, self._boundaries, self._batch, rng=rng)
 
     def epoch(
         self, rng: np.random.Generator | None = None

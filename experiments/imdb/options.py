@@ -74,7 +74,7 @@ class Options:
         return bool(self.predict or self.explain)
 
     @property
-    def wanted(self) -> Settings:
+    def effective_settings(self) -> Settings:
         """The settings to train with."""
         if self.smoke:
             return dataclasses.replace(SMOKE, seed=self.settings.seed)
@@ -90,7 +90,7 @@ def load(options: Options) -> Reviews:
     return load_imdb(options.data_dir, options.download_dir)
 
 
-def asked(options: Options) -> dict[str, Any]:
+def explicit_settings(options: Options) -> dict[str, Any]:
     """The entries of a run's identity that the options decide, not left open."""
     if options.smoke:  # which decides everything
         return {}

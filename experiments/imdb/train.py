@@ -38,10 +38,10 @@ from experiments.imdb.model import (
     make_schedule,
     make_state,
 )
-from experiments.imdb.options import WORKDIR, Options, asked, load
+from experiments.imdb.options import WORKDIR, Options, explicit_settings, load
 from experiments.imdb.word_vectors import word_vectors
 from jaxrnn import placement, training
-from jaxrnn.batching import bucket_boundaries, epoch_rng
+from jaxrnn.batching import bucket_lengths, epoch_rng
 from jaxrnn.checkpoints import Checkpoints
 from jaxrnn.text import Vocab, word_tokens
 
@@ -62,7 +62,7 @@ def answer(options: Options) -> None:
     """Judges, or explains, with the trained model."""
     workdir = WorkDir(options.workdir)
     if workdir.settings is not None:
-        workdir.require(asked(options))
+        workdir.require(explicit_settings(options))
     if options.predict:
         inference.predict(options.predict, options.workdir, options.devices)
     elif options.explain:
@@ -107,9 +107,9 @@ def train(options: Options) -> None:
     data = distributed.in_turn(lambda: load(options))
     began = time.perf_counter()
     workdir, mesh = WorkDir(options.workdir), placement.data_mesh(options.devices)
-    run = prepare(data, options.wanted, workdir, mesh)
+    run = prepare(data, options.effective_settings, workdir, mesh)
     with run.workdir.claimed(run.identity):
-        if run.workdir.tells(summary):
+        if run.workdir.print_if_finished(summary):
             return
         run.workdir.write_vocab(run.vocab)
         results = learn(run, began, options.tensorboard)
@@ -149,7 +149,7 @@ def learn(run: Run, began: float, tensorboard: bool) -> dict[str, Any]:
     eval_step = training.make_eval_step(make_metrics(model), mesh)
     # Of the same shapes, both compile once.
     lengths = [ids.size for part in (run.validation, run.test) for ids in part.ids]
-    boundaries = bucket_boundaries(lengths, settings.buckets)
+    boundaries = bucket_lengths(lengths, settings.buckets)
     validation_batches = run.batches(run.validation, boundaries)
     test_batches = run.batches(run.test, boundaries)
 

@@ -7,7 +7,7 @@ from experiments.bench import charlm_workload
 from experiments.bench.charlm_workload import CHARACTERS
 from experiments.charlm.config import PRESETS, Settings
 
-SETTINGS = Settings(embed=8, hidden=8, batch=4, time=6, learning_rate=1e-2)
+SETTINGS = Settings(embed=8, hidden=8, batch=4, seq_len=6, learning_rate=1e-2)
 
 
 def test_sizes_are_the_chapters():

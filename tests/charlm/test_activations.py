@@ -27,7 +27,7 @@ TEXT = "a<b\ncab<\ncccab\naéa<"
 
 def make(cell, vocab=VOCAB, layers=2):
     """A model with random weights, and its state of training."""
-    settings = Settings(cell=cell, embed=4, hidden=5, layers=layers, batch=2, time=4)
+    settings = Settings(cell=cell, embed=4, hidden=5, layers=layers, batch=2, seq_len=4)
     model = charlm_model.make_model(settings, len(vocab))
     optimizer = charlm_model.make_optimizer(settings, steps=1)
     state = charlm_model.make_state(model, optimizer, settings)
@@ -88,7 +88,7 @@ def test_the_page_is_told_the_most_interesting_units_first(monkeypatch):
     assert (found["of"], len(found["units"])) == (10, 7)
 
     ids = VOCAB.encode(list(TEXT))
-    outputs, probabilities, state = [], [], model.zero_state(())
+    outputs, probabilities, state = [], [], model.initial_state(())
     for token in ids:
         logits, state = model.apply(params, token, state, method="step")
         outputs.append(np.stack(state))  # layer, unit

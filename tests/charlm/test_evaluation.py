@@ -56,9 +56,9 @@ def test_all_three_are_those_of_one_window_at_a_time(rng, size, devices):
     ids = rng.integers(VOCAB, size=size).astype(np.int32)
     found = Evaluation(LSTM, ids, data_mesh(devices))(variables)
     assert found == {
-        "nats_carried": pytest.approx(nats_of_windows(variables, ids, size), 2e-5),
-        "nats_cold_64": pytest.approx(nats_of_windows(variables, ids, 64), 2e-5),
-        "nats_cold_256": pytest.approx(nats_of_windows(variables, ids, 256), 2e-5),
+        "nats_stateful": pytest.approx(nats_of_windows(variables, ids, size), 2e-5),
+        "nats_window_64": pytest.approx(nats_of_windows(variables, ids, 64), 2e-5),
+        "nats_window_256": pytest.approx(nats_of_windows(variables, ids, 256), 2e-5),
     }  # float32 states, and those of rows up to 1e-4 away
 
 
@@ -91,8 +91,8 @@ def test_a_model_that_never_forgets_is_read_to_the_end(rng, monkeypatch):
     monkeypatch.setattr(evaluation, "ROWS", 4)
     readings = counted(monkeypatch)
     found = Evaluation(COUNTER, ids, data_mesh(2))(variables)
-    assert found["nats_carried"] == pytest.approx(expected, rel=1e-5)
-    assert abs(found["nats_cold_64"] - expected) > 1e-3
+    assert found["nats_stateful"] == pytest.approx(expected, rel=1e-5)
+    assert abs(found["nats_window_64"] - expected) > 1e-3
     assert len(readings) == 4 + 1 + 1  # carried: one for each row; one group of each
 
 
@@ -106,7 +106,7 @@ def test_what_a_model_remembers_for_nothing_is_not_read_to_the_end(rng, monkeypa
     monkeypatch.setattr(evaluation, "ROWS", 16)
     readings = counted(monkeypatch)
     found = Evaluation(COUNTER, ids, data_mesh(2))(variables)
-    assert found["nats_carried"] == pytest.approx(expected, rel=1e-5)
+    assert found["nats_stateful"] == pytest.approx(expected, rel=1e-5)
     assert len(readings) == 2 + 1 + 1  # carried twice; one group of each window
 
 
@@ -126,7 +126,7 @@ def test_a_model_that_knows_nothing_pays_for_every_character(rng):
     variables = jax.tree.map(np.zeros_like, random_variables(LSTM, rng))
     ids = rng.integers(VOCAB, size=1000).astype(np.int32)
     found = Evaluation(LSTM, ids, data_mesh(2))(variables)
-    assert found.keys() == {"nats_carried", "nats_cold_64", "nats_cold_256"}
+    assert found.keys() == {"nats_stateful", "nats_window_64", "nats_window_256"}
     for nats in found.values():
         # Equal numbers in float32 round in the same direction as they add up.
         assert nats == pytest.approx(math.log(VOCAB), rel=1e-5)

@@ -254,7 +254,7 @@ def test_files_that_are_not_those_of_the_run(
 
 def test_a_model_of_bytes_writes_bytes(tmp_path, charlm_run, monkeypatch):
     """Untrained, it writes any; the prompt goes in and comes out as it was."""
-    settings = Settings(cell="gru", embed=2, hidden=3, batch=2, time=5)
+    settings = Settings(cell="gru", embed=2, hidden=3, batch=2, seq_len=5)
     options = Options(settings=settings, bytes=True, workdir=tmp_path / "run")
     run = charlm_train.prepare(Text("bytes", "\xc3\xa9" * 100), options)
     optimizer = charlm_model.make_optimizer(settings, 1)

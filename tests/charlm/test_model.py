@@ -17,7 +17,9 @@ from experiments.charlm.batches import Streams
 from experiments.charlm.config import PRESETS, Settings
 from jaxrnn import metrics, placement
 
-TINY = Settings(cell="gru", embed=3, hidden=4, batch=4, time=5, forget=0.0, seed=7)
+TINY = Settings(
+    cell="gru", embed=3, hidden=4, batch=4, seq_len=5, state_reset_prob=0.0, seed=7
+)
 VOCAB = 6
 
 
@@ -45,7 +47,7 @@ def test_an_epoch_reads_the_text_on_from_batch_to_batch(size):
 
 
 def test_places_forget_now_and_then():
-    settings = dataclasses.replace(TINY, forget=0.2)
+    settings = dataclasses.replace(TINY, state_reset_prob=0.2)
     streams = Streams(np.arange(20 * 1000 + 1, dtype=np.int32), settings)
     starts = np.array([batch["starts"] for batch in made(streams, 3)])
     assert starts[0].all()
@@ -70,12 +72,12 @@ def test_epochs_start_elsewhere_and_the_same_again():
 
 
 @pytest.mark.parametrize(
-    ("characters", "batch", "time"),
+    ("characters", "batch", "seq_len"),
     [(10_000, 4, 5), (21, 4, 5), (20, 3, 5), (6, 1, 5), (3, 1, 2)],
 )
-def test_a_short_text_has_fewer_rows_and_then_fewer_steps(characters, batch, time):
+def test_a_short_text_has_fewer_rows_and_then_fewer_steps(characters, batch, seq_len):
     settings = TINY.fit_to(characters)
-    assert settings == dataclasses.replace(TINY, batch=batch, time=time)
+    assert settings == dataclasses.replace(TINY, batch=batch, seq_len=seq_len)
     ids = np.zeros(characters, np.int32)
     assert len(Streams(ids, settings).epoch(0)) >= 1
 
@@ -173,7 +175,7 @@ def test_weights_decay_and_biases_do_not():
 def test_the_network_is_what_the_settings_say():
     settings = Settings(
         cell="rnn", embed=3, hidden=4, layers=2, dropout=0.5, locked_dropout=True,
-        tied=True,
+        tie_embeddings=True,
     )  # fmt: skip
     model = charlm_model.make_model(settings, VOCAB)
     optimizer = charlm_model.make_optimizer(settings, 10)
@@ -215,17 +217,17 @@ def test_a_step_reads_on_where_rows_do_not_start(rng):
 def test_every_layer_goes_through_the_fused_recurrence(cell, dtype):
     settings = Settings(cell=cell, dtype=dtype, layers=2)
     model = charlm_model.make_model(settings, 20)
-    assert model.encoder.chosen_backends == ("fused",) * 2
+    assert model.encoder.resolved_backends == ("fused",) * 2
 
 
-@pytest.mark.parametrize("tied", [False, True])
-def test_bfloat16_rounds_factors_and_nothing_else(rng, tied):
+@pytest.mark.parametrize("tie_embeddings", [False, True])
+def test_bfloat16_rounds_factors_and_nothing_else(rng, tie_embeddings):
     """The loss moves by less than bfloat16's 8 bits; what is kept is float32."""
     inputs, targets = rng.integers(VOCAB, size=(2, 4, 5)).astype(np.int32)
     batch = {"inputs": inputs, "targets": targets, "starts": np.full(4, True)}
     losses = []
     for dtype in ("float32", "bfloat16"):
-        settings = dataclasses.replace(TINY, dtype=dtype, tied=tied)
+        settings = dataclasses.replace(TINY, dtype=dtype, tie_embeddings=tie_embeddings)
         model = charlm_model.make_model(settings, VOCAB)
         optimizer = charlm_model.make_optimizer(settings, 10)
         step = charlm_model.make_train_step(model, optimizer, placement.data_mesh(2))

@@ -24,8 +24,8 @@ TEXT = b"to be or not to be\n" * 400
         (["--preset", "best"], PRESETS["best"]),
         (["--preset=chapter"], PRESETS["chapter"]),
         (
-            ["--layers", "3", "--preset", "chapter", "--clip", "2", "--tied"],
-            replace(PRESETS["chapter"], layers=3, clip=2.0, tied=True),
+            ["--layers", "3", "--preset", "chapter", "--clip", "2", "--tie_embeddings"],
+            replace(PRESETS["chapter"], layers=3, clip=2.0, tie_embeddings=True),
         ),
     ],
 )
@@ -86,10 +86,10 @@ def test_help_shows_the_settings_of_the_preset(charlm_run, capsys):
 def test_a_short_text_shrinks_the_batch_and_says_so(tmp_path, capsys):
     text = charlm_datasets.Text("short", "to be or not to be, " * 15)
     run = charlm_train.prepare(text, Options(workdir=tmp_path))
-    assert (run.settings.batch, run.settings.time) == (2, 128)
+    assert (run.settings.batch, run.settings.seq_len) == (2, 128)
     assert run.identity["batch"] == 2
     assert capsys.readouterr().err == (
-        "270 characters to train on fill --batch 2 --time 128, not 16 and 128\n"
+        "270 characters to train on fill --batch 2 --seq-len 128, not 16 and 128\n"
     )
     assert run.mesh.size == 2
     with pytest.raises(ValueError, match="3 devices do not divide a batch of 2"):

@@ -41,17 +41,17 @@ def test_smoke_learns_and_says_what_it_found(charlm_smoke):
     assert [line["epoch"] for line in history] == [1, 2, 3]
     assert history[-1]["train_loss"] < 0.6 * history[0]["train_loss"]
     # The two digits of a sum nobody can know: log 10 each, of the 8 or 9 characters.
-    assert 2 / 9 * np.log(10) < results["validation_nats_carried"] < 1.2
+    assert 2 / 9 * np.log(10) < results["validation_nats_stateful"] < 1.2
 
     assert results["dataset"] == "generated"
     best = history[results["best_epoch"] - 1]
-    for name in ("carried", "cold_64", "cold_256"):
+    for name in ("stateful", "window_64", "window_256"):
         nats = results[f"validation_nats_{name}"]
         assert nats == best[f"validation_nats_{name}"]
         bits = results[f"validation_bits_{name}"]
         assert bits == pytest.approx(nats / np.log(2), rel=1e-6)
-    of_all = [line["validation_nats_cold_256"] for line in history]
-    assert results["validation_nats_cold_256"] == min(of_all)
+    of_all = [line["validation_nats_window_256"] for line in history]
+    assert results["validation_nats_window_256"] == min(of_all)
     assert results["characters_per_second"] == history[-1]["characters_per_second"] > 0
     assert results["train_seconds"] > sum(line["seconds"] for line in history)
     assert results["devices"] == 2
@@ -67,8 +67,8 @@ def test_smoke_learns_and_says_what_it_found(charlm_smoke):
         assert len(glimpse) == charlm_inference.GLIMPSE
         assert set(glimpse) <= set("0123456789+=. ")
     assert lines[-1].startswith(
-        "generated: validation nats per character cold 64 "
-        f"{results['validation_nats_cold_64']:.4f} ("
+        "generated: validation nats per character window 64 "
+        f"{results['validation_nats_window_64']:.4f} ("
     )
 
 
@@ -86,7 +86,7 @@ def test_results_are_those_of_the_best_checkpoint(charlm_smoke):
         nats = [part for text in parts for part in writer.nats(text)]
         return np.concatenate(nats).mean()
 
-    for name, window in (("carried", 10**6), ("cold_64", 64), ("cold_256", 256)):
+    for name, window in (("stateful", 10**6), ("window_64", 64), ("window_256", 256)):
         found = results[f"validation_nats_{name}"]
         assert found == pytest.approx(mean_nats(window), rel=1e-5)
 

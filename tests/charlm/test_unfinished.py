@@ -82,8 +82,8 @@ def test_beside_a_program_at_work_it_writes_with_what_there_is(
     ("arguments", "changed", "goes_on"),
     [
         (["--smoke"], {}, True),
-        (["--smoke"], {"batch": 3, "time": 5}, True),  # lessened by a short text
-        (["--smoke"], {"forget": 0.5}, False),
+        (["--smoke"], {"batch": 3, "seq_len": 5}, True),  # lessened by a short text
+        (["--smoke"], {"state_reset_prob": 0.5}, False),
         (["--smoke"], {"bytes": True}, False),
         (["--smoke"], {"dataset": "text: mine"}, False),
         (["--smoke", "--seed", 3], {}, False),

@@ -15,10 +15,10 @@ from jaxrnn import training
 
 def main(name, at, signal, *arguments):
     module = import_module(f"experiments.{name}.train")
-    make_carried_train_step = training.make_carried_train_step
+    make_stateful_train_step = training.make_stateful_train_step
 
     def make_signalled_step(*given):
-        step = make_carried_train_step(*given)
+        step = make_stateful_train_step(*given)
 
         def signalled(state, carry, batch):
             if int(state.step) == int(at):
@@ -29,7 +29,7 @@ def main(name, at, signal, *arguments):
 
         return signalled
 
-    training.make_carried_train_step = make_signalled_step
+    training.make_stateful_train_step = make_signalled_step
     sys.argv = [name, *arguments]
     defaults = getattr(module, "defaults", None)
     return cli.run(module.main, module.Options, name, module.__doc__, defaults)

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from experiments.harness.progress import progress_bar
-from experiments.harness.training_loop import Done
+from experiments.harness.training_loop import TrainProgress
 from tests.harness.test_training_loop import STEPS, checkpoints, files_below, run
 
 
@@ -45,10 +45,10 @@ def test_a_run_that_stopped_early_stays_stopped(tmp_path):
 
 
 def test_with_losses_the_least_is_the_best():
-    done = Done(history=[{"loss": value} for value in (3.0, 1.0, 2.0, 1.0)])
+    done = TrainProgress(history=[{"loss": value} for value in (3.0, 1.0, 2.0, 1.0)])
     assert done.epochs_since_best("loss", "min") == 2
     assert done.epochs_since_best("loss", "max") == 3
-    assert Done().epochs_since_best("loss", "min") == 0
+    assert TrainProgress().epochs_since_best("loss", "min") == 0
 
 
 def test_after_each_epoch_the_caller_has_its_state(tmp_path, capsys):

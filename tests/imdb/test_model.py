@@ -112,7 +112,7 @@ def test_devices_that_do_not_divide_the_batch_change_nothing(rng):
 def test_every_layer_goes_through_the_fused_recurrence(cell, dtype):
     settings = Settings(cell=cell, dtype=dtype, layers=2)
     model = imdb_model.make_model(settings, 20)
-    assert model.encoder.chosen_backends == ("fused",) * 4
+    assert model.encoder.resolved_backends == ("fused",) * 4
 
 
 def test_bfloat16_rounds_factors_and_nothing_else():

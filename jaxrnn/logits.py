@@ -14,7 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
-from jaxrnn.types import known, wide
+from jaxrnn._jax_compat import concrete_or_none
+from jaxrnn.types import accumulation_dtype
 
 # One number, or one for each row.
 PerRow: TypeAlias = Float[ArrayLike, ""] | Float[ArrayLike, "b"]
@@ -146,7 +147,7 @@ def sample(
 ) -> Int[Array, "b"]:
     """One token for each row, with the row's own key; the options as in `truncate`.
 
-    As `choose`, so -1 where the logits are no distribution.
+    As `sample_inverse_cdf`, so -1 where the logits are no distribution.
 
     Raises:
         ValueError: as `truncate`, or if there is not one key for each row.
@@ -160,10 +161,12 @@ def sample(
         logits, temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p
     )
     key = keys_per_row(key, rows=candidates.ids.shape[0])
-    return choose(candidates, jax.vmap(jax.random.uniform)(key))
+    return sample_inverse_cdf(candidates, jax.vmap(jax.random.uniform)(key))
 
 
-def choose(candidates: Candidates, uniform: Float[Array, "b"]) -> Int[Array, "b"]:
+def sample_inverse_cdf(
+    candidates: Candidates, uniform: Float[Array, "b"]
+) -> Int[Array, "b"]:
     """The candidate at which the sum of the probabilities passes `uniform`, a number
     from 0 to 1 for each row; -1 where they are NaN.
 
@@ -175,7 +178,7 @@ def choose(candidates: Candidates, uniform: Float[Array, "b"]) -> Int[Array, "b"
         ValueError: there is not one number for each row.
 
     >>> candidates = Candidates(jnp.array([[7, 5]]), jnp.array([[0.75, 0.25]]))
-    >>> [choose(candidates, jnp.array([u])).item() for u in (0.0, 0.7, 0.8)]
+    >>> [sample_inverse_cdf(candidates, jnp.array([u])).item() for u in (0.0, 0.7, 0.8)]
     [7, 7, 5]
     """
     ids, p = candidates
@@ -208,7 +211,7 @@ def per_row(name: str, value: PerRow, rows: int) -> Float[ArrayLike, "b"]:
             f"{name} must be one number or one for each of {rows} rows, "
             f"got shape {np.shape(value)}"
         )
-    given = known(value)
+    given = concrete_or_none(value)
     if given is None:
         return jnp.broadcast_to(jnp.asarray(value).astype(float), (rows,))
     if given.dtype.kind not in "biuf" and given.dtype != jnp.bfloat16:
@@ -269,7 +272,7 @@ def _rows_of_logits(logits: Float[Array, "b v"]) -> Float[Array, "b v"]:
             f"logits must be floating point of shape [rows, vocabulary], "
             f"got {logits.dtype} of shape {logits.shape}"
         )
-    return logits.astype(wide(logits.dtype))
+    return logits.astype(accumulation_dtype(logits.dtype))
 
 
 def _first(mask: Bool[Array, "b v"]) -> Int[Array, "b 1"]:

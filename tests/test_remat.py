@@ -25,7 +25,7 @@ def test_equals_one_go(name, size, rng, x64):
     whole = LAYERS[name].copy(param_dtype=jnp.float64)
     x = rng.normal(size=(B, T, D))
     variables = whole.init(jax.random.key(0), x)
-    state = whole.zero_state((B,))
+    state = whole.initial_state((B,))
     state = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), state)
     # Borders of chunks within sequences, within padding, and at a start.
     ids = np.array([[1, 1, 1, 1, 2, 2, 2], [1, 1, 0, 0, 0, 2, 0], [0] * T])

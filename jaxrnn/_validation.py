@@ -12,14 +12,14 @@ from typing import Any, SupportsFloat, SupportsIndex
 import numpy as np
 
 
-def at_least(minimum: int, **named: SupportsIndex) -> int:
+def check_min(minimum: int, **named: SupportsIndex) -> int:
     """A whole number, or an array of one without axes.
 
     Raises:
         TypeError: it is not an integer.
         ValueError: it is below `minimum`.
 
-    >>> at_least(1, rows=3), at_least(1, rows=np.array(3))
+    >>> check_min(1, rows=3), check_min(1, rows=np.array(3))
     (3, 3)
     """
     ((name, value),) = named.items()
@@ -34,30 +34,30 @@ def at_least(minimum: int, **named: SupportsIndex) -> int:
     return whole
 
 
-def share(**named: SupportsFloat) -> float:
+def check_probability(**named: SupportsFloat) -> float:
     """A part of a whole, from 0 to 1: a probability.
 
     Raises:
         TypeError: it is not a number.
         ValueError: it is out of range.
 
-    >>> share(dropout=0.5)
+    >>> check_probability(dropout=0.5)
     0.5
     """
     ((name, value),) = named.items()
-    value = number(**named)
+    value = check_scalar(**named)
     if not 0 <= value <= 1:
         raise ValueError(f"{name} must be from 0 to 1, got {value}")
     return value
 
 
-def number(**named: SupportsFloat) -> float:
+def check_scalar(**named: SupportsFloat) -> float:
     """Any real number, or an array of one without axes.
 
     Raises:
         TypeError: it is something else.
 
-    >>> number(metric=1), number(metric=np.array(0.5))
+    >>> check_scalar(metric=1), check_scalar(metric=np.array(0.5))
     (1.0, 0.5)
     """
     ((name, value),) = named.items()
@@ -69,23 +69,23 @@ def number(**named: SupportsFloat) -> float:
     raise TypeError(f"{name} must be a number, got {value!r}")
 
 
-def sizes(**named: Iterable[int]) -> tuple[int, ...]:
+def check_shape(**named: Iterable[int]) -> tuple[int, ...]:
     """The sizes of the axes of an array.
 
     Raises:
         TypeError: they are not integers, or not a sequence.
         ValueError: one is negative.
 
-    >>> sizes(batch_shape=[2, 3])
+    >>> check_shape(batch_shape=[2, 3])
     (2, 3)
     """
     ((name, values),) = named.items()
     if not isinstance(values, Iterable):
         raise TypeError(f"{name} must be a tuple of integers, got {values!r}")
-    return tuple(at_least(0, **{name: value}) for value in values)
+    return tuple(check_min(0, **{name: value}) for value in values)
 
 
-def integers(axes: int, **named: Any) -> np.ndarray:
+def as_int32(axes: int, **named: Any) -> np.ndarray:
     """Whole numbers in an array with so many axes, as int32: in numpy, or in JAX if it
     has them, which is the same to who uses it.
 
@@ -94,7 +94,7 @@ def integers(axes: int, **named: Any) -> np.ndarray:
         ValueError: they have another number of axes, their rows are not equally long,
             or they do not fit into 32 bits.
 
-    >>> integers(1, stop=[1, 2])
+    >>> as_int32(1, stop=[1, 2])
     array([1, 2], dtype=int32)
     """
     ((name, values),) = named.items()
@@ -133,13 +133,13 @@ def check_within(least: int, most: int, **named: np.ndarray | None) -> None:
         raise ValueError(f"{name} must be from {least} to {most}, got {wrong[0]}")
 
 
-def function(**named: Callable[..., Any]) -> Callable[..., Any]:
+def check_callable(**named: Callable[..., Any]) -> Callable[..., Any]:
     """Something to call.
 
     Raises:
         TypeError: it cannot be called.
 
-    >>> function(loss=len)
+    >>> check_callable(loss=len)
     <built-in function len>
     """
     ((name, value),) = named.items()

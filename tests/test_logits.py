@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxrnn.choice import Candidates, choose, penalize, sample, truncate
+from jaxrnn.logits import Candidates, penalize, sample, sample_inverse_cdf, truncate
 
 # The value that chi-square with so many degrees of freedom passes once in 1,000 times.
 CHI_SQUARE = {2: 13.82, 5: 20.52}
@@ -217,7 +217,7 @@ def test_choose_never_takes_what_has_no_probability(rng):
     uniform = uniform.astype(np.float32)
     ids = np.tile(np.arange(600, dtype=np.int32), (uniform.size, 1))
     rows = jnp.tile(p, (uniform.size, 1))
-    drawn = np.asarray(choose(Candidates(jnp.array(ids), rows), uniform))
+    drawn = np.asarray(sample_inverse_cdf(Candidates(jnp.array(ids), rows), uniform))
     assert (p[drawn] > 0).all()
     assert (np.diff(drawn) >= 0).all()
     above = np.cumsum(p.astype(np.float64))[drawn]
