@@ -1,6 +1,5 @@
 import sys
 
-from experiments.bench import run
-from experiments.harness import cli
+from experiments.harness.launch import launch
 
-sys.exit(cli.run(run.main, run.Options, "bench", run.__doc__))
+sys.exit(launch("bench", module="run"))

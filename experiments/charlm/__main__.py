@@ -1,7 +1,5 @@
 import sys
 
-from experiments.charlm import train
-from experiments.charlm.options import Options, defaults
-from experiments.harness import cli
+from experiments.harness.launch import launch
 
-sys.exit(cli.run(train.main, Options, "charlm", train.__doc__, defaults))
+sys.exit(launch("charlm"))

@@ -1,81 +1,60 @@
-"""The settings of the character model, and presets of them."""
+"""The hyperparameters of the character model, and presets of them."""
 
 import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from experiments.harness.config import CellName
-from experiments.harness.validation import (
-    AMOUNT,
-    COUNT,
-    POSITIVE,
-    SEED,
-    SHARE,
-    SHARE_BELOW_1,
-)
+from experiments.harness.config import CellName, CommonSettings
+from experiments.harness.validation import AMOUNT, COUNT, SHARE, SHARE_BELOW_1
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What a result depends on, the text aside."""
+class Settings(CommonSettings):
+    """Hyperparameters of the model and its training."""
 
     cell: CellName = "gru"
-    """Recurrent cell."""
     embed: int = 64
-    """Features of the vector that a character becomes."""
     hidden: int = 256
-    """Features of each recurrent layer."""
+    """Hidden size of each recurrent layer."""
     layers: int = 1
-    """Recurrent layers on top of each other."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the factors in the layers' products. Sums, states and weights stay float32.
-    bfloat16 is faster where the processor multiplies it: TPU, recent GPU or CPU."""
-    tie_embeddings: bool = False
-    """Use the vectors of the characters as weights of the output, too."""
     dropout: float = 0.0
-    """Probability of dropping a feature between layers and before the output."""
-    locked_dropout: bool = False
-    """Drop the same features at all characters of a place in a step."""
-    weight_drop: float = 0.0
-    """Probability of dropping a recurrent weight, for a step in all places."""
     epochs: int = 4
-    """Passes over the training text."""
     batch: int = 16
-    """Places of the text that are read at once, in a step."""
-    seq_len: int = 128
-    """Characters read at each place in a step: how far back a gradient reaches."""
-    state_reset_prob: float = 0.05
-    """Probability that a place forgets before a step what it has read.
-    A model that never does can get lost where a text begins, and stay so."""
+    """Parallel streams (batch size): the text is cut into so many parts."""
     learning_rate: float = 1e-2
-    """Greatest learning rate of Adam."""
-    warmup: float = 0.05
-    """Share of the steps in which the learning rate rises to it."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """What it does then: fall to zero along a cosine, or stay."""
-    weight_decay: float = 0.01
-    """Share of each weight that a step takes off, times the learning rate.
-    Not of biases."""
     clip: float | None = 1.0
-    """Greatest norm of a gradient; longer ones are scaled down."""
     patience: int | None = 3
-    """Stop early after so many epochs without a better validation."""
     seed: int = 0
-    """Of the weights, of the order of the text and of dropout; and of what is drawn."""
+    seq_len: int = 128
+    """Length of truncated backpropagation, in characters."""
+    state_reset_prob: float = 0.05
+    """Probability of resetting a stream's state to zero at a step.
+    Without resets a model can do badly at the beginning of a text."""
+    warmup: float = 0.05
+    """Fraction of the steps over which the learning rate rises from zero."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """Learning rate after the warmup: cosine decay to zero, or constant."""
+    weight_decay: float = 0.01
+    """AdamW weight decay (biases excluded)."""
+    tie_embeddings: bool = False
+    """Use the embedding matrix as the weights of the output layer too."""
+    locked_dropout: bool = False
+    """Use one dropout mask for all characters of a sequence (variational dropout)."""
+    weight_drop: float = 0.0
+    """Dropout rate of the recurrent weights (DropConnect), one mask per step."""
 
     def check(self) -> None:
-        """Whether they make sense.
+        """Check the range of every field.
 
         Raises:
-            ValueError: they do not; the option is named.
+            ValueError: a field is out of range; the option is named.
         """
-        COUNT.check(self, "embed", "hidden", "layers")
-        COUNT.check(self, "epochs", "batch", "seq_len", "patience")
-        SHARE.check(self, "dropout", "state_reset_prob", "warmup")
+        super().check()
+        COUNT.check(self, "seq_len")
+        SHARE.check(self, "state_reset_prob", "warmup")
         SHARE_BELOW_1.check(self, "weight_drop")
-        AMOUNT.check(self, "learning_rate", "weight_decay")
-        POSITIVE.check(self, "clip")
-        SEED.check(self, "seed")
+        AMOUNT.check(self, "weight_decay")
 
     def fit_to(self, characters: int) -> "Settings":
         """The same with as many rows and steps as a training text can fill.

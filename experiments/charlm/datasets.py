@@ -63,20 +63,21 @@ class Text:
 
 
 def load_shakespeare(
-    data_dir: str | Path,
+    data_dir: str | Path | None = None,
     download_dir: str | Path | None = None,
     *,
     by_byte: bool = False,
 ) -> Text:
-    """Tiny shakespeare, 1,115,394 characters, all its splits as the one text they are.
+    """Return tiny shakespeare, 1,115,394 characters: all its splits in their order.
 
-    tensorflow-datasets prepares it in `data_dir`, once, from a file that is in
-    `download_dir` (as manual/input.txt) or else is downloaded to there. Where it can
-    be neither prepared nor downloaded, a line on standard error says why, and the
-    language reference that every Python carries takes its place under its own name.
+    tensorflow-datasets prepares it in `data_dir` (default: ~/tensorflow_datasets),
+    once, from a file that is in `download_dir` (as manual/input.txt) or else is
+    downloaded to there. Where it can be neither prepared nor downloaded, and no
+    directory was named, a line on standard error says why, and the language reference
+    that comes with Python takes its place under its own name.
 
     Raises:
-        ValueError: a directory or what is in it cannot be used.
+        ValueError: a named directory has no such data, or it cannot be used.
     """
     splits = ("train", "validation", "test")
     try:

@@ -14,7 +14,8 @@ import optax
 from jax.sharding import Mesh
 
 from experiments.charlm.config import Settings
-from experiments.harness.config import LAYERS
+from experiments.harness import config
+from experiments.harness.config import LAYERS, clip_gradients
 from jaxrnn import metrics, placement, regularizers, training
 from jaxrnn.metrics import Mean
 from jaxrnn.models import LanguageModel
@@ -53,26 +54,21 @@ def make_model(settings: Settings, vocab_size: int) -> LanguageModel:
 
 
 def make_schedule(settings: Settings, steps: int) -> optax.Schedule:
-    """The learning rate after each of `steps` steps."""
-    warmup, top = math.ceil(settings.warmup * steps), settings.learning_rate
-    then = optax.constant_schedule(top)
-    if settings.schedule == "cosine":
-        then = optax.cosine_decay_schedule(top, max(steps - warmup, 1))
-    rise = optax.linear_schedule(0.0, top, max(warmup, 1))
-    return optax.join_schedules([rise, then], [warmup])
+    """Return the learning rate as a function of the step, over `steps` steps."""
+    warmup_steps = math.ceil(settings.warmup * steps)
+    return config.make_schedule(
+        settings.learning_rate, steps, warmup_steps, settings.schedule
+    )
 
 
 def make_optimizer(settings: Settings, steps: int) -> optax.GradientTransformation:
-    """AdamW (Loshchilov and Hutter, 2019) with clipping, over `steps` steps."""
-    clip = optax.identity()
-    if settings.clip is not None:
-        clip = optax.clip_by_global_norm(settings.clip)
+    """Return AdamW (Loshchilov and Hutter, 2019) with clipping, over `steps` steps."""
     adam = optax.adamw(
         make_schedule(settings, steps),
         weight_decay=settings.weight_decay,
         mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
     )
-    return optax.chain(clip, adam)
+    return optax.chain(clip_gradients(settings.clip), adam)
 
 
 def make_state(

@@ -12,48 +12,37 @@ from experiments.charlm.config import PRESETS, SMOKE, Settings
 from experiments.charlm.datasets import Text
 from experiments.charlm.inference import Drawing, Reading
 from experiments.harness import cli
-from experiments.harness.distributed import Cluster
+from experiments.harness.options import CommonOptions
 from experiments.harness.workdir import WorkDir
 
-WORKDIR = Path("runs/charlm")
 SHORTENED = ("batch", "seq_len")  # settings, by a short text
 
 
 @dataclass(frozen=True)
-class Options:
-    """Everything the command line says."""
+class Options(CommonOptions):
+    """The options of the command line."""
 
+    workdir: Path = Path("runs/charlm")
+    devices: int | None = None
+    """Devices of each process; a CPU counts as one device per core.
+    Default: as many as divide the batch."""
     preset: Literal["quick", "best", "chapter"] = "quick"
     """Settings to start from, which other options change.
     quick: a GRU of 256, about a minute on 2 cores.
     best: an LSTM of 2 x 512, about an hour on one core.
     chapter: that of a book, an LSTM of 512, half an hour; give its text with --text."""
     settings: Settings = field(default_factory=Settings)
-    workdir: Path = WORKDIR
-    """Directory of the run: the same command started again goes on there."""
     text: Annotated[tuple[Path, ...] | None, cli.several(Path, "PATH")] = None
     """Your own text: UTF-8 files, or folders of them, one after the other.
     By default tiny shakespeare."""
     bytes: bool = False
     """Model bytes instead of characters: of any file."""
-    data_dir: Path = Path("~/tensorflow_datasets")
-    """Where tensorflow-datasets keeps the prepared text."""
-    download_dir: Path | None = None
-    """Where the file of the text is, as manual/input.txt, or is downloaded to."""
-    devices: int | None = None
-    """Devices of each process: a CPU counts as one per core.
-    By default as many as divide the batch."""
-    cluster: Cluster = field(default_factory=Cluster)
-    tensorboard: bool = False
-    """Write logs for TensorBoard into the work directory, too."""
     sample: bool = False
     """Write with the trained model; where there is none, train it first."""
     drawing: Drawing = field(default_factory=Drawing)
     reading: Reading = field(default_factory=Reading)
     unknown: Literal["error", "skip"] = "error"
     """What to do with characters that the trained model has never seen."""
-    smoke: bool = False
-    """Try everything in seconds, on a generated text with a tiny model."""
 
     def check(self) -> None:
         """Whether they make sense together.
@@ -79,7 +68,7 @@ class Options:
             raise ValueError(
                 "--tensorboard needs a training: --score and --neurons do none"
             )
-        if self.smoke and self.reading.requested and self.workdir == WORKDIR:
+        if self.smoke and self.reading.requested and not self.names_workdir:
             raise ValueError(
                 "--score and --neurons need a trained model, and --smoke keeps none: "
                 "give the --workdir of one"

@@ -14,11 +14,9 @@ text and --neurons shows what its units do.
 import contextlib
 import dataclasses
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -40,7 +38,6 @@ from experiments.charlm.model import (
     place,
 )
 from experiments.charlm.options import (
-    WORKDIR,
     Options,
     continues,
     explicit_settings,
@@ -48,7 +45,8 @@ from experiments.charlm.options import (
 )
 from experiments.harness import distributed, jax_setup
 from experiments.harness.distributed import make_mesh
-from experiments.harness.plots import plot_curves
+from experiments.harness.options import scratch_if_smoke
+from experiments.harness.plots import plot_history
 from experiments.harness.training_loop import TrainProgress, fit
 from experiments.harness.workdir import ClaimError, WorkDir, fingerprint
 from jaxrnn import metrics, placement
@@ -60,10 +58,8 @@ from jaxrnn.text import Vocab, char_tokens
 def main(options: Options) -> None:
     options.check()
     jax_setup.configure(options.devices, options.cluster.join)
-    if not options.smoke or options.workdir != WORKDIR:
-        return work(options)
-    with tempfile.TemporaryDirectory() as scratch:
-        work(dataclasses.replace(options, workdir=Path(scratch)))
+    with scratch_if_smoke(options) as options:
+        work(options)
 
 
 def work(options: Options) -> None:
@@ -183,39 +179,23 @@ def conclude(
     run: Run, state: Carried, done: TrainProgress, began: float
 ) -> dict[str, Any]:
     """What results.json says."""
-    # Of equal ones the last, as the checkpoints have it.
-    best = min(
-        reversed(done.history), key=lambda line: line["validation_nats_window_256"]
-    )
-    nats = {name: x for name, x in best.items() if name.startswith("validation_nats")}
+    best = done.best_epoch("validation_nats_window_256", "min")
     bits = {
         name.replace("nats", "bits"): float(metrics.nats_to_bits(x))
-        for name, x in nats.items()
+        for name, x in best.items()
+        if name.startswith("validation_nats")
     }
-    return {
-        "dataset": run.text.name,
-        **nats,
-        **bits,
-        "best_epoch": best["epoch"],
-        "train_seconds": done.spent + time.perf_counter() - began,
-        "characters_per_second": done.history[-1]["characters_per_second"],
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.train.params)),
-        "devices": run.mesh.size,
-        **dataclasses.asdict(run.settings),
-    }
+    found = done.results(
+        best, run.text.name, state.train.params, run.mesh, run.settings, began
+    )
+    return found | bits
 
 
 def plot_run(run: Run, history: Sequence[dict[str, float]]) -> None:
-    """Writes curves.png."""
+    """Write curves.png."""
     names = [name for name in history[0] if name.startswith("validation_nats")]
-    series = {
-        name.replace("_nats", "").replace("_", " "): [
-            (line["epoch"], line[name]) for line in history
-        ]
-        for name in ("train_loss", *names)
-    }
-    panels = {"nats per character": series}
-    plot_curves(run.workdir.path / "curves.png", run.text.name, "epoch", panels)
+    panels = {"nats per character": ["train_loss", *names]}
+    plot_history(run.workdir.path / "curves.png", run.text.name, history, panels)
 
 
 def summary(results: dict[str, Any]) -> str:
@@ -226,7 +206,7 @@ def summary(results: dict[str, Any]) -> str:
         parts.append(f"{name.replace('_', ' ')} {nats:.4f} ({bits:.4f} bits)")
     return (
         f"{results['dataset']}: validation nats per character {', '.join(parts)}, "
-        f"epoch {results['best_epoch']}, {results['train_seconds']:.0f} s"
+        f"epoch {results['best_epoch']}, {results['seconds']:.0f} s"
     )
 
 

@@ -43,6 +43,30 @@ def plot_curves(
     figure.savefig(path, dpi=120)
 
 
+def plot_history(
+    path: Path,
+    title: str,
+    history: Sequence[Mapping[str, float]],
+    panels: Mapping[str, Sequence[str]],
+) -> None:
+    """Plot metrics of `history` over its epochs, a panel for each quantity.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "curves.png"
+    >>> plot_history(path, "run", [{"epoch": 1, "loss": 0.7}], {"nats": ["loss"]})
+    >>> path.read_bytes()[1:4]
+    b'PNG'
+    """
+    series = {
+        quantity: {
+            name.replace("_", " "): [(line["epoch"], line[name]) for line in history]
+            for name in names
+        }
+        for quantity, names in panels.items()
+    }
+    plot_curves(path, title, "epoch", series)
+
+
 def plot_confusion(
     path: Path, title: str, counts: np.ndarray, labels: Sequence[str]
 ) -> None:

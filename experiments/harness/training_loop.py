@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+from jax.sharding import Mesh
 from jaxtyping import PyTree
 
 from experiments.harness.preemption import Interrupt
@@ -57,6 +58,43 @@ class TrainProgress:
         self.history.append(line)
         self.epochs += 1
         self.steps, self.seconds, self.totals = 0, 0.0, {}
+
+    def best_epoch(self, name: str, mode: Literal["min", "max"]) -> EpochMetrics:
+        """Return the metrics of the epoch with the best value of `name`.
+
+        Of equal ones the latest, as the checkpoints have it.
+
+        >>> done = TrainProgress(history=[{"loss": 0.5}, {"loss": 0.2}, {"loss": 0.4}])
+        >>> done.best_epoch("loss", "min")
+        {'loss': 0.2}
+        """
+        best = min if mode == "min" else max
+        return best(reversed(self.history), key=lambda line: line[name])
+
+    def results(
+        self,
+        epoch: EpochMetrics,
+        dataset: str,
+        params: PyTree,
+        mesh: Mesh,
+        settings: Any,
+        began: float,
+    ) -> dict[str, Any]:
+        """Return what results.json says of every run, with the metrics of `epoch`.
+
+        `settings` is a dataclass; `began` is when this process began with the run.
+        """
+        last = self.history[-1].items()
+        return {
+            "dataset": dataset,
+            **{k: v for k, v in epoch.items() if k.startswith("validation_")},
+            "best_epoch": epoch["epoch"],
+            "seconds": self.spent + time.perf_counter() - began,
+            **{k: v for k, v in last if k.endswith("_per_second")},
+            "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+            "devices": mesh.size,
+            **dataclasses.asdict(settings),
+        }
 
     def epochs_since_best(self, name: str, mode: Literal["min", "max"]) -> int:
         """Epochs since the first one with the best value of `name`."""

@@ -1,7 +1,5 @@
 import sys
 
-from experiments.harness import cli
-from experiments.imdb import train
-from experiments.imdb.options import Options
+from experiments.harness.launch import launch
 
-sys.exit(cli.run(train.main, Options, "imdb", train.__doc__))
+sys.exit(launch("imdb"))

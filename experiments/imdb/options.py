@@ -6,30 +6,20 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from experiments.harness import cli
-from experiments.harness.distributed import Cluster
+from experiments.harness.options import CommonOptions
 from experiments.imdb import datasets
 from experiments.imdb.datasets import Reviews, load_imdb
 from experiments.imdb.model import SMOKE, Settings
 
-WORKDIR = Path("runs/imdb")
-
 
 @dataclass(frozen=True)
-class Options:
-    """Everything the command line says."""
+class Options(CommonOptions):
+    """The options of the command line."""
 
+    workdir: Path = Path("runs/imdb")
     settings: Settings = field(default_factory=Settings)
-    workdir: Path = WORKDIR
-    """Directory of the run: the same command started again goes on there."""
     csv: Path | None = None
     """Your own reviews: a UTF-8 file with the columns text and label."""
-    data_dir: Path = Path("~/tensorflow_datasets")
-    """Where tensorflow-datasets keeps the prepared reviews."""
-    download_dir: Path | None = None
-    """Where the archive of the reviews is, or is downloaded to."""
-    devices: int | None = None
-    """Devices of each process, default all; a CPU counts as one device per core."""
-    cluster: Cluster = field(default_factory=Cluster)
     predict: Annotated[tuple[str, ...] | None, cli.several(str, "TEXT")] = None
     """Classify these texts with the trained model; - reads one per line from stdin."""
     explain: Annotated[tuple[str, ...] | None, cli.several(str, "TEXT")] = None
@@ -37,10 +27,6 @@ class Options:
     At most 20 with 1,000 words each; - as with --predict."""
     html: Path | None = None
     """With --explain: the page to write, default explanation.html."""
-    tensorboard: bool = False
-    """Write logs for TensorBoard into the work directory, too."""
-    smoke: bool = False
-    """Try everything in seconds, on generated reviews with a tiny model."""
 
     def check(self) -> None:
         """Whether they make sense together.
@@ -62,7 +48,7 @@ class Options:
             )
         if self.smoke and self.csv:
             raise ValueError("give either --smoke or --csv, not both")
-        if self.smoke and self.asks and self.workdir == WORKDIR:
+        if self.smoke and self.asks and not self.names_workdir:
             raise ValueError(
                 "--predict and --explain need a trained model, and --smoke keeps none: "
                 "give the --workdir of one"

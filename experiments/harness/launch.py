@@ -1,0 +1,44 @@
+"""Starts a program: from its first line on, Ctrl-C and SIGTERM end it properly.
+
+Nothing but the standard library is imported here: the imports of JAX and tyro take
+seconds, in which a KeyboardInterrupt would become a traceback, another exception or,
+raised below C++ code, a crash. So there the signal ends the process at once.
+"""
+
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+CLEANUPS: list[Callable[[], None]] = []  # to call before the process ends at once
+
+
+def launch(program: str, module: str = "train") -> int:
+    """Run `main` of experiments/`program`/`module`.py and return the exit code.
+
+    The module also has `Options` and a docstring, and may have `defaults`: see
+    `experiments.harness.cli.run`.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _exit_at_once)
+    cli = importlib.import_module("experiments.harness.cli")
+    found = importlib.import_module(f"experiments.{program}.{module}")
+    defaults = getattr(found, "defaults", None)
+    code = cli.run(found.main, found.Options, program, found.__doc__, defaults)
+    # What is left is Python's own end, in which nothing can be saved or lost.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    return code
+
+
+def _exit_at_once(number: int, frame: object) -> None:
+    """End the process without unwinding: that could wait for, or crash, XLA's threads.
+
+    What the programs write appears whole or not at all, so little needs cleaning up.
+    """
+    for cleanup in CLEANUPS:
+        cleanup()
+    os.write(sys.stderr.fileno() if sys.stderr else 2, b"interrupted\n")
+    os._exit(130)

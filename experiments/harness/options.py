@@ -1,0 +1,63 @@
+"""The command-line options that both training programs have."""
+
+import contextlib
+import dataclasses
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from experiments.harness.distributed import Cluster
+from experiments.harness.temporary import removed_at_exit
+
+Options = TypeVar("Options", bound="CommonOptions")
+
+
+@dataclass(frozen=True)
+class CommonOptions:
+    """Where a run reads and writes, and on which devices it computes.
+
+    A program's own options are fields of a subclass, which sets the default `workdir`.
+    """
+
+    workdir: Path = Path("runs")
+    """Directory of the run. The same command started again continues it."""
+    data_dir: Path | None = None
+    """Where tensorflow-datasets keeps the prepared data set.
+    Default: ~/tensorflow_datasets."""
+    download_dir: Path | None = None
+    """Folder with the downloaded file of the data set, or to download it to.
+    Default: downloads in the data directory."""
+    devices: int | None = None
+    """Devices of each process; a CPU counts as one device per core. Default: all."""
+    cluster: Cluster = field(default_factory=Cluster)
+    tensorboard: bool = False
+    """Also write TensorBoard logs, to the work directory."""
+    smoke: bool = False
+    """Try everything in seconds: a tiny model on generated data."""
+
+    @property
+    def names_workdir(self) -> bool:
+        """Whether the work directory is another than the program's default."""
+        return self.workdir != type(self).workdir
+
+
+@contextlib.contextmanager
+def scratch_if_smoke(options: Options) -> Iterator[Options]:
+    """Yields the options, with --smoke and no --workdir those of a temporary directory.
+
+    It is removed at the end of the block.
+
+    >>> with scratch_if_smoke(CommonOptions(smoke=True)) as options:
+    ...     options.workdir.is_dir(), options.names_workdir
+    (True, True)
+    >>> options.workdir.exists()
+    False
+    """
+    if not options.smoke or options.names_workdir:
+        yield options
+        return
+    scratch = Path(tempfile.mkdtemp())
+    with removed_at_exit(scratch):
+        yield dataclasses.replace(options, workdir=scratch)
