@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxrnn._validation import check_probability
+from jaxrnn.calls import call_layer
 from jaxrnn.types import State
 
 Merge = Literal["concat", "sum", "mean", "mul", "stack"]
@@ -47,11 +48,25 @@ class Bidirectional(nn.Module):
         require_layer("backward", self.backward)
         super().__post_init__()
 
-    def __call__(self, x, state=None, *, reverse: bool = False, **options):
+    def __call__(
+        self,
+        x,
+        lengths=None,
+        segment_ids=None,
+        *,
+        state=None,
+        reverse: bool = False,
+        train: bool = False,
+    ):
         """As `Recurrent.__call__`. With `reverse` the two layers swap directions."""
         forward, backward = _split(state, (self.forward, self.backward))
-        ahead, forward = self.forward(x, forward, reverse=reverse, **options)
-        behind, backward = self.backward(x, backward, reverse=not reverse, **options)
+        ragged = (lengths, segment_ids)
+        ahead, forward = call_layer(
+            self.forward, x, *ragged, state=forward, reverse=reverse, train=train
+        )
+        behind, backward = call_layer(
+            self.backward, x, *ragged, state=backward, reverse=not reverse, train=train
+        )
         if self.merge != "concat" and ahead.shape != behind.shape:
             raise ValueError(
                 f"merge={self.merge!r} needs outputs of one shape, the directions "
@@ -145,7 +160,16 @@ class Stack(nn.Module):
             self.dropout, broadcast_dims=(-2,) if self.locked_dropout else ()
         )
 
-    def __call__(self, x, state=None, *, train: bool = False, **options):
+    def __call__(
+        self,
+        x,
+        lengths=None,
+        segment_ids=None,
+        *,
+        state=None,
+        reverse: bool = False,
+        train: bool = False,
+    ):
         """As `Recurrent.__call__`."""
         after: State = ()
         for k, (layer, before) in enumerate(
@@ -153,7 +177,15 @@ class Stack(nn.Module):
         ):
             if k > 0:
                 x = self.drop(x, deterministic=not train)
-            x, layer_state = layer(x, before, train=train, **options)
+            x, layer_state = call_layer(
+                layer,
+                x,
+                lengths,
+                segment_ids,
+                state=before,
+                reverse=reverse,
+                train=train,
+            )
             after += layer_state
         return x, after
 

@@ -3,9 +3,12 @@
 Every layer of the library has the same three methods, so that each can stand where
 another does:
 
-    outputs, state = layer(x, state, lengths=..., segment_ids=..., train=...)
+    outputs, state = layer(x, lengths, segment_ids, state=..., train=...)
     output, state = layer.step(x, state)          the same, one time step at a time
     state = layer.initial_state(batch_shape)
+
+The state is given by name alone: `flax.linen.Sequential` unpacks what a layer returns
+and would start the next one from the state of the last. `Stack` is what to use there.
 
 `x` is `[*b, t, d]` with any number of batch axes, none included, and may be padded; the
 state is a flat tuple with one entry per cell, in PyTorch's order. The files `scan` and
@@ -93,10 +96,10 @@ class Layer(nn.Module):
     def __call__(
         self,
         x: Float[Array, "*b t d"],
-        state: State | None = None,
-        *,
         lengths: Int[ArrayLike, "*b"] | None = None,
         segment_ids: Int[ArrayLike, "*b t"] | None = None,
+        *,
+        state: State | None = None,
         reverse: bool = False,
         train: bool = False,
     ) -> tuple[Float[Array, "*b t h"], State]:
@@ -104,9 +107,9 @@ class Layer(nn.Module):
         stand side by side. `train` turns dropout on (rng stream `"dropout"`)."""
         return self.stack(
             x,
-            state,
-            lengths=lengths,
-            segment_ids=segment_ids,
+            lengths,
+            segment_ids,
+            state=state,
             reverse=reverse,
             train=train,
         )

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 
 from jaxrnn import segments
 from jaxrnn._validation import check_min, check_probability
+from jaxrnn.calls import call_layer
 from jaxrnn.combinators import Bidirectional, require_layer
 from jaxrnn.types import Array, Float, Int, State, accumulation_dtype, sanitize_ids
 
@@ -67,9 +68,9 @@ class SequenceClassifier(nn.Module):
     def __call__(
         self,
         tokens: Int[ArrayLike, "b t"],
-        *,
         lengths: Int[ArrayLike, "b"] | None = None,
         segment_ids: Int[ArrayLike, "b t"] | None = None,
+        *,
         num_segments: int = 1,
         train: bool = False,
     ) -> Float[Array, "b s"] | Float[Array, "b s c"]:
@@ -77,7 +78,7 @@ class SequenceClassifier(nn.Module):
         steps has those of a vector of zeros.
 
         Raises:
-            ValueError: as the encoder does.
+            TypeError, ValueError: as the encoder does.
 
         >>> import jax
         >>> from jaxrnn import GRU
@@ -91,9 +92,7 @@ class SequenceClassifier(nn.Module):
         """
         tokens = _ids(tokens, self.vocab_size)
         x = self.drop_words(self.embed(tokens), deterministic=not train)
-        outputs, _ = self.encoder(
-            x, lengths=lengths, segment_ids=segment_ids, train=train
-        )
+        outputs, _ = call_layer(self.encoder, x, lengths, segment_ids, train=train)
         ids = segments.resolve(tokens.shape, lengths, segment_ids)
         if ids is None:
             ids = jnp.ones(tokens.shape, jnp.int32)
@@ -159,20 +158,20 @@ class LanguageModel(nn.Module):
     def __call__(
         self,
         tokens: Int[ArrayLike, "*b t"],
-        state: State | None = None,
-        *,
         lengths: Int[ArrayLike, "*b"] | None = None,
         segment_ids: Int[ArrayLike, "*b t"] | None = None,
+        *,
+        state: State | None = None,
         train: bool = False,
     ) -> tuple[Float[Array, "*b t v"], State]:
         """The logits after every step, and the state after the last one.
 
-        State, lengths and segment ids are the encoder's (see `Recurrent.__call__`). At
+        Lengths, segment ids and state are the encoder's (see `Recurrent.__call__`). At
         padding the logits are those of an output of zeros; a token that is not in the
         vocabulary makes NaN.
 
         Raises:
-            ValueError: as the encoder does.
+            TypeError, ValueError: as the encoder does.
 
         >>> import jax
         >>> from jaxrnn import GRU
@@ -183,11 +182,12 @@ class LanguageModel(nn.Module):
         >>> logits.shape, logits[0, 1].tolist()
         ((1, 2, 3), [0.0, 0.0, 0.0])
         """
-        outputs, after = self.encoder(
+        outputs, after = call_layer(
+            self.encoder,
             self.embed(_ids(tokens, self.vocab_size)),
-            state,
-            lengths=lengths,
-            segment_ids=segment_ids,
+            lengths,
+            segment_ids,
+            state=state,
             train=train,
         )
         return self._logits(self.drop(outputs, deterministic=not train)), after

@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 from jaxrnn import cells, segments
 from jaxrnn._jax_compat import has_sharding_in_type
 from jaxrnn._validation import check_min, check_shape
+from jaxrnn.calls import check_ragged
 from jaxrnn.fused import fused, supports
 from jaxrnn.remat import over_chunks
 from jaxrnn.scan import scan
@@ -71,10 +72,10 @@ class Recurrent(nn.Module):
     def __call__(
         self,
         x: Float[Array, "*b t d"],
-        state: State | None = None,
-        *,
         lengths: Int[ArrayLike, "*b"] | None = None,
         segment_ids: Int[ArrayLike, "*b t"] | None = None,
+        *,
+        state: State | None = None,
         reverse: bool = False,
         train: bool = False,
     ) -> tuple[Float[Array, "*b t h"], State]:
@@ -83,17 +84,19 @@ class Recurrent(nn.Module):
 
         Args:
             x: the inputs; what padding holds is not read.
+            lengths: steps of each row that hold data, padding behind them.
+            segment_ids: 0 at padding, 1, 2, ... for the sequences sharing a row, in
+                this order. Padding may stand inside a sequence, which goes on after it.
             state: the state that the first sequence of each row starts with, in either
                 direction; other sequences start from zeros, and this one if None. To
                 go on with a state, the first sequence must be the one it was left at:
                 zero the rows in which a new one begins.
-            lengths: steps of each row that hold data, padding behind them.
-            segment_ids: 0 at padding, 1, 2, ... for the sequences sharing a row, in
-                this order. Padding may stand inside a sequence, which goes on after it.
             reverse: read every sequence from its last step to its first.
             train: has no meaning here, where nothing is dropped out.
 
         Raises:
+            TypeError: if lengths or segment ids are something else, such as a state
+                given by position, as `flax.linen.Sequential` does.
             ValueError: if a shape, dtype or value does not fit, with the numbers.
                 Under `jax.jit` values are not known: `segments.resolve` says what
                 they then mean.
@@ -105,6 +108,7 @@ class Recurrent(nn.Module):
         [False, True]
         """
         del train
+        check_ragged(lengths, segment_ids)
         x = jnp.asarray(x)
         feature_axes = self.cell.num_feature_axes
         if x.ndim <= feature_axes:

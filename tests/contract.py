@@ -51,21 +51,26 @@ class Subject:
     def gradients(self, **options):
         """A function of x and state: a loss on all outputs, and all its gradients."""
         results = jax.eval_shape(
-            lambda x, state: self.layer.apply(self.variables, x, state, **options),
+            lambda x, state: self.layer.apply(
+                self.variables, x, state=state, **options
+            ),
             self.x,
             self.state(B),
         )
         cotangents = [self.normal(*leaf.shape) for leaf in jax.tree.leaves(results)]
 
         def loss(variables, x, state):
-            leaves = jax.tree.leaves(self.layer.apply(variables, x, state, **options))
-            return sum(map(jnp.vdot, leaves, cotangents))
+            results = self.layer.apply(variables, x, state=state, **options)
+            return sum(map(jnp.vdot, jax.tree.leaves(results), cotangents))
 
         run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))
         return lambda x, state: jax.device_get(run(self.variables, x, state))
 
     def __call__(self, x, state=None, **options):
-        return self.run(self.variables, x, state, **options)
+        return self.run(self.variables, x, state=state, **options)
+
+    def step(self, x, state):
+        return self.run(self.variables, x, state, method="step")
 
 
 def row(tree, r):
@@ -163,13 +168,15 @@ def packed_gradients_equal_alone(subject):
 
         def packed(variables, x, state, reverse=reverse):
             outputs, _ = subject.layer.apply(
-                variables, x, state, segment_ids=segment_ids, reverse=reverse
+                variables, x, state=state, segment_ids=segment_ids, reverse=reverse
             )
             return jnp.sum(outputs**2)
 
         def alone(variables, x, state, reverse=reverse):
             parts = [
-                subject.layer.apply(variables, x[steps], before, reverse=reverse)[0]
+                subject.layer.apply(variables, x[steps], state=before, reverse=reverse)[
+                    0
+                ]
                 for steps, before in [(first, state), (second, zero)]
             ]
             return sum(jnp.sum(part**2) for part in parts)
@@ -200,11 +207,11 @@ def steps_equal_the_whole(subject):
     state = subject.layer.initial_state((B,))
     if not subject.has_step:
         with pytest.raises(ValueError, match="needs the whole sequence"):
-            subject(subject.x[:, 0], state, method="step")
+            subject.step(subject.x[:, 0], state)
         return
     outputs, final = subject(subject.x, state)
     for t in range(T):
-        output, state = subject(subject.x[:, t], state, method="step")
+        output, state = subject.step(subject.x[:, t], state)
         assert_close(output, outputs[:, t])
     assert_close(state, final)
 
@@ -261,8 +268,8 @@ def state_keeps_its_type(subject):
 def second_call_compiles_nothing(subject):
     run = jax.jit(subject.layer.apply)
     state = subject.state(B)
-    _, state = run(subject.variables, subject.x, state, lengths=LENGTHS)
-    run(subject.variables, subject.x + 1, state, lengths=LENGTHS[::-1].copy())
+    _, state = run(subject.variables, subject.x, LENGTHS, state=state)
+    run(subject.variables, subject.x + 1, LENGTHS[::-1].copy(), state=state)
     assert run._cache_size() == 1
 
 

@@ -38,9 +38,14 @@ def layer_rows(layer, cells):
         "__call__": [
             (lambda: call(layer, X[0, 0]), "inputs", "(3,)"),
             (lambda: call(layer, X.astype(int)), "inputs", "int32"),
-            (lambda: call(layer, X, state[:0]), "state", "cell"),
-            (lambda: call(layer, X, layer.initial_state((3,))), "state", "(3, 4)"),
-            (lambda: call(layer, X, [*state]), "state", "tuple"),
+            (lambda: call(layer, X, state=state[:0]), "state", "cell"),
+            (
+                lambda: call(layer, X, state=layer.initial_state((3,))),
+                "state",
+                "(3, 4)",
+            ),
+            (lambda: call(layer, X, state=[*state]), "state", "tuple"),
+            (lambda: call(layer, X, state), "lengths", "tuple", "state=", "Stack"),
             (lambda: call(layer, X, lengths=LENGTHS), "length 9"),
             (lambda: call(layer, X, lengths=LENGTHS[:1]), "lengths", "(1,)"),
             (lambda: call(layer, X, segment_ids=X > 0), "segment_ids", "bool"),
@@ -186,6 +191,7 @@ REFUSED = {
     "models.SequenceClassifier.__call__": [
         (lambda: call(CLASSIFIER, X), "tokens", "float32"),
         (lambda: call(CLASSIFIER, TOKENS, lengths=LENGTHS), "length 9"),
+        (lambda: call(CLASSIFIER, TOKENS, (X[0],)), "lengths", "tuple", "Stack"),
         (lambda: call(CLASSIFIER, TOKENS, num_segments=0), "num_segments", "got 0"),
         (lambda: call(classifier(pooling=("sum",)), TOKENS), "pooling", "'sum'"),
     ],
@@ -198,7 +204,12 @@ REFUSED = {
     ],
     "models.LanguageModel.__call__": [
         (lambda: call(LANGUAGE, X), "tokens", "float32"),
-        (lambda: call(LANGUAGE, TOKENS, ()), "got 0 entries"),
+        (lambda: call(LANGUAGE, TOKENS, state=()), "got 0 entries"),
+        (
+            lambda: call(LANGUAGE, TOKENS, LANGUAGE.initial_state((2,))),
+            "tuple",
+            "Stack",
+        ),
     ],
     "models.LanguageModel.step": [
         (lambda: call(LANGUAGE, X[0], (), method="step"), "tokens", "float32")

@@ -28,7 +28,7 @@ MODEL = LanguageModel(VOCAB, 3, jaxrnn.LSTM(8, num_layers=2))
 
 
 def measure(params, batch, state):
-    logits, state = MODEL.apply(params, batch["inputs"], state)
+    logits, state = MODEL.apply(params, batch["inputs"], state=state)
     nats = metrics.cross_entropy(logits, batch["targets"])
     return {"loss": Mean.of(nats, batch["weights"])}, state
 

@@ -16,7 +16,7 @@ class Total(nn.Module):
 
     times: int = 1
 
-    def __call__(self, x, state=None, *, train=False):
+    def __call__(self, x, *, state=None):
         after = ()
         for total in self.initial_state((2,)) if state is None else state:
             x = total[:, None] + jnp.cumsum(x, axis=1)
@@ -42,7 +42,9 @@ class Stateless(Total):
 def test_three_methods_are_enough_to_be_a_layer():
     stack = jaxrnn.Stack([Total(), jaxrnn.GRU(4)])
     state = stack.initial_state((2,))
-    (expected, final), variables = stack.init_with_output(jax.random.key(0), X, state)
+    (expected, final), variables = stack.init_with_output(
+        jax.random.key(0), X, state=state
+    )
     np.testing.assert_allclose(final[0], X.sum(axis=1), rtol=1e-5)
     for t in range(X.shape[1]):
         output, state = stack.apply(variables, X[:, t], state, method="step")
@@ -55,8 +57,8 @@ def test_a_layer_of_several_cells_is_given_its_part_of_the_state():
     sums = [np.cumsum(X, axis=1)]
     for _ in range(4):
         sums.append(np.cumsum(sums[-1], axis=1))
-    _, halfway = stack.apply({}, X[:, :2], stack.initial_state((2,)))
-    outputs, final = stack.apply({}, X[:, 2:], halfway)
+    _, halfway = stack.apply({}, X[:, :2], state=stack.initial_state((2,)))
+    outputs, final = stack.apply({}, X[:, 2:], state=halfway)
     # float32 sums of a few dozen terms of size 1.
     np.testing.assert_allclose(outputs, sums[-1][:, 2:], rtol=1e-4, atol=1e-4)
     assert len(final) == 5
@@ -69,4 +71,4 @@ def test_a_layer_that_cannot_say_how_many_cells_it_has():
     with pytest.raises(
         ValueError, match=r"of Stateless, neither initial_state.*lengths"
     ):
-        jaxrnn.Stack([Stateless()]).apply({}, X, state)
+        jaxrnn.Stack([Stateless()]).apply({}, X, state=state)

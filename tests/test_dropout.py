@@ -9,7 +9,7 @@ import jaxrnn
 
 
 class Identity(nn.Module):
-    def __call__(self, x, state=None, **options):
+    def __call__(self, x, *ragged, **options):
         return x, ()
 
     def step(self, x, state):

@@ -40,7 +40,7 @@ def train_step(dtype, devices=2):
     optimizer, mesh = optax.adam(0.1), placement.data_mesh(devices)
 
     def loss(params, batch, state, key):
-        logits, state = model.apply(params, batch["inputs"], state)
+        logits, state = model.apply(params, batch["inputs"], state=state)
         return {"loss": Mean.of(cross_entropy(logits, batch["targets"]))}, state
 
     state = jax.eval_shape(
@@ -92,7 +92,7 @@ def eval_step(dtype):
     mesh = placement.data_mesh(2)
 
     def measure(params, batch, state):
-        logits, state = model.apply(params, batch["inputs"], state)
+        logits, state = model.apply(params, batch["inputs"], state=state)
         return {"nats": Mean.of(cross_entropy(logits, batch["targets"]))}, state
 
     step = training.make_stateful_eval_step(measure, mesh)

@@ -52,7 +52,10 @@ class Case:
     def run(self, backend, **options):
         """A function of variables, inputs and state."""
         layer = self.layer.copy(backend=backend)
-        return lambda *given: layer.apply(*given, **self.options, **options)
+        options |= self.options
+        return lambda variables, x, state: layer.apply(
+            variables, x, state=state, **options
+        )
 
     @property
     def given(self):

@@ -63,9 +63,7 @@ def test_logits_and_state_are_those_of_the_oracle(rng, tie_embeddings, embed, na
     tokens = rng.integers(VOCAB, size=(B, T))
     lengths = np.array([T, 0, T - 1])
     before = LSTMState(*rng.normal(size=(2, B, HIDDEN)).astype(np.float32))
-    logits, (after,) = jax.jit(model.apply)(
-        variables, tokens, (before,), lengths=lengths
-    )
+    logits, (after,) = jax.jit(model.apply)(variables, tokens, lengths, state=(before,))
     for row, length in enumerate(lengths):
         expected, state = oracle(
             variables, tokens[row, :length], (before.h[row], before.c[row])
@@ -118,7 +116,7 @@ def test_chunks_with_carried_state_equal_one_pass(rng):
     tokens = rng.integers(VOCAB, size=(B, T))
     whole, _ = model.apply(variables, tokens)
     head, state = model.apply(variables, tokens[:, :2])
-    tail, _ = model.apply(variables, tokens[:, 2:], state)
+    tail, _ = model.apply(variables, tokens[:, 2:], state=state)
     np.testing.assert_allclose(
         np.concatenate([head, tail], axis=1), whole, rtol=1e-5, atol=1e-5
     )
@@ -154,8 +152,8 @@ class Echo(nn.Module):
     """An encoder whose outputs are its inputs, three times as large in training."""
 
     @nn.compact
-    def __call__(self, x, state, *, lengths, segment_ids, train):
-        return x * (3.0 if train else 1.0), state
+    def __call__(self, x, *, train=False):
+        return x * (3.0 if train else 1.0), ()
 
     def step(self, x, state):
         return x, state
@@ -173,7 +171,7 @@ def test_dropout_acts_on_single_outputs_in_training_alone(train):
     }
     tokens = np.ones((40, 100), np.int32)
     logits, _ = model.apply(
-        {"params": params}, tokens, (), train=train, rngs={"dropout": jax.random.key(3)}
+        {"params": params}, tokens, train=train, rngs={"dropout": jax.random.key(3)}
     )
     sums = np.asarray(logits)[..., 0].ravel()
     if not train:
@@ -193,7 +191,7 @@ def test_locked_dropout_drops_the_same_outputs_at_all_steps_of_a_row():
     }
     tokens = np.ones((40, 5), np.int32)
     logits, _ = model.apply(
-        {"params": params}, tokens, (), train=True, rngs={"dropout": jax.random.key(3)}
+        {"params": params}, tokens, train=True, rngs={"dropout": jax.random.key(3)}
     )
     first = np.asarray(logits)[:, :1]
     np.testing.assert_array_equal(logits, np.broadcast_to(first, logits.shape))

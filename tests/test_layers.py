@@ -149,7 +149,7 @@ def test_no_rows_or_no_steps():
     variables = layer.init(jax.random.key(0), X)
     initial = jax.tree.map(lambda leaf: leaf + 1, layer.initial_state((2,)))
     ids = np.zeros((2, 0), np.int32)
-    outputs, final = layer.apply(variables, X[:, :0], initial, segment_ids=ids)
+    outputs, final = layer.apply(variables, X[:, :0], state=initial, segment_ids=ids)
     assert outputs.shape == (2, 0, 8)
     jax.tree.map(np.testing.assert_array_equal, final, initial)
     outputs, _ = layer.apply(variables, X[:0], lengths=np.zeros(0, np.int32))
@@ -221,9 +221,12 @@ STATE = jaxrnn.LSTM(4).initial_state((2,))
         ),
         (X, {"state": STATE[0]}, "1 cells, as initial_state returns it, got LSTMState"),
         (X, {"state": (tuple(STATE[0]),)}, r"is \(\(2, 4\).*expected LSTMState"),
-        (X, {"lengths": [5.0, 1]}, "must be integers"),
         (X, {"lengths": np.array([6, 1])}, "length 6 is above the 5 steps"),
-        (X, {"lengths": np.array([1, 1]), "segment_ids": X[..., 0]}, "not both"),
+        (
+            X,
+            {"lengths": np.array([1, 1]), "segment_ids": np.ones((2, 5), int)},
+            "not both",
+        ),
     ],
 )
 def test_bad_calls(x, options, message):
@@ -238,3 +241,59 @@ def test_pytorchs_two_sizes_are_not_taken_for_others(kind):
     assert kind(4, num_layers=5).num_layers == 5
     with pytest.raises(TypeError, match="takes 2 positional arguments but 3 were"):
         kind(3, 5)
+
+
+@pytest.mark.parametrize(
+    ("position", "given", "got"),
+    [
+        (0, STATE, "tuple"),
+        (0, STATE[0], "LSTMState"),
+        (0, {"h": STATE[0].h}, "dict"),
+        (0, [5.0, 1], "float32"),
+        (0, STATE[0].h, "float32"),
+        (1, STATE, "tuple"),
+        (1, X[..., 0], "float32"),
+    ],
+)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: jaxrnn.Recurrent(jaxrnn.LSTMCell(4)),
+        lambda: jaxrnn.LSTM(4),
+        lambda: jaxrnn.Stack([jaxrnn.LSTM(4)]),
+        lambda: jaxrnn.Bidirectional(jaxrnn.LSTM(4), jaxrnn.LSTM(4)),
+    ],
+    ids=["Recurrent", "LSTM", "Stack", "Bidirectional"],
+)
+def test_a_state_in_the_place_of_lengths_or_segment_ids(make, position, given, got):
+    layer, name = make(), ("lengths", "segment_ids")[position]
+    message = f"{name} must be an array of integers, got {got}.*state=.*Stack"
+    with pytest.raises(TypeError, match=message):
+        layer.init(jax.random.key(0), X, *[None] * position, given)
+
+
+@pytest.mark.parametrize("lengths", [[5, 1], (5, 1), np.array([5, 1], np.uint8)])
+def test_lengths_by_position(lengths):
+    layer = jaxrnn.LSTM(4)
+    variables = layer.init(jax.random.key(0), X)
+    outputs, state = layer.apply(variables, X, lengths)
+    alone, alone_state = layer.apply(variables, X[1, :1])
+    # The same sums; XLA may order them otherwise for another shape.
+    np.testing.assert_allclose(outputs[1, :1], alone, atol=1e-6)
+    np.testing.assert_allclose(state[0].c[1], alone_state[0].c, atol=1e-6)
+    assert not outputs[1, 1:].any()
+
+
+def test_segment_ids_by_position():
+    layer = jaxrnn.LSTM(4)
+    variables = layer.init(jax.random.key(0), X)
+    ids = np.array([[1, 1, 2, 2, 2]] * 2)
+    outputs, _ = layer.apply(variables, X, None, ids)
+    alone, _ = layer.apply(variables, X[:, 2:])
+    np.testing.assert_allclose(outputs[:, 2:], alone, atol=1e-6)
+
+
+def test_sequential_is_refused_as_it_would_hand_on_the_state():
+    sequential = nn.Sequential([jaxrnn.LSTM(4), jaxrnn.LSTM(4)])
+    with pytest.raises(TypeError, match=r"lengths .* tuple.* Stack, not a flax"):
+        sequential.init(jax.random.key(0), X)

@@ -22,8 +22,7 @@ class Echo(nn.Module):
     """An encoder whose outputs are its inputs, three times as large in training."""
 
     @nn.compact
-    def __call__(self, x, *, train, **options):
-        del options
+    def __call__(self, x, *, train=False):
         return x * (3.0 if train else 1.0), ()
 
     def step(self, x, state):
@@ -167,7 +166,6 @@ def test_dropout_drops_single_features():
     [
         ({"lengths": np.array([4])}, "length 4 is above the 3 steps"),
         ({"lengths": np.array([-1])}, "a length is negative: -1"),
-        ({"lengths": np.array([1.5])}, "lengths must be integers, got float"),
         ({"lengths": np.array([1, 2])}, r"lengths has shape (2,), but the batch (1,)"),
         (
             {"lengths": np.ones(1, int), "segment_ids": np.ones((1, 3), int)},
@@ -179,6 +177,12 @@ def test_bad_lengths_are_refused(options, message):
     model, variables = make(("mean",))
     with pytest.raises(ValueError, match=re.escape(message)):
         model.apply(variables, np.array([[1, 2, 3]]), **options)
+
+
+def test_lengths_that_are_no_integers_are_refused():
+    model, variables = make(("mean",))
+    with pytest.raises(TypeError, match="lengths must be an array of integers, got fl"):
+        model.apply(variables, np.array([[1, 2, 3]]), np.array([1.5]))
 
 
 def test_an_unknown_pooling_is_refused():
@@ -215,8 +219,8 @@ def test_the_encoder_is_asked_as_the_model_is(ragged):
     seen = {}
 
     class Encoder(Echo):
-        def __call__(self, x, *, train, **options):
-            seen.update(options)
+        def __call__(self, x, lengths=None, segment_ids=None, *, state=None):
+            seen.update(lengths=lengths, segment_ids=segment_ids, state=state)
             return x, ()
 
     model = SequenceClassifier(VOCAB, 4, Encoder(), ("mean",))

@@ -85,7 +85,7 @@ def test_a_stack_of_convolutional_cells_carries_its_state(rng):
     layer = jaxrnn.Stack([jaxrnn.Recurrent(cell) for cell in cells])
     (whole, _), variables = layer.init_with_output(jax.random.key(0), x)
     first, state = layer.apply(variables, x[:, :3])
-    last, _ = layer.apply(variables, x[:, 3:], state)
+    last, _ = layer.apply(variables, x[:, 3:], state=state)
     np.testing.assert_allclose(jnp.concatenate([first, last], 1), whole, atol=1e-6)
 
 

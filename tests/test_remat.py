@@ -32,8 +32,8 @@ def test_equals_one_go(name, size, rng, x64):
     weights = rng.normal(size=(B, T, 1))
 
     def run(layer):
-        def loss(*given):
-            outputs, state = layer.apply(*given, segment_ids=ids)
+        def loss(variables, x, state):
+            outputs, state = layer.apply(variables, x, state=state, segment_ids=ids)
             final = sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(state))
             return jnp.sum(weights * outputs) + final, (outputs, state)
 

@@ -157,7 +157,7 @@ def test_a_state_of_zeros_may_be_made_in_there(name, x):
     variables = layer.init(jax.random.key(0), x)
 
     def run(variables, x):
-        return layer.apply(variables, x, layer.initial_state(x.shape[:1]))[0]
+        return layer.apply(variables, x, state=layer.initial_state(x.shape[:1]))[0]
 
     mapped = jax.shard_map(
         run, mesh=mesh(AxisType.Auto), in_specs=(P(), ROWS), out_specs=ROWS

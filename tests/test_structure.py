@@ -26,7 +26,7 @@ PYTHON = sorted(
 # A file may import those to the left of it.
 ORDER = [
     ["types", "_validation", "_jax_compat"],
-    ["segments", "products"],
+    ["segments", "products", "calls"],
     ["equations", "cell"],
     ["cells"],
     ["scan"],

@@ -36,7 +36,7 @@ def ours(case, dtype, weights):
         )
 
     def loss(variables, x, states):
-        outputs, final = layer.apply(variables, x, pack_state(states), lengths=LENGTHS)
+        outputs, final = layer.apply(variables, x, LENGTHS, state=pack_state(states))
         columns = zip(*final, strict=True) if case.has_cells else [final]
         final = [jnp.stack(column) for column in columns]
         total = jnp.sum(outputs * given["cotangent"])

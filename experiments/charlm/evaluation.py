@@ -110,7 +110,7 @@ class Evaluation:
 
 def _make_metrics(model: LanguageModel):
     def measure(params: Any, batch: Batch, state: State) -> tuple[Metrics, State]:
-        logits, state = model.apply(params, batch["inputs"], state)  # pyright: ignore[reportAssignmentType]
+        logits, state = model.apply(params, batch["inputs"], state=state)  # pyright: ignore[reportAssignmentType]
         nats = metrics.cross_entropy(logits, batch["targets"])
         return {"nats": Mean.of(nats, batch["weights"])}, state
 

@@ -137,7 +137,7 @@ class Writer:
         for start in range(0, len(text) - 1, CHUNK):
             part = self.vocab.encode(char_tokens(text[start : start + CHUNK + 1]))
             inputs = np.pad(part[:-1], (0, CHUNK + 1 - part.size))
-            logits, state = self._read(self._variables, inputs[None], state)
+            logits, state = self._read(self._variables, inputs[None], state=state)
             yield np.asarray(
                 metrics.cross_entropy(logits[0, : part.size - 1], part[1:])
             )

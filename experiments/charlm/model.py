@@ -113,7 +113,7 @@ def make_train_step(
         logits, state = model.apply(
             regularizers.weight_drop(params, weight_drop, weight_key),
             batch["inputs"],
-            state,
+            state=state,
             train=True,
             rngs={"dropout": drop_key},
         )  # pyright: ignore[reportAssignmentType]

@@ -202,7 +202,7 @@ def test_a_step_reads_on_where_rows_do_not_start(rng):
     inputs, targets = rng.integers(VOCAB, size=(2, 4, 5)).astype(np.int32)
     starts = np.array([True, False, False, True])
     zeros = np.where(starts[:, None], 0, carried.memory[0])
-    logits, after = model.apply(carried.train.params, inputs, (zeros,))
+    logits, after = model.apply(carried.train.params, inputs, state=(zeros,))
     expected = float(metrics.cross_entropy(logits, targets).mean())
     new, measured = step(
         carried, {"inputs": inputs, "targets": targets, "starts": starts}
