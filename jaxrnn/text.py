@@ -3,10 +3,12 @@
 Knows nothing of batches, labels or JAX: Python strings and numpy arrays only.
 """
 
+import functools
 import json
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike
@@ -20,26 +22,46 @@ PAD = "<pad>"
 UNK = "<unk>"
 
 _BREAK = re.compile(r"<br\s*/?>")
-# A number with inner separators is one token because ratings ("8/10") tell so much
-# about a review; `[^\W_]` is a letter or digit of any script.
-_WORD = re.compile(r"\d+(?:[.,/]\d+)+|[^\W_]+(?:'[^\W_]+)*")
 
 
 def word_tokens(text: str) -> list[str]:
-    """The lower-cased words and numbers of a text, in order.
+    """The lower-cased words and numbers of a text, in order and in Unicode's form NFC.
 
-    A word is a run of letters and digits; an apostrophe between two of them belongs
-    to it ("don't"), and a typographic one becomes a plain one. A point, comma or
-    slash between digits belongs to the number ("8/10", "1,000"). HTML line breaks
-    and everything else, hyphens and punctuation included, only separate.
+    A word is a run of letters and digits with their combining marks: vowel signs,
+    accents, vowel points. An apostrophe between two of them belongs to it ("don't"),
+    and a typographic one becomes a plain one; so does a zero-width joiner. A point,
+    comma or slash between digits belongs to the number ("8/10", "1,000"). HTML line
+    breaks and everything else, hyphens and punctuation included, only separate.
+
+    Where a script has no blanks between words, as Chinese, Japanese and Thai, a token
+    is what stands between two separators: a phrase, or a whole sentence. Let a word
+    segmenter put blanks in first, or take `char_tokens`.
 
     Raises:
         TypeError: the text is not a string.
 
     >>> word_tokens("Don't miss it!<br /><br />A well-made film: 8/10.")
     ["don't", 'miss', 'it', 'a', 'well', 'made', 'film', '8/10']
+    >>> word_tokens("हिन्दी फ़िल्म, 面白い映画です。")
+    ['हिन्दी', 'फ़िल्म', '面白い映画です']
     """
-    return _WORD.findall(_lowered(text))
+    return _word().findall(_lowered(text))
+
+
+@functools.cache
+def _word() -> re.Pattern[str]:
+    """A number with inner separators is one token because ratings ("8/10") tell so much
+    about a review; `[^\\W_]` is a letter or digit of any script."""
+    # `re` knows no Unicode categories. There are no marks elsewhere.
+    planes = [*range(0x300, 0x20000), *range(0xE0100, 0xE01F0)]
+    marks = "".join(
+        character
+        for character in map(chr, planes)
+        if unicodedata.category(character).startswith("M")
+    )
+    letters = rf"[^\W_]+(?:[{marks}]+[^\W_]*)*"
+    joiners = "\N{ZERO WIDTH NON-JOINER}\N{ZERO WIDTH JOINER}"
+    return re.compile(rf"\d+(?:[.,/]\d+)+|{letters}(?:['{joiners}]{letters})*")
 
 
 def word_spans(text: str) -> list[tuple[int, int]]:
@@ -52,30 +74,71 @@ def word_spans(text: str) -> list[tuple[int, int]]:
     ['A', 'well', 'made', 'film']
     """
     lowered = _lowered(text)
-    # The lower case of a character may be longer: a dotted capital I becomes two.
-    place = [k for k, character in enumerate(text) for _ in character.lower()]
-    return [
-        (place[match.start()], place[match.end() - 1] + 1)
-        for match in _WORD.finditer(lowered)
+    # Of each character of `lowered`, the part of the text that it comes from: a dotted
+    # capital I becomes two of them, a letter and its accents one.
+    places = [
+        part for part in _normalized_parts(text) for _ in _lower(text[slice(*part)])
     ]
+    return [
+        (places[match.start()][0], places[match.end() - 1][1])
+        for match in _word().finditer(lowered)
+    ]
+
+
+def _normalized_parts(text: str) -> Iterator[tuple[int, int]]:
+    """Where a text can be cut with no effect on its form NFC."""
+    start = 0
+    for stop in range(1, len(text) + 1):
+        if stop == len(text) or _is_separate(text[start:stop], text[stop]):
+            yield start, stop
+            start = stop
+
+
+def _is_separate(before: str, character: str) -> bool:
+    if character < "\N{COMBINING GRAVE ACCENT}":  # The first that combines.
+        return True
+    if unicodedata.combining(character):
+        return False
+    return nfc(before + character) == nfc(before) + nfc(character)
 
 
 def _lowered(text: str) -> str:
     """Lower-cased, with blanks for line breaks and plain apostrophes."""
-    text = _require_text(text).lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
+    text = _lower(_require_text(text))
+    text = text.replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
     return _BREAK.sub(lambda found: " " * len(found.group()), text)
 
 
+def _lower(text: str) -> str:
+    # A capital of several characters may be one in lower case.
+    return nfc(nfc(text).lower())
+
+
 def char_tokens(text: str) -> list[str]:
-    """Every character of a text, nothing changed or dropped.
+    """Every character of a text in Unicode's form NFC, none dropped: a letter and its
+    accents are the same tokens whether they were typed as one character or as several.
 
     Raises:
         TypeError: the text is not a string.
 
     >>> char_tokens("Hi!")
     ['H', 'i', '!']
+    >>> char_tokens("e\N{COMBINING ACUTE ACCENT}")
+    ['é']
     """
-    return list(_require_text(text))
+    return list(nfc(text))
+
+
+def nfc(text: str) -> str:
+    """A text in Unicode's composed form NFC, in which equal texts are equal strings.
+
+    Raises:
+        TypeError: the text is not a string.
+
+    >>> nfc("e\N{COMBINING ACUTE ACCENT}") == "é"
+    True
+    """
+    return unicodedata.normalize("NFC", _require_text(text))
 
 
 def _require_text(text: str) -> str:

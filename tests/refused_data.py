@@ -32,6 +32,7 @@ def save(step=2, state=STATE, info=None, metric=0.5):
 REFUSED = {
     "text.word_tokens": [(lambda: text.word_tokens(b"a"), "text", "bytes")],
     "text.word_spans": [(lambda: text.word_spans(b"a"), "text", "bytes")],
+    "text.nfc": [(lambda: text.nfc(b"a"), "text", "bytes")],
     "text.char_tokens": [(lambda: text.char_tokens(3), "text", "int")],
     "text.Vocab": [
         (lambda: text.Vocab(()), "token", "none"),

@@ -1,7 +1,9 @@
 """Text to ids and back: what is a token, which ids it gets, what the file keeps."""
 
 import doctest
+import functools
 import re
+import unicodedata
 from collections import Counter
 
 import numpy as np
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from jaxrnn import text
 from jaxrnn.text import PAD, UNK, Vocab, char_tokens, word_spans, word_tokens
 
+composed = functools.partial(unicodedata.normalize, "NFC")
 words = st.lists(st.sampled_from(["a", "b", "c", "d", "e"]))
 
 
@@ -62,6 +65,24 @@ def test_golden_from_reviews_to_ids():
         ("<break> a < br", ["break", "a", "br"]),
         ("Čeština ÉTÉ Жизнь 日本", ["čeština", "été", "жизнь", "日本"]),
         ("\x00caf\xe9\ufffd\U0001f600", ["café"]),
+        # Vowel signs are marks: without them "bad" and "about" are the same.
+        ("हिन्दी फिल्म", ["हिन्दी", "फिल्म"]),
+        ("बुरी बारे", ["बुरी", "बारे"]),
+        ("தமிழ் படம்", ["தமிழ்", "படம்"]),
+        ("น้ำ ดีมาก", ["น้ำ", "ดีมาก"]),
+        ("فيلم مُمْتِع!", ["فيلم", "مُمْتِع"]),
+        ("שָׁלוֹם, עולם", [composed("שָׁלוֹם"), "עולם"]),
+        ("nai\u0308vete\u0301 NAI\u0308VE", ["naïveté", "naïve"]),
+        ("\u0130yi I\u0307yi", ["i\u0307yi", "i\u0307yi"]),
+        ("J\u030c", ["\u01f0"]),  # Only the small letter is one character.
+        ("क्\u200dष ریش\u200cسفید", ["क्\u200dष", "ریش\u200cسفید"]),
+        ("\u200da\u200d b\u200c", ["a", "b"]),
+        ("\u0301 a\u0301_\u0301", ["\xe1"]),  # A mark without a letter separates.
+        ("한국어 \u1112\u1161\u11ab", ["한국어", "한"]),
+        # No blanks between words: what stands between two separators is one token.
+        ("电影很好看。真的!", ["电影很好看", "真的"]),
+        ("面白い映画、です", ["面白い映画", "です"]),
+        ("หนังสนุกมาก 5/5", ["หนังสนุกมาก", "5/5"]),
     ],
 )
 def test_word_tokens(review, expected):
@@ -77,19 +98,37 @@ def test_word_tokens_hold_nothing_that_separates_and_are_stable(review):
 
 @given(st.text())
 def test_word_tokens_lose_no_letter_or_digit(review):
-    expected = Counter(filter(str.isalnum, re.sub(r"<br\s*/?>", "", review.lower())))
+    lowered = composed(composed(review).lower())
+    expected = Counter(filter(str.isalnum, re.sub(r"<br\s*/?>", "", lowered)))
     assert Counter(filter(str.isalnum, "".join(word_tokens(review)))) == expected
 
 
 @given(st.text())
 def test_characters_survive_the_round_trip(document):
     tokens = char_tokens(document)
-    assert "".join(tokens) == document
+    assert "".join(tokens) == composed(document)
     vocab = Vocab.build([tokens, ["a"]])
-    assert "".join(vocab.decode(vocab.encode(tokens))) == document
+    assert "".join(vocab.decode(vocab.encode(tokens))) == composed(document)
 
 
-@given(st.text() | st.text("aB\u0130\u03a3\u1e9e\u2019'/.,1<br />"))
+@given(
+    st.text(
+        st.sampled_from(
+            "aAeI\u0131\u0130J\u030c\u0301\u0307\u0316\u0323가\u11a8ᄒΣς' 한"
+        )
+    )
+)
+def test_equal_texts_have_equal_tokens_however_they_are_encoded(document):
+    decomposed = unicodedata.normalize("NFD", document)
+    assert word_tokens(decomposed) == word_tokens(document)
+    assert char_tokens(decomposed) == char_tokens(document)
+
+
+@given(
+    st.text()
+    | st.text("aB\u0130\u03a3\u1e9e\u2019'/.,1<br />")
+    | st.text("aAJ<>\u030c\u0301\u0316\u0338\u094d\u200d\u0915\u1112\u1161\u11a8")
+)
 def test_word_spans_are_where_the_tokens_stand(review):
     spans = word_spans(review)
     places = [place for span in spans for place in span]
@@ -103,7 +142,10 @@ def test_word_spans_are_where_the_tokens_stand(review):
 
 def test_word_spans_by_hand():
     review = "\u0130f A<br />B, don\u2019t"
-    assert word_spans(review) == [(0, 1), (1, 2), (3, 4), (10, 11), (13, 18)]
+    assert word_spans(review) == [(0, 2), (3, 4), (10, 11), (13, 18)]
+    # Three characters for two, a letter with two marks, and three of Korean for one.
+    decomposed = "cafe\u0301 हिन्दी \u1112\u1161\u11ab!"
+    assert word_spans(decomposed) == [(0, 5), (6, 12), (13, 16)]
 
 
 @pytest.mark.parametrize("tokenize", [word_tokens, char_tokens])

@@ -18,6 +18,7 @@ import numpy as np
 
 from experiments.harness import tfds_without_tf
 from experiments.harness.files import decode_utf8, read_bytes
+from jaxrnn.text import nfc
 
 OWN = ("text: ", "bytes: ")  # how the name of a person's own begins
 SHORTEST = 20  # characters: a tenth of them are one to read and one to predict
@@ -147,7 +148,8 @@ def read(path: Path, by_byte: bool) -> str:
 
 
 def decode(content: bytes, name: str, by_byte: bool) -> str:
-    """The text that bytes are; lines end in a line feed, unless taken as bytes.
+    """The text that bytes are, in Unicode's form NFC, lines ending in a line feed; or
+    a character for each byte.
 
     Raises:
         ValueError: they are not UTF-8; `name` says what they are of.
@@ -155,7 +157,7 @@ def decode(content: bytes, name: str, by_byte: bool) -> str:
     if by_byte:
         return content.decode("latin-1")
     text = decode_utf8(content, name, "save it as UTF-8, or train with --bytes")
-    return text.replace("\r\n", "\n").replace("\r", "\n")
+    return nfc(text).replace("\r\n", "\n").replace("\r", "\n")
 
 
 def pieces(text: str, size: int = 2**20) -> Iterator[str]:

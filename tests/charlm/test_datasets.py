@@ -129,6 +129,14 @@ def test_files_are_one_text_in_the_order_given(tmp_path):
     assert text.name == f"text: {tmp_path / 'b.txt'}, {tmp_path / 'a.txt'}"
 
 
+def test_letters_and_their_accents_are_one_text_however_they_are_encoded():
+    composed, decomposed = "caf\xe9 \u30ac", "cafe\u0301 \u30ab\u3099"
+    assert datasets.decode(decomposed.encode(), "prompt", False) == composed
+    assert datasets.decode(composed.encode(), "prompt", False) == composed
+    by_byte = datasets.decode(decomposed.encode(), "prompt", True)
+    assert by_byte.encode("latin-1") == decomposed.encode()
+
+
 def test_a_folder_is_its_files_in_order_hidden_ones_aside(tmp_path):
     for name, content in {
         "2.txt": "second part, ",
