@@ -9,7 +9,13 @@ import urllib.request
 
 import pytest
 
-from experiments.charlm.datasets import Text, generate, load_shakespeare, read_files
+from experiments.charlm.datasets import (
+    Text,
+    decode,
+    generate,
+    load_shakespeare,
+    read_files,
+)
 from tests.imdb.test_train import assert_refused
 
 # The name tensorflow-datasets gives the official file in its cache of downloads.
@@ -131,9 +137,9 @@ def test_files_are_one_text_in_the_order_given(tmp_path):
 
 def test_letters_and_their_accents_are_one_text_however_they_are_encoded():
     composed, decomposed = "caf\xe9 \u30ac", "cafe\u0301 \u30ab\u3099"
-    assert datasets.decode(decomposed.encode(), "prompt", False) == composed
-    assert datasets.decode(composed.encode(), "prompt", False) == composed
-    by_byte = datasets.decode(decomposed.encode(), "prompt", True)
+    assert decode(decomposed.encode(), "prompt", False) == composed
+    assert decode(composed.encode(), "prompt", False) == composed
+    by_byte = decode(decomposed.encode(), "prompt", True)
     assert by_byte.encode("latin-1") == decomposed.encode()
 
 
