@@ -1,10 +1,8 @@
-"""The choice of one token for each row, from logits: repetition penalty, temperature,
-top-k, top-p and min-p, and the draw from what they leave.
+"""Sampling one token per row from logits.
 
-They act in this order, the usual one. The penalty is about logits as the model gave
-them; temperature scales what it left. Top-k asks only for the order, which temperature
-does not change; top-p and min-p ask for probabilities, so they come behind both, and
-top-p's share is of what top-k left.
+Repetition penalty, temperature, top-k, top-p, min-p and the draw, in this order. Top-k
+depends on the order of the logits alone, which temperature does not change; top-p and
+min-p act on the probabilities after both, top-p on those renormalised over the top-k.
 """
 
 from typing import NamedTuple, TypeAlias
@@ -20,7 +18,7 @@ from jaxrnn.types import accumulation_dtype
 # One number, or one for each row.
 PerRow: TypeAlias = Float[ArrayLike, ""] | Float[ArrayLike, "b"]
 
-# What the values of an option must fulfil, and how to say so.
+# Of each option: the condition on its values, and its wording in error messages.
 _RANGES = {
     "temperature": (lambda x: (x >= 0) & (x < np.inf), "finite and at least 0"),
     "top_p": (lambda x: (x > 0) & (x <= 1), "above 0 and at most 1"),
@@ -30,7 +28,7 @@ _RANGES = {
 
 
 class Candidates(NamedTuple):
-    """The tokens that may be drawn from each row, among others of probability zero.
+    """Token ids of each row and their probabilities; ruled out tokens have zero.
 
     >>> candidates = Candidates(jnp.array([[7, 5]]), jnp.array([[0.75, 0.25]]))
     >>> candidates.ids[0, candidates.probabilities[0].argmax()].item()
@@ -42,25 +40,23 @@ class Candidates(NamedTuple):
 
 
 def penalize(
-    logits: Float[Array, "b v"],
-    seen: Bool[Array, "b v"],
-    repetition_penalty: PerRow,
+    logits: Float[Array, "b v"], seen: Bool[Array, "b v"], repetition_penalty: PerRow
 ) -> Float[Array, "b v"]:
-    """The logits, with those of the seen tokens divided by the penalty where they are
-    positive and multiplied by it elsewhere: above 1 it makes them less likely.
+    """Divides positive logits of seen tokens by the penalty, multiplies the others.
+
+    A penalty above 1 makes the seen tokens less likely.
 
     Raises:
-        ValueError: a shape does not fit; the penalty is known and not above 0 or not
-            finite.
+        ValueError: a shape does not fit; a concrete penalty is not finite and above 0.
 
-    Reference: Keskar et al. (2019), "CTRL", section 4.1, with the sign of the logits
-    minded: dividing a negative one would make its token likelier.
+    Reference: Keskar et al. (2019), "CTRL", section 4.1, which divides all logits: a
+    negative one would become more likely.
 
     >>> logits, seen = jnp.array([[2.0, -2.0, 2.0]]), jnp.array([[True, True, False]])
     >>> penalize(logits, seen, 2.0).tolist()
     [[1.0, -4.0, 2.0]]
     """
-    logits = _rows_of_logits(logits)
+    logits = _check_logits(logits)
     if np.shape(seen) != logits.shape:
         raise ValueError(f"seen has shape {np.shape(seen)}, the logits {logits.shape}")
     penalty = _column("repetition_penalty", repetition_penalty, logits)
@@ -76,25 +72,25 @@ def truncate(
     top_p: PerRow | None = None,
     min_p: PerRow | None = None,
 ) -> Candidates:
-    """The candidates: with `top_k` or `top_p` the likeliest first, else by their ids.
+    """The distribution to draw from after temperature, top-k, top-p and min-p.
 
-    A row without a greatest finite logit (NaN, infinity, or all minus infinity) has
-    probabilities of NaN.
+    Candidates are in descending order of probability with `top_k` or `top_p`, else in
+    order of their ids. Ties are broken by the lower id. A row without a finite maximum
+    (NaN, infinity, or all minus infinity) has probabilities of NaN. Only `top_p`
+    without `top_k` sorts the whole vocabulary.
 
     Args:
-        logits: of each token; minus infinity rules it out.
-        temperature: divides the logits; 0 leaves only the likeliest token.
-        top_k: leaves that many tokens, exactly.
-        top_p: leaves the fewest of the likeliest whose probabilities reach this sum:
-            the one that crosses it too.
-        min_p: leaves the tokens at least this many times as likely as the likeliest.
-
-    Equally likely tokens rank by their ids. Only `top_p` without `top_k` sorts the
-    whole vocabulary.
+        logits: of each token; minus infinity rules a token out.
+        temperature: divides the logits; 0 is greedy decoding.
+        top_k: keeps exactly that many tokens.
+        top_p: keeps the smallest set of the most likely tokens whose probabilities sum
+            to at least this.
+        min_p: keeps tokens at least this many times as likely as the most likely one.
 
     Raises:
+        TypeError: `top_k` is no integer, or traced; another option is no number.
         ValueError: a shape does not fit; `top_k` is not from 1 to the size of the
-            vocabulary; or a value is known and out of range: `temperature` negative or
+            vocabulary; or a concrete value is out of range: `temperature` negative or
             not finite, `top_p` not above 0 and at most 1, `min_p` not from 0 to 1.
 
     Reference: Holtzman et al. (2020), "The curious case of neural text degeneration",
@@ -105,35 +101,35 @@ def truncate(
     >>> ids.tolist(), (3 * probabilities).round(3).tolist()
     ([[1, 3, 0, 2]], [[2.0, 1.0, 0.0, 0.0]])
     """
-    logits = _rows_of_logits(logits)
+    logits = _check_logits(logits)
     temperature = _column("temperature", temperature, logits)
-    ids = jnp.broadcast_to(_places(logits), logits.shape)
+    ids = jnp.broadcast_to(_positions(logits), logits.shape)
     if top_k is not None:
         check_top_k(top_k, logits.shape[-1])
-        # It tells zeros and NaN apart by their signs.
+        # `lax.top_k` orders zeros and NaNs by their sign bits.
         logits = jnp.where(logits == 0, 0, logits)
         logits = jnp.where(jnp.isnan(logits), jnp.nan, logits)
-        # No column may be cut out of the result: XLA would merge that into the top-k,
-        # no longer know it for one, and sort the whole vocabulary.
+        # Do not slice the result: XLA would fuse the slice into its top-k pattern, no
+        # longer recognise it, and sort the whole vocabulary.
         logits, ids = jax.lax.top_k(logits, int(top_k))
     elif top_p is not None:
         negative, ids = jax.lax.sort((-logits, ids), num_keys=1)
         logits = -negative
 
     scaled = logits - logits.max(axis=-1, keepdims=True)
-    likeliest = _places(scaled) == _first(scaled == 0)
+    greedy = _positions(scaled) == _first(scaled == 0)
     scaled = scaled / jnp.where(temperature > 0, temperature, 1)
-    odds = jnp.where(temperature > 0, jnp.exp(scaled), likeliest.astype(scaled.dtype))
+    p = jnp.where(temperature > 0, jnp.exp(scaled), greedy.astype(scaled.dtype))
     if top_p is not None:
         top_p = _column("top_p", top_p, logits)
-        reached = jnp.cumsum(odds, axis=-1)
-        # 1 keeps all, also the last ones, which do not add to a rounded sum.
-        wanted = jnp.where(top_p < 1, top_p * reached[:, -1:], jnp.inf)
-        odds = jnp.where(_places(odds) <= _first(reached >= wanted), odds, 0)
+        cumulative = jnp.cumsum(p, axis=-1)
+        # With 1 all are kept, the last ones too, which a rounded sum does not show.
+        needed = jnp.where(top_p < 1, top_p * cumulative[:, -1:], jnp.inf)
+        p = jnp.where(_positions(p) <= _first(cumulative >= needed), p, 0)
     if min_p is not None:
-        # The likeliest has odds of 1.
-        odds = jnp.where(odds < _column("min_p", min_p, logits), 0, odds)
-    return Candidates(ids, odds / odds.sum(axis=-1, keepdims=True))
+        # Not normalised yet: the most likely token has 1.
+        p = jnp.where(p < _column("min_p", min_p, logits), 0, p)
+    return Candidates(ids, p / p.sum(axis=-1, keepdims=True))
 
 
 def sample(
@@ -145,12 +141,12 @@ def sample(
     top_p: PerRow | None = None,
     min_p: PerRow | None = None,
 ) -> Int[Array, "b"]:
-    """One token for each row, with the row's own key; the options as in `truncate`.
+    """One token per row, drawn with the row's own key; -1 where logits are invalid.
 
-    As `sample_inverse_cdf`, so -1 where the logits are no distribution.
+    The options are those of `truncate`, the draw is `sample_inverse_cdf`.
 
     Raises:
-        ValueError: as `truncate`, or if there is not one key for each row.
+        ValueError: as `truncate`, or there is not one key for each row.
 
     >>> keys = jax.random.split(jax.random.key(0), 2)
     >>> logits = jnp.array([[0.0, 5.0, 1.0], [9.0, 0.0, 9.0]])
@@ -167,12 +163,12 @@ def sample(
 def sample_inverse_cdf(
     candidates: Candidates, uniform: Float[Array, "b"]
 ) -> Int[Array, "b"]:
-    """The candidate at which the sum of the probabilities passes `uniform`, a number
-    from 0 to 1 for each row; -1 where they are NaN.
+    """Inverse transform sampling: one uniform number from [0, 1) per row.
 
-    So a draw takes one random number; Gumbel noise would take one for each token, which
-    on a CPU costs more than all the rest. With either, probabilities below 1e-7 drown
-    in float32.
+    Returns the first candidate whose cumulative probability exceeds `uniform`; -1 where
+    probabilities are NaN. `jax.random.categorical` draws Gumbel noise for every token,
+    which on a CPU costs more than the rest of the step. With either, float32 cannot
+    resolve probabilities below 1e-7.
 
     Raises:
         ValueError: there is not one number for each row.
@@ -187,52 +183,37 @@ def sample_inverse_cdf(
             f"uniform must be a number for each of {ids.shape[0]} rows, "
             f"got shape {np.shape(uniform)}"
         )
-    reached = jnp.cumsum(p, axis=-1)
-    # Of those that begin at the number or below, the last. However the sums are
-    # rounded, there is one, and it has not probability zero.
-    begun = reached - p <= uniform.astype(p.dtype)[:, None] * reached[:, -1:]
-    place = jnp.where(begun & (p > 0), _places(p), -1).max(axis=-1, keepdims=True)
-    return jnp.where(_places(p) == place, ids, -1).max(axis=-1)
+    cumulative = jnp.cumsum(p, axis=-1)
+    # The last candidate whose interval begins at or below the number: however the sums
+    # are rounded there is one, and its probability is not zero.
+    below = cumulative - p <= uniform.astype(p.dtype)[:, None] * cumulative[:, -1:]
+    index = jnp.where(below & (p > 0), _positions(p), -1).max(axis=-1, keepdims=True)
+    return jnp.where(_positions(p) == index, ids, -1).max(axis=-1)
 
 
 def per_row(name: str, value: PerRow, rows: int) -> Float[ArrayLike, "b"]:
-    """The option called `name`, one number for each row.
-
-    Raises:
-        ValueError: it is neither one number nor `rows` of them, or out of range where
-            its values are known.
-
-    >>> per_row("temperature", 0.5, rows=2).tolist()
-    [0.5, 0.5]
-    """
-    within, requirement = _RANGES[name]
+    """The option called `name` broadcast to the rows, its range checked if concrete."""
+    is_valid, requirement = _RANGES[name]
     if np.shape(value) not in ((), (rows,)):
         raise ValueError(
             f"{name} must be one number or one for each of {rows} rows, "
             f"got shape {np.shape(value)}"
         )
-    given = concrete_or_none(value)
-    if given is None:
+    concrete = concrete_or_none(value)
+    if concrete is None:
         return jnp.broadcast_to(jnp.asarray(value).astype(float), (rows,))
-    if given.dtype.kind not in "biuf" and given.dtype != jnp.bfloat16:
+    if concrete.dtype.kind not in "biuf" and concrete.dtype != jnp.bfloat16:
         raise TypeError(f"{name} must be a number, got {value!r}")
     with np.errstate(over="ignore"):
-        given = given.astype(jnp.result_type(float))
-    if not within(given).all():
-        wrong = given[~within(given)].ravel()[0]
-        raise ValueError(f"{name} must be {requirement}, got {wrong}")
-    return np.broadcast_to(given, (rows,))
+        concrete = concrete.astype(jnp.result_type(float))
+    invalid = concrete[~is_valid(concrete)]
+    if invalid.size:
+        raise ValueError(f"{name} must be {requirement}, got {invalid.ravel()[0]}")
+    return np.broadcast_to(concrete, (rows,))
 
 
 def keys_per_row(key: Key[ArrayLike, "b"], rows: int) -> Key[Array, "b"]:
-    """The keys, one for each row; a list of them will do.
-
-    Raises:
-        ValueError: they are something else, with what that is.
-
-    >>> keys_per_row([jax.random.key(0), jax.random.key(1)], rows=2).shape
-    (2,)
-    """
+    """The keys as one array, of one key per row; they may come in a list."""
     key = jnp.asarray(key)
     is_key = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     if not is_key or key.shape != (rows,):
@@ -243,19 +224,14 @@ def keys_per_row(key: Key[ArrayLike, "b"], rows: int) -> Key[Array, "b"]:
     return key
 
 
-def check_top_k(top_k: int, vocab: int) -> None:
-    """Refuses what is no number of tokens, of so many.
-
-    Raises:
-        TypeError: it is not an integer, or a tracer: it decides a shape.
-        ValueError: it is not from 1 to `vocab`.
-
-    >>> check_top_k(3, vocab=5)
-    """
+def check_top_k(top_k: int, vocab_size: int) -> None:
+    """Raises unless `top_k`, which decides a shape, is a static integer in range."""
     if isinstance(top_k, bool) or not isinstance(top_k, int | np.integer):
-        raise TypeError(f"top_k must be an integer that is no tracer, got {top_k!r}")
-    if not 1 <= top_k <= vocab:
-        raise ValueError(f"top_k must be from 1 to the {vocab} tokens, got {top_k}")
+        raise TypeError(f"top_k must be an integer that is not traced, got {top_k!r}")
+    if not 1 <= top_k <= vocab_size:
+        raise ValueError(
+            f"top_k must be from 1 to the {vocab_size} tokens, got {top_k}"
+        )
 
 
 def _column(
@@ -265,7 +241,7 @@ def _column(
     return values.astype(logits.dtype)[:, None]
 
 
-def _rows_of_logits(logits: Float[Array, "b v"]) -> Float[Array, "b v"]:
+def _check_logits(logits: Float[Array, "b v"]) -> Float[Array, "b v"]:
     logits = jnp.asarray(logits)
     if logits.ndim != 2 or not jnp.issubdtype(logits.dtype, jnp.floating):
         raise ValueError(
@@ -276,10 +252,10 @@ def _rows_of_logits(logits: Float[Array, "b v"]) -> Float[Array, "b v"]:
 
 
 def _first(mask: Bool[Array, "b v"]) -> Int[Array, "b 1"]:
-    """Where each row is first true, v where nowhere. Faster on CPUs than argmax."""
-    places = jnp.where(mask, _places(mask), mask.shape[-1])
-    return places.min(axis=-1, keepdims=True)
+    """Index of each row's first True, v if none; on CPUs faster than argmax."""
+    positions = jnp.where(mask, _positions(mask), mask.shape[-1])
+    return positions.min(axis=-1, keepdims=True)
 
 
-def _places(array: Array) -> Int[Array, "1 v"]:
+def _positions(array: Array) -> Int[Array, "1 v"]:
     return jnp.arange(array.shape[-1], dtype=jnp.int32)[None]

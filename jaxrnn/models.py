@@ -213,16 +213,16 @@ class LanguageModel(nn.Module):
     ) -> tuple[Float[Array, "*b v"], State]:
         """The logits after one more token of each row, and the state after it.
 
-        >>> import functools, jax
+        >>> import jax
         >>> from jaxrnn import GRU, sampling
         >>> model = LanguageModel(100, 16, GRU(8))
         >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 1), int))
         >>> table = model.apply(variables, method="input_projection_table")
-        >>> step = functools.partial(
-        ...     model.apply, variables, method="step", input_projection_table=table
-        ... )
+        >>> def step(params, tokens, state):
+        ...     return model.apply(params[0], tokens, state, params[1], method="step")
         >>> keys = jax.random.split(jax.random.key(0), 1)
-        >>> drawn = sampling.generate(step, model.initial_state((1,)), [[3]], 5, keys)
+        >>> state, params = model.initial_state((1,)), (variables, table)
+        >>> drawn = sampling.generate(step, state, [[3]], 5, keys, params=params)
         >>> drawn.tokens.shape
         (1, 5)
         """

@@ -1,44 +1,35 @@
-"""Texts drawn token by token, from any model that has a step.
+"""Autoregressive decoding of any model with a single-step function.
 
-A model is a function `step(tokens, state) -> (logits, state)`: from one token of each
-row, and what it remembers, to the logits of the next ones. Of a Flax module with such a
-method it is
+The model is a pure function `step(params, tokens, state) -> (logits, state)`, one token
+per row in, the logits of the next tokens out. For a Flax module that has such a method:
 
-    step = functools.partial(model.apply, variables, method="step")
+    step = functools.partial(model.apply, method="step")
+    generate(step, state, prompt, length, keys, params=variables)
 
-Arrays in a `functools.partial` (or in a callable that is a pytree) are arguments of the
-compiled loop: other weights of the same shapes compile nothing. Those that a function
-closes over are constants in it, and each new closure is compiled anew.
+`step` is a static argument of the compiled loops and `params` a traced one: other
+parameters of the same shapes compile nothing, another function object does. So make
+`step` once, and not anew for every call: a lambda, a nested function and a
+`functools.partial` are equal only to themselves. Without `params` it is called as
+`step(tokens, state)`; arrays that such a function holds are compiled in as constants.
 
-A row depends on its key alone: a draw is decided by the row's key folded with the
-number of tokens drawn before. So neither the rows beside it matter, nor the devices
-that share them, nor the pieces in which a text is drawn.
-
-Devices share the rows when key, prompt and state are sharded along them. They meet at a
-step only for `stop`, to learn whether all rows ended, and for `top_k`, which XLA does
-not split.
+Each draw depends only on the row's key folded with the number of tokens drawn before.
+So a row depends neither on the other rows of the batch, nor on the devices that they
+are sharded over, nor on the pieces in which it is decoded. Key, prompt and state
+sharded along the rows keep their sharding; devices then synchronize at a step only for
+`stop`, to learn whether all rows ended, and for `top_k`, which XLA does not partition.
 """
 
 import functools
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int, Key, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key, PyTree
 
 from jaxrnn._jax_compat import concrete_or_none
-from jaxrnn._validation import as_int32, check_min, check_within
-from jaxrnn.closures import Arrays, Frame, take_apart
-from jaxrnn.continuation import (
-    DecodeState,
-    Step,
-    init_decode_state,
-    logits_spec,
-    prefill,
-    select_rows,
-)
+from jaxrnn._validation import as_int32, check_callable, check_min, check_within
 from jaxrnn.logits import (
     Candidates,
     PerRow,
@@ -62,29 +53,230 @@ __all__ = [
     "prefill",
     "sample",
     "sample_inverse_cdf",
+    "stream",
     "truncate",
 ]
 
+# step(params, tokens, state), or step(tokens, state) where there are no params.
+Step: TypeAlias = Callable[..., tuple[Float[Array, "b v"], PyTree]]
 
-class GenerateOutput(NamedTuple):
-    """Tokens, and what it takes to go on.
+
+class DecodeState(NamedTuple):
+    """Everything that the tokens still to be drawn depend on, besides their keys.
 
     Attributes:
-        tokens: `pad_id` behind a stop string.
-        lengths: how many tokens of each row are no padding.
-        text: for `decode`.
+        model_state: the recurrent state; in a row that stopped, after its last token.
+        logits: of the next token.
+        seen: which tokens the prompt holds or were drawn, for the repetition penalty.
+        tail: the last tokens drawn, to be compared with `stop`; -1 for none.
+        stopped: the rows that ended with `stop`.
+        position: number of tokens drawn in each row.
 
-    >>> def ten(tokens, state):
+    >>> decode_state = init_decode_state({"h": jnp.zeros((2, 4))}, jnp.zeros((2, 10)))
+    >>> decode_state.position.tolist()
+    [0, 0]
+    """
+
+    model_state: PyTree
+    logits: Float[Array, "b v"]
+    seen: Bool[Array, "b v"]
+    tail: Int[Array, "b s"]
+    stopped: Bool[Array, "b"]
+    position: Int[Array, "b"]
+
+
+class GenerateOutput(NamedTuple):
+    """Tokens drawn, and the state to continue from.
+
+    Attributes:
+        tokens: with `pad_id` after the end of a row.
+        lengths: number of tokens in each row, padding excluded.
+        decode_state: for `decode` or `stream`.
+
+    >>> def uniform(tokens, state):
     ...     return jnp.zeros((2, 10)), state
     >>> keys = jax.random.split(jax.random.key(0), 2)
-    >>> tokens, lengths, text = generate(ten, None, [[1], [2]], 5, keys)
+    >>> tokens, lengths, decode_state = generate(uniform, None, [[1], [2]], 5, keys)
     >>> tokens.shape, lengths.tolist()
     ((2, 5), [5, 5])
     """
 
     tokens: Int[Array, "b t"]
     lengths: Int[Array, "b"]
-    text: DecodeState
+    decode_state: DecodeState
+
+
+def init_decode_state(
+    model_state: PyTree, logits: Float[ArrayLike, "b v"]
+) -> DecodeState:
+    """The state before the first token is drawn, from the logits of that token.
+
+    Raises:
+        ValueError: the logits are not of shape [rows, vocabulary].
+
+    >>> init_decode_state(None, jnp.zeros((2, 10))).stopped.tolist()
+    [False, False]
+    """
+    logits = jnp.asarray(logits)
+    if logits.ndim != 2:
+        raise ValueError(
+            f"logits must have the shape [rows, vocabulary], got {logits.shape}"
+        )
+    rows = logits.shape[0]
+    return DecodeState(
+        model_state=model_state,
+        logits=logits,
+        seen=jnp.zeros(logits.shape, bool),
+        tail=jnp.zeros((rows, 0), jnp.int32),
+        stopped=jnp.zeros(rows, bool),
+        position=jnp.zeros(rows, jnp.int32),
+    )
+
+
+def prefill(
+    step: Step,
+    state: PyTree,
+    prompt: Int[ArrayLike, "b p"] | Sequence[Sequence[int]],
+    prompt_lengths: Int[ArrayLike, "b"] | Sequence[int] | None = None,
+    *,
+    params: PyTree = None,
+) -> DecodeState:
+    """Runs the model over the prompt; every padded length of it is compiled once.
+
+    Args:
+        step: the model, `step(params, tokens, state) -> (logits, state)`, or without
+            the first argument where `params` is None.
+        state: the model's state before the prompt.
+        prompt: token ids, padded at the end with anything.
+        prompt_lengths: of each row, if they differ. Every leaf of the state must then
+            lead with the rows.
+        params: the first argument of `step`.
+
+    Raises:
+        TypeError: `step` is not callable or not hashable; prompt or lengths are not
+            integers.
+        ValueError: there are no rows, or a row without a token (`init_decode_state`
+            needs none); a token is outside the vocabulary; a shape does not fit;
+            `step` returns something else than logits and a state like its argument.
+
+    >>> def count(tokens, steps):
+    ...     return jax.nn.one_hot(tokens + 1, 10), steps + 1
+    >>> prompt = [[4, 5, 6], [1, 0, 0]]
+    >>> decode_state = prefill(count, jnp.zeros(2), prompt, prompt_lengths=[3, 1])
+    >>> decode_state.logits.argmax(axis=-1).tolist(), decode_state.model_state.tolist()
+    ([7, 2], [3.0, 1.0])
+    """
+    _check_step(step)
+    prompt = as_int32(2, prompt=prompt)
+    rows, longest = prompt.shape
+    if not prompt.size:
+        raise ValueError(
+            f"the prompt has shape {prompt.shape}, but each row needs a token: without "
+            "a prompt, init_decode_state takes the logits of the first token"
+        )
+    if prompt_lengths is not None:
+        prompt_lengths = as_int32(1, prompt_lengths=prompt_lengths)
+        if prompt_lengths.shape != (rows,):
+            raise ValueError(
+                f"prompt_lengths has shape {prompt_lengths.shape}, "
+                f"but the prompt {rows} rows"
+            )
+        check_within(1, longest, prompt_lengths=concrete_or_none(prompt_lengths))
+        times = np.arange(longest, dtype=np.int32)[None]
+        # Padding need not be a valid token.
+        prompt = jnp.where(times < prompt_lengths[:, None], prompt, 0)
+    decode_state = _prefill(step, params, state, prompt, prompt_lengths)
+    vocab_size = decode_state.logits.shape[-1]
+    check_within(0, vocab_size - 1, prompt=concrete_or_none(prompt))
+    return decode_state
+
+
+def decode(
+    step: Step,
+    decode_state: DecodeState,
+    length: int,
+    key: Key[Array, "b"],
+    *,
+    params: PyTree = None,
+    temperature: PerRow = 1.0,
+    top_k: int | None = None,
+    top_p: PerRow | None = None,
+    min_p: PerRow | None = None,
+    repetition_penalty: PerRow = 1.0,
+    stop: Sequence[int] | None = None,
+    pad_id: int = 0,
+    limit: Int[ArrayLike, ""] | None = None,
+) -> GenerateOutput:
+    """Draws the next `length` tokens of each row in one compiled loop.
+
+    Decoding in pieces with the same keys and options gives the tokens of one call; each
+    `length` is compiled once.
+
+    Args:
+        step: the model, as in `prefill`.
+        decode_state: where to continue.
+        length: number of tokens to draw; static.
+        key: one per row, as `jax.random.split(key, rows)` makes them; the same for all
+            pieces of a text.
+        params: the first argument of `step`, as in `prefill`.
+        temperature: as in `truncate`.
+        top_k: as in `truncate`; static.
+        top_p: as in `truncate`.
+        min_p: as in `truncate`.
+        repetition_penalty: of the tokens in the prompt and those drawn, as in
+            `penalize`.
+        stop: token ids that end a row once it has drawn them in this order. Its state
+            stays as it is after them, for which every leaf of it must lead with the
+            rows. Without `stop` all rows continue, also those that had stopped.
+        pad_id: fills the tokens after the end of a row.
+        limit: draws at most so many tokens and pads the others; unlike `length` traced,
+            so that any number shares one compilation. None is `length`.
+
+    Raises:
+        TypeError: as `prefill`, `truncate` and `penalize`.
+        ValueError: `length` is below 1; there is not one key for each row; `stop` is
+            empty or outside the vocabulary; `step` returns something else than logits
+            and a state like its argument; as `truncate` and `penalize`.
+
+    >>> def fibonacci(tokens, before):
+    ...     return jax.nn.one_hot((tokens + before) % 10, 10), tokens
+    >>> keys = jax.random.split(jax.random.key(0), 1)
+    >>> decode_state = prefill(fibonacci, jnp.array([0]), [[1, 1, 2]])
+    >>> for _ in range(2):
+    ...     tokens, lengths, decode_state = decode(
+    ...         fibonacci, decode_state, 3, keys, temperature=0, stop=[8, 3], pad_id=-1
+    ...     )
+    ...     print(tokens.tolist(), lengths.tolist(), decode_state.stopped.tolist())
+    [[3, 5, 8]] [3] [False]
+    [[3, -1, -1]] [1] [True]
+    """
+    _check_step(step)
+    rows, vocab_size = decode_state.logits.shape
+    length = check_min(1, length=length)
+    key = keys_per_row(key, rows)
+    if top_k is not None:
+        check_top_k(top_k, vocab_size)
+    options = {"temperature": temperature, "repetition_penalty": repetition_penalty}
+    optional = {"top_p": top_p, "min_p": min_p}
+    options |= {name: x for name, x in optional.items() if x is not None}
+    options = {name: per_row(name, x, rows) for name, x in options.items()}
+    if stop is not None:
+        stop = as_int32(1, stop=stop)
+        if not stop.size:
+            raise ValueError("stop is empty: give at least one token, or None")
+        check_within(0, vocab_size - 1, stop=concrete_or_none(stop))
+    return _decode(
+        step,
+        params,
+        _with_tail(decode_state, 0 if stop is None else stop.size),
+        key,
+        options,
+        stop,
+        as_int32(0, pad_id=pad_id),
+        as_int32(0, limit=length if limit is None else limit),
+        length=length,
+        top_k=top_k,
+    )
 
 
 def generate(
@@ -95,198 +287,223 @@ def generate(
     key: Key[Array, "b"],
     *,
     prompt_lengths: Int[ArrayLike, "b"] | Sequence[int] | None = None,
-    temperature: PerRow = 1.0,
-    top_k: int | None = None,
-    top_p: PerRow | None = None,
-    min_p: PerRow | None = None,
-    repetition_penalty: PerRow = 1.0,
-    stop: Sequence[int] | None = None,
-    pad_id: int = 0,
+    params: PyTree = None,
+    **options: Any,
 ) -> GenerateOutput:
-    """The next `length` tokens of each row: `prefill` with the prompt, then `decode`.
-
-    `state` is the model's before the prompt; `prompt` and `prompt_lengths` are as in
-    `prefill`, `length`, `key` and all after them as in `decode`.
+    """`prefill` with the prompt, then `decode` with the other options.
 
     Raises:
+        TypeError: as `prefill` and `decode`.
         ValueError: as `prefill` and `decode`.
 
     >>> def fibonacci(tokens, before):
     ...     return jax.nn.one_hot((tokens + before) % 10, 10), tokens
     >>> keys = jax.random.split(jax.random.key(0), 1)
-    >>> drawn = generate(fibonacci, jnp.array([0]), [[1]], 4, keys, temperature=0)
-    >>> drawn.tokens.tolist()
-    [[1, 2, 3, 5]]
+    >>> generate(fibonacci, jnp.array([0]), [[1]], 4, keys, temperature=0).tokens
+    Array([[1, 2, 3, 5]], dtype=int32)
     """
-    return decode(
-        step,
-        prefill(step, state, prompt, prompt_lengths),
-        length,
-        key,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        min_p=min_p,
-        repetition_penalty=repetition_penalty,
-        stop=stop,
-        pad_id=pad_id,
-    )
+    decode_state = prefill(step, state, prompt, prompt_lengths, params=params)
+    return decode(step, decode_state, length, key, params=params, **options)
 
 
-def decode(
+def stream(
     step: Step,
-    text: DecodeState,
+    decode_state: DecodeState,
     length: int,
     key: Key[Array, "b"],
     *,
-    temperature: PerRow = 1.0,
-    top_k: int | None = None,
-    top_p: PerRow | None = None,
-    min_p: PerRow | None = None,
-    repetition_penalty: PerRow = 1.0,
-    stop: Sequence[int] | None = None,
-    pad_id: int = 0,
-) -> GenerateOutput:
-    """The next `length` tokens of each row, drawn by one compiled loop.
+    piece_length: int = 64,
+    **options: Any,
+) -> Iterator[GenerateOutput]:
+    """Yields what `decode` with the same options returns, a piece at a time.
 
-    Pieces drawn with the same keys and options are the text drawn at once, so they can
-    be shown as they come; pieces of the same length are compiled once.
-
-    Args:
-        step: the model, `step(tokens, state) -> (logits, state)`.
-        text: what to go on with.
-        length: how many tokens to draw.
-        key: one for each row, as `jax.random.split(key, rows)` gives them; the same for
-            all pieces of a text, others for another text.
-        temperature, top_k, top_p, min_p: as in `truncate`.
-        repetition_penalty: of the tokens of the prompt and of those drawn, as in
-            `penalize`.
-        stop: the tokens that end a row, once it has drawn them one behind the other.
-            Its state stays as they left it, for which every leaf of the state must lead
-            with the rows. Without `stop` all rows go on, those that had stopped too.
-        pad_id: what stands behind the end of a row.
+    Every piece has `piece_length` columns, so there is one compilation for all; the
+    last one is padded with `pad_id`, as `lengths` says. With `stop` the iterator ends
+    once all rows have stopped. While the caller handles a piece the next one is not
+    computed yet.
 
     Raises:
-        ValueError: `length` is below 1; there is not one key for each row; `stop` is
-            empty or outside the vocabulary; `step` returns something else than logits
-            and a state like the one before; an option is as `truncate` and `penalize`
-            refuse it.
+        TypeError: as `decode`.
+        ValueError: as `decode`, or `piece_length` is below 1; at the first piece.
 
     >>> def fibonacci(tokens, before):
     ...     return jax.nn.one_hot((tokens + before) % 10, 10), tokens
     >>> keys = jax.random.split(jax.random.key(0), 1)
-    >>> text = prefill(fibonacci, jnp.array([0]), [[1, 1, 2]])
-    >>> for _ in range(2):
-    ...     tokens, lengths, text = decode(
-    ...         fibonacci, text, 3, keys, temperature=0, stop=[8, 3], pad_id=-1
-    ...     )
-    ...     print(tokens.tolist(), lengths.tolist(), text.stopped.tolist())
-    [[3, 5, 8]] [3] [False]
-    [[3, -1, -1]] [1] [True]
+    >>> decode_state = prefill(fibonacci, jnp.array([0]), [[1, 1, 2]])
+    >>> pieces = stream(fibonacci, decode_state, 5, keys, piece_length=3, temperature=0)
+    >>> [(piece.tokens.tolist(), piece.lengths.tolist()) for piece in pieces]
+    [([[3, 5, 8]], [3]), ([[3, 1, 0]], [2])]
     """
-    rows, vocab = text.logits.shape
-    length = check_min(1, length=length)
-    key = keys_per_row(key, rows)
-    if top_k is not None:
-        check_top_k(top_k, vocab)
-    options = {"temperature": temperature, "repetition_penalty": repetition_penalty}
-    given = {"top_p": top_p, "min_p": min_p}
-    options |= {k: v for k, v in given.items() if v is not None}
-    options = {k: per_row(k, v, rows) for k, v in options.items()}
-    ids = None
-    if stop is not None:
-        ids = as_int32(1, stop=stop)
-        if not ids.size:
-            raise ValueError("stop is empty: give at least one token, or None")
-        check_within(0, vocab - 1, stop=concrete_or_none(ids))
-    return _extend(
-        *take_apart(step),
-        _with_tail(text, 0 if ids is None else ids.size),
-        key,
-        options,
-        ids,
-        as_int32(0, pad_id=pad_id),
-        length=length,
-        top_k=top_k,
-    )
+    piece_length = check_min(1, piece_length=piece_length)
+    for start in range(0, check_min(1, length=length), piece_length):
+        limit = piece_length = min(piece_length, length - start)
+        output = decode(step, decode_state, piece_length, key, limit=limit, **options)
+        decode_state = output.decode_state
+        yield output
+        if options.get("stop") is not None and decode_state.stopped.all():
+            return
 
 
-def _with_tail(text: DecodeState, width: int) -> DecodeState:
-    """With a tail that wide: all pieces of a text must have the same shapes."""
-    rows, has = text.tail.shape
-    if has == width:
-        return text
-    blank = np.full((rows, width), -1, np.int32)
-    return text._replace(tail=jnp.concatenate([blank, text.tail], axis=1)[:, has:])
+@functools.partial(jax.jit, static_argnames="step")
+def _prefill(
+    step: Step,
+    params: PyTree,
+    state: PyTree,
+    prompt: Int[Array, "b p"],
+    lengths: Int[Array, "b"] | None,
+) -> DecodeState:
+    step = _bind(step, params)
+    rows, longest = prompt.shape
+    times = jnp.arange(longest, dtype=jnp.int32)
+
+    def body(before, inputs):
+        time, tokens = inputs
+        after = step(tokens, before[1])
+        if lengths is not None:
+            after = _select_rows(time < lengths, after, before)
+        return after, None
+
+    spec = _logits_spec(step, prompt[:, 0], state)
+    before = (jnp.zeros(spec.shape, spec.dtype), state)
+    (logits, state), _ = jax.lax.scan(body, before, (times, prompt.T))
+    decode_state = init_decode_state(state, logits)
+    valid = jnp.ones(prompt.shape, bool)
+    if lengths is not None:
+        valid = times[None] < lengths[:, None]
+    each_row = jnp.arange(rows)[:, None]
+    seen = decode_state.seen.at[each_row, prompt].max(valid)
+    return decode_state._replace(seen=seen)
 
 
-@functools.partial(jax.jit, static_argnames=("frame", "length", "top_k"))
-def _extend(
-    frame: Frame,
-    arrays: Arrays,
-    text: DecodeState,
+@functools.partial(jax.jit, static_argnames=("step", "length", "top_k"))
+def _decode(
+    step: Step,
+    params: PyTree,
+    decode_state: DecodeState,
     key: Key[Array, "b"],
     options: dict[str, Float[Array, "b"]],
     stop: Int[Array, "s"] | None,
     pad_id: Int[Array, ""],
+    limit: Int[Array, ""],
     *,
     length: int,
     top_k: int | None,
 ) -> GenerateOutput:
-    step = frame.fill(arrays)
-    rows, vocab = text.logits.shape
+    step = _bind(step, params)
+    rows, vocab_size = decode_state.logits.shape
     penalty = options.pop("repetition_penalty")
-    spec = logits_spec(step, jnp.zeros(rows, jnp.int32), text.state)
-    if (spec.shape, spec.dtype) != (text.logits.shape, text.logits.dtype):
+    spec = _logits_spec(step, jnp.zeros(rows, jnp.int32), decode_state.model_state)
+    expected = jax.typeof(decode_state.logits)
+    if (spec.shape, spec.dtype) != (expected.shape, expected.dtype):
         raise ValueError(
-            f"step returns logits {spec.dtype}{[*spec.shape]}, but the text goes on "
-            f"with {text.logits.dtype}{[*text.logits.shape]}"
+            f"step returns logits {spec.dtype}{[*spec.shape]}, but those of the "
+            f"decode state are {expected.dtype}{[*expected.shape]}"
         )
     times = jnp.arange(length, dtype=jnp.int32)
-    # Beforehand, together: one by one they cost several times as much.
+    # Before the loop and for all steps at once, which is several times as fast.
     uniforms = jax.vmap(_uniforms, in_axes=(None, 0))(
-        key, times[:, None] + text.position[None]
+        key, times[:, None] + decode_state.position[None]
     )
-    ids = jnp.arange(vocab, dtype=jnp.int32)[None]
+    ids = jnp.arange(vocab_size, dtype=jnp.int32)[None]
 
     def unfinished(carry):
-        time, _, text = carry
-        going = time < length
-        # Devices that share the rows would meet at this at every step.
-        return going if stop is None else going & ~text.stopped.all()
+        time, _, before = carry
+        going = time < jnp.minimum(limit, length)
+        # A reduction over all rows: an all-reduce at every step where they are sharded.
+        return going if stop is None else going & ~before.stopped.all()
 
     def draw(carry):
-        time, tokens, text = carry
-        logits = penalize(text.logits, text.seen, penalty)
-        token = sample_inverse_cdf(
-            truncate(logits, top_k=top_k, **options), uniforms[time]
-        )
-        token = jnp.where(text.stopped, pad_id, token)
-        logits, state = step(token, text.state)
-        after = DecodeState(
-            state=state,
+        time, tokens, before = carry
+        logits = penalize(before.logits, before.seen, penalty)
+        candidates = truncate(logits, top_k=top_k, **options)
+        token = sample_inverse_cdf(candidates, uniforms[time])
+        token = jnp.where(before.stopped, pad_id, token)
+        logits, model_state = step(token, before.model_state)
+        after = before._replace(
+            model_state=model_state,
             logits=logits,
-            seen=text.seen | (ids == token[:, None]),
-            tail=text.tail,
-            stopped=text.stopped,
-            position=text.position + 1,
+            seen=before.seen | (ids == token[:, None]),
+            position=before.position + 1,
         )
         if stop is not None:
-            tail = jnp.concatenate([text.tail[:, 1:], token[:, None]], axis=1)
+            tail = jnp.concatenate([before.tail[:, 1:], token[:, None]], axis=1)
             stopped = (tail == stop[None]).all(axis=1)
             after = after._replace(tail=tail, stopped=stopped)
-            after = select_rows(text.stopped, text, after)
+            after = _select_rows(before.stopped, before, after)
         tokens = jax.lax.dynamic_update_index_in_dim(tokens, token, time, axis=0)
         return time + 1, tokens, after
 
+    before = decode_state
     if stop is None:
-        text = text._replace(stopped=jnp.zeros_like(text.stopped))
+        before = before._replace(stopped=jnp.zeros_like(before.stopped))
     padding = jnp.broadcast_to(pad_id, (length, rows))
-    _, tokens, after = jax.lax.while_loop(
-        unfinished, draw, (jnp.zeros((), jnp.int32), padding, text)
-    )
-    return GenerateOutput(tokens.T, after.position - text.position, after)
+    carry = (jnp.zeros((), jnp.int32), padding, before)
+    _, tokens, after = jax.lax.while_loop(unfinished, draw, carry)
+    return GenerateOutput(tokens.T, after.position - before.position, after)
 
 
 def _uniforms(key: Key[Array, "b"], position: Int[Array, "b"]) -> Float[Array, "b"]:
     return jax.vmap(jax.random.uniform)(jax.vmap(jax.random.fold_in)(key, position))
+
+
+def _check_step(step: Step) -> None:
+    try:
+        hash(check_callable(step=step))
+    except TypeError as error:
+        raise TypeError(
+            f"step must be a function that can be hashed ({error}): pass the arrays in "
+            "it as params"
+        ) from None
+
+
+def _bind(step: Step, params: PyTree) -> Step:
+    return step if params is None else functools.partial(step, params)
+
+
+def _with_tail(decode_state: DecodeState, width: int) -> DecodeState:
+    """With a tail as wide as `stop`, so that all pieces have the same shapes."""
+    rows, current = decode_state.tail.shape
+    if current == width:
+        return decode_state
+    blank = np.full((rows, width), -1, np.int32)
+    tail = jnp.concatenate([blank, decode_state.tail], axis=1)[:, current:]
+    return decode_state._replace(tail=tail)
+
+
+def _logits_spec(
+    step: Step, tokens: Int[Array, "b"], state: PyTree
+) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of the logits, after checking what `step` returns."""
+    returned = jax.eval_shape(step, tokens, state)
+    if not isinstance(returned, tuple) or len(returned) != 2:
+        raise ValueError(f"step must return (logits, state), not {returned}")
+    logits, after = returned
+    shape = getattr(logits, "shape", ())
+    if len(shape) != 2 or shape[0] != tokens.shape[0]:
+        raise ValueError(
+            f"step must return logits of shape [{tokens.shape[0]}, vocabulary], "
+            f"not {logits}"
+        )
+    before, after = (
+        jax.tree.map(lambda leaf: f"{jnp.result_type(leaf)}{[*jnp.shape(leaf)]}", tree)
+        for tree in (state, after)
+    )
+    if before != after:
+        raise ValueError(
+            f"step must return a state like the one it is given: {before}, not {after}"
+        )
+    return logits
+
+
+def _select_rows(rows: Bool[Array, "b"], this: PyTree, other: PyTree) -> PyTree:
+    """`this` in the rows that are True, `other` elsewhere, leaf by leaf."""
+
+    def select(this, other):
+        if jnp.shape(this)[:1] != rows.shape:
+            raise ValueError(
+                f"a leaf of the state has shape {jnp.shape(this)}, but must lead with "
+                f"the {rows.size} rows, which end apart (prompt_lengths, stop)"
+            )
+        return jnp.where(jnp.expand_dims(rows, range(1, this.ndim)), this, other)
+
+    return jax.tree.map(select, this, other)

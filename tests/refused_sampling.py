@@ -14,9 +14,16 @@ def step(tokens, state):
     return jnp.zeros((2, 4)), state
 
 
+class Unhashable:
+    __hash__ = None
+
+    def __call__(self, tokens, state):
+        return step(tokens, state)
+
+
 KEYS = jax.random.split(KEY, 2)
 PROMPT = [[1], [2]]
-TEXT = sampling.init_decode_state(None, LOGITS)
+STATE = sampling.init_decode_state(None, LOGITS)
 
 
 def drawing(draw):
@@ -45,6 +52,7 @@ def continuing(draw):
         (lambda: draw(stop=[]), "stop", "empty"),
         (lambda: draw(stop=[9]), "stop", "got 9"),
         (lambda: draw(pad_id=0.5), "pad_id", "float64"),
+        (lambda: draw(step=Unhashable()), "step", "Unhashable"),
         (lambda: draw(step=3), "function", "got 3"),
         (lambda: draw(step=lambda tokens, _: LOGITS), "step", "state"),
     ]
@@ -55,12 +63,17 @@ def generate(**options):
     return sampling.generate(**(given | options))
 
 
-def extend(**options):
-    given = {"step": step, "text": TEXT, "length": 3, "key": KEYS} | options
+def decode(**options):
+    given = {"step": step, "decode_state": STATE, "length": 3, "key": KEYS} | options
     return sampling.decode(**given)
 
 
-def read(prompt=PROMPT, lengths=None, step=step):
+def stream(**options):
+    given = {"step": step, "decode_state": STATE, "length": 3, "key": KEYS} | options
+    return list(sampling.stream(**given))
+
+
+def prefill(prompt=PROMPT, lengths=None, step=step):
     return sampling.prefill(step, None, prompt, lengths)
 
 
@@ -73,17 +86,24 @@ REFUSED = {
         (lambda: sampling.init_decode_state(None, X), "logits", "(2, 5, 3)")
     ],
     "sampling.prefill": [
-        (lambda: read([[0.5], [1.0]]), "prompt", "float64"),
-        (lambda: read([[9], [0]]), "prompt", "got 9"),
-        (lambda: read([1, 2]), "prompt", "(2,)"),
-        (lambda: read([[1], [2, 3]]), "prompt", "pad"),
-        (lambda: read([[], []]), "prompt", "(2, 0)"),
-        (lambda: read(lengths=[1]), "prompt_lengths", "(1,)"),
-        (lambda: read(lengths=[1, 2]), "prompt_lengths", "got 2"),
-        (lambda: read(step=None), "function", "None"),
+        (lambda: prefill([[0.5], [1.0]]), "prompt", "float64"),
+        (lambda: prefill([[9], [0]]), "prompt", "got 9"),
+        (lambda: prefill([1, 2]), "prompt", "(2,)"),
+        (lambda: prefill([[1], [2, 3]]), "prompt", "pad"),
+        (lambda: prefill([[], []]), "prompt", "(2, 0)"),
+        (lambda: prefill(lengths=[1]), "prompt_lengths", "(1,)"),
+        (lambda: prefill(lengths=[1, 2]), "prompt_lengths", "got 2"),
+        (lambda: prefill(step=None), "function", "None"),
     ],
-    "sampling.decode": continuing(extend),
+    "sampling.decode": [
+        *continuing(decode),
+        (lambda: decode(limit=1.5), "limit", "float64"),
+    ],
     "sampling.generate": continuing(generate),
+    "sampling.stream": [
+        *continuing(stream),
+        (lambda: stream(piece_length=0), "piece_length", "got 0"),
+    ],
     "sampling.penalize": [
         (lambda: sampling.penalize(LOGITS, [True], 2.0), "seen", "(1,)"),
         (lambda: sampling.penalize(X, X > 0, 2.0), "logits", "(2, 5, 3)"),

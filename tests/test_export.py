@@ -102,12 +102,14 @@ def eval_step(dtype):
 def sampling_step(dtype):
     model, variables = make(dtype)
 
+    step = functools.partial(model.apply, method="step")
+
     def draw(variables, key):
-        step = functools.partial(model.apply, variables, method="step")
         prompt = jnp.zeros((2, 3), jnp.int32)
         keys = jax.random.split(key, 2)
         state = model.initial_state((2,))
-        return sampling.generate(step, state, prompt, 5, keys, top_k=3).tokens
+        options = {"params": variables, "top_k": 3}
+        return sampling.generate(step, state, prompt, 5, keys, **options).tokens
 
     return draw, (variables, jax.eval_shape(lambda: jax.random.key(0)))
 

@@ -20,6 +20,7 @@ from jaxrnn.sampling import (
     penalize,
     prefill,
     sample,
+    stream,
 )
 
 VOCAB = 11
@@ -167,7 +168,9 @@ def test_a_row_does_not_depend_on_those_beside_it(options):
         one = slice(row, row + 1)
         alone = generate(noisy, ints(1), PROMPT[one], 40, keys(5)[one], **options)
         np.testing.assert_array_equal(alone.tokens[0], together.tokens[row])
-        np.testing.assert_array_equal(alone.text.logits[0], together.text.logits[row])
+        np.testing.assert_array_equal(
+            alone.decode_state.logits[0], together.decode_state.logits[row]
+        )
         assert alone.lengths[0] == together.lengths[row]
 
 
@@ -222,7 +225,7 @@ def test_pieces_are_the_text_drawn_at_once(pieces, model):
     for length in pieces:
         drawn = decode(step, text, length, keys(5), **options)
         tokens.append(drawn.tokens)
-        text = drawn.text
+        text = drawn.decode_state
     np.testing.assert_array_equal(np.concatenate(tokens, axis=1), whole.tokens)
     assert text.position.tolist() == [200] * 5
 
@@ -265,11 +268,11 @@ def test_the_second_call_compiles_nothing():
 
     def draw(seed, temperature, stop):
         weights = {"w": jax.random.normal(jax.random.key(seed), (VOCAB, VOCAB))}
-        of_weights = functools.partial(step, weights)
         options = {"temperature": temperature, "top_p": temperature, "stop": stop}
+        options["params"] = weights
         prompt = PROMPT + seed
-        drawn = generate(of_weights, jnp.zeros(5), prompt, 6, keys(5, seed), **options)
-        again = decode(of_weights, drawn.text, 6, keys(5, seed), **options)
+        drawn = generate(step, jnp.zeros(5), prompt, 6, keys(5, seed), **options)
+        again = decode(step, drawn.decode_state, 6, keys(5, seed), **options)
         return np.concatenate([drawn.tokens, again.tokens], axis=1)
 
     first = draw(0, 0.9, [1, 2, 3])
@@ -279,12 +282,85 @@ def test_the_second_call_compiles_nothing():
 
 
 def test_a_flax_module_is_compiled_once():
-    step, state = gru(5)
-    model, variables = step.func.__self__, step.args[0]
-    generate(step, state, PROMPT, 6, keys(5))
-    compiled = sampling._extend._cache_size()
+    held, state = gru(5)
+    model, variables = held.func.__self__, held.args[0]
+    step = functools.partial(model.apply, method="step")
+    generate(step, state, PROMPT, 6, keys(5), params=variables)
+    compiled = sampling._decode._cache_size()
     doubled = jax.tree.map(lambda leaf: 2 * leaf, variables)
-    step = functools.partial(model.apply, doubled, method="step")
-    drawn = generate(step, state, PROMPT, 6, keys(5))
-    np.testing.assert_array_equal(drawn.tokens, loop(step, state, PROMPT, 6, keys(5)))
-    assert sampling._extend._cache_size() == compiled
+    drawn = generate(step, state, PROMPT, 6, keys(5), params=doubled)
+    held = functools.partial(step, doubled)
+    np.testing.assert_array_equal(drawn.tokens, loop(held, state, PROMPT, 6, keys(5)))
+    assert sampling._decode._cache_size() == compiled
+
+
+def test_what_is_compiled_anew_is_another_function():
+    """And a functools.partial is equal to itself alone."""
+
+    def times(number, tokens, state):
+        return jax.nn.one_hot(number * tokens % VOCAB, VOCAB), state
+
+    def compiled(step):
+        before = sampling._decode._cache_size()
+        drawn = generate(step, None, [[3]], 2, keys(1), temperature=0)
+        return drawn.tokens.tolist(), sampling._decode._cache_size() - before
+
+    twice = functools.partial(times, 2)
+    assert compiled(twice) == ([[6, 1]], 1)
+    assert compiled(twice) == ([[6, 1]], 0)
+    assert compiled(functools.partial(times, 2)) == ([[6, 1]], 1)
+    assert compiled(functools.partial(times, np.int32(4))) == ([[1, 4]], 1)
+
+
+def stream_of(piece_length, length, options):
+    """The pieces put together, and the last one."""
+    text = prefill(noisy, ints(5), PROMPT)
+    options = {"piece_length": piece_length, **options}
+    pieces = list(stream(noisy, text, length, keys(5), **options))
+    rows = [
+        np.concatenate([piece.tokens[row, : piece.lengths[row]] for piece in pieces])
+        for row in range(5)
+    ]
+    assert {piece.tokens.shape for piece in pieces} == {(5, piece_length)}
+    return rows, pieces
+
+
+@pytest.mark.parametrize("options", [{}, {"stop": [3, 4]}, {"stop": [7]}], ids=str)
+@pytest.mark.parametrize(("piece_length", "length"), [(10, 40), (7, 40), (50, 40)])
+def test_a_stream_is_the_text_drawn_at_once(piece_length, length, options):
+    whole = generate(noisy, ints(5), PROMPT, length, keys(5), **options)
+    rows, pieces = stream_of(piece_length, length, options)
+    for row, drawn in enumerate(whole.lengths.tolist()):
+        assert rows[row].tolist() == whole.tokens[row, :drawn].tolist()
+    for ours, theirs in zip(
+        jax.tree.leaves(pieces[-1].decode_state),
+        jax.tree.leaves(whole.decode_state),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_stream_ends_with_its_last_row():
+    drawn = generate(noisy, ints(5), PROMPT, 400, keys(5), stop=[7])
+    longest = drawn.lengths.max()
+    assert longest < 300
+    _, pieces = stream_of(10, 400, {"stop": [7]})
+    assert len(pieces) == -(-longest // 10)
+
+
+def test_the_last_piece_of_a_stream_compiles_nothing(caplog):
+    def compilations():
+        found = [text for text in caplog.messages if text.startswith("Compiling")]
+        caplog.clear()
+        return found
+
+    text = prefill(noisy, ints(5), PROMPT)
+    pieces = stream(noisy, text, 20, keys(5), piece_length=9, top_k=7, stop=[3, 4, 5])
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        next(pieces)
+        assert compilations()
+        next(pieces)
+        compilations()  # that of whether all rows have stopped
+        [last] = pieces
+    assert last.lengths.max() == 2
+    assert not compilations()

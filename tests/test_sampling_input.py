@@ -70,8 +70,8 @@ def test_bad_penalties_are_refused(seen, penalty, message):
         penalize(jnp.zeros((2, 5)), jnp.zeros(seen, bool), penalty)
 
 
-def test_top_k_is_no_tracer_and_traced_values_pass():
-    with pytest.raises(TypeError, match="top_k must be an integer that is no tracer"):
+def test_top_k_is_not_traced_and_traced_values_pass():
+    with pytest.raises(TypeError, match="top_k must be an integer that is not traced"):
         jax.jit(lambda k: sample(jnp.zeros((2, 5)), keys(2), top_k=k))(3)
     cold = jax.jit(lambda t: sample(jnp.eye(2), keys(2), temperature=t))
     assert cold(0).tolist() == [0, 1]
@@ -119,7 +119,7 @@ def test_another_step_cannot_go_on():
         return jnp.zeros((5, VOCAB + 1)), state
 
     message = re.escape(
-        "logits float32[5, 12], but the text goes on with float32[5, 11]"
+        "logits float32[5, 12], but those of the decode state are float32[5, 11]"
     )
     with pytest.raises(ValueError, match=message):
         decode(wider, text, 3, keys(5))

@@ -1,7 +1,5 @@
 """Stop strings: where rows end, what stands behind, and how pieces see it."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,14 +17,15 @@ def keys(rows):
 def recite(script):
     """A model whose greedy text is its script, whatever it is given to read. Its state
     counts the steps."""
+    script = np.array(script, np.int32)
 
-    def step(script, tokens, steps):
+    def step(tokens, steps):
         del tokens
         at = jnp.minimum(steps, script.shape[1] - 1)
-        following = jnp.take_along_axis(script, at[:, None], axis=1)[:, 0]
+        following = jnp.take_along_axis(jnp.array(script), at[:, None], axis=1)[:, 0]
         return jax.nn.one_hot(following, VOCAB), steps + 1
 
-    return functools.partial(step, np.array(script, np.int32))
+    return step
 
 
 def begun(script, prompt=None):
@@ -55,8 +54,8 @@ def test_a_row_ends_with_its_stop_string():
     drawn = generate(*begun(SCRIPT), 8, keys(4), temperature=0, stop=STOP)
     assert drawn.tokens.tolist() == EXPECTED
     assert drawn.lengths.tolist() == LENGTHS
-    assert drawn.text.stopped.tolist() == [True, True, False, True]
-    assert drawn.text.position.tolist() == LENGTHS
+    assert drawn.decode_state.stopped.tolist() == [True, True, False, True]
+    assert drawn.decode_state.position.tolist() == LENGTHS
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
@@ -67,7 +66,7 @@ def test_pieces_see_a_string_across_their_borders(size):
         drawn = decode(step, text, size, keys(4), temperature=0, stop=STOP)
         tokens.append(drawn.tokens)
         lengths += np.asarray(drawn.lengths)
-        text = drawn.text
+        text = drawn.decode_state
     assert np.concatenate(tokens, axis=1).tolist() == EXPECTED
     assert lengths.tolist() == LENGTHS
 
@@ -84,7 +83,7 @@ def test_pieces_see_a_string_across_their_borders(size):
 def test_another_string_may_come_between_two_pieces(first, then, expected):
     step, state, prompt = begun([[1, 2, 3, 1, 2]])
     drawn = generate(step, state, prompt, 2, keys(1), temperature=0, stop=first)
-    after = decode(step, drawn.text, 3, keys(1), temperature=0, stop=then)
+    after = decode(step, drawn.decode_state, 3, keys(1), temperature=0, stop=then)
     assert after.tokens.tolist() == [expected]
 
 
@@ -103,20 +102,20 @@ def test_the_prompt_does_not_count():
 def test_the_state_stays_behind_the_stop_string():
     drawn = generate(*begun(SCRIPT), 8, keys(4), temperature=0, stop=STOP)
     steps = [1 + length for length in LENGTHS]  # one for the prompt
-    assert drawn.text.state.tolist() == steps
-    greedy = drawn.text.logits.argmax(axis=1).tolist()
+    assert drawn.decode_state.model_state.tolist() == steps
+    greedy = drawn.decode_state.logits.argmax(axis=1).tolist()
     assert greedy == [5, 1, 4, 1]
-    seen = [np.flatnonzero(row).tolist() for row in np.asarray(drawn.text.seen)]
+    seen = [np.flatnonzero(row).tolist() for row in np.asarray(drawn.decode_state.seen)]
     assert seen == [[0, 1, 2, 3, 4], [0, 1, 2, 4], [0, 1, 2, 3, 4, 5], [0, 1, 2, 4]]
 
 
 def test_without_the_string_all_rows_go_on():
     step, state, prompt = begun(SCRIPT)
     drawn = generate(step, state, prompt, 6, keys(4), temperature=0, stop=STOP)
-    after = decode(step, drawn.text, 2, keys(4), temperature=0)
+    after = decode(step, drawn.decode_state, 2, keys(4), temperature=0)
     assert after.tokens.tolist() == [[5, 5], [1, 2], [3, 4], [1, 2]]
     assert after.lengths.tolist() == [2] * 4
-    assert not after.text.stopped.any()
+    assert not after.decode_state.stopped.any()
 
 
 def test_a_row_that_goes_on_draws_what_it_would_have_drawn():
@@ -132,7 +131,7 @@ def test_a_row_that_goes_on_draws_what_it_would_have_drawn():
     drawn = generate(*start, 30, keys(3), stop=[2])
     lengths = drawn.lengths.tolist()
     assert min(lengths) < 30
-    after = np.asarray(decode(step, drawn.text, 30, keys(3)).tokens)
+    after = np.asarray(decode(step, drawn.decode_state, 30, keys(3)).tokens)
     for row, length in enumerate(lengths):
         assert (whole[row, :length] == drawn.tokens[row, :length]).all()
         assert (whole[row, length : length + 30] == after[row]).all()
@@ -156,6 +155,6 @@ def test_a_state_without_rows_is_refused():
         return jax.nn.one_hot(tokens, VOCAB), steps + 1
 
     state = jnp.zeros((), jnp.int32)
-    assert generate(step, state, [[1], [2]], 3, keys(2)).text.state == 4
+    assert generate(step, state, [[1], [2]], 3, keys(2)).decode_state.model_state == 4
     with pytest.raises(ValueError, match=r"shape \(\), but must lead with the 2 rows"):
         generate(step, state, [[1], [2]], 3, keys(2), stop=[1])

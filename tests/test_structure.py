@@ -40,8 +40,6 @@ NO_JAX = {"_validation", "text", "batching", "torch_weights"}
 NO_MODELS = {
     "_jax_compat",
     "_validation",
-    "closures",
-    "continuation",
     "logits",
     "sampling",
     "types",

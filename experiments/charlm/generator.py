@@ -33,6 +33,12 @@ class Writer:
         self._model, self._variables = model, variables
         self._read = jax.jit(model.apply)
 
+        def step(params: Any, tokens: jax.Array, state: State) -> Any:
+            variables, table = params
+            return model.apply(variables, tokens, state, table, method="step")
+
+        self._step = step  # One function, so that all calls of `write` share its loop.
+
     @classmethod
     def load(cls, path: str | Path) -> "Writer":
         """The model of the run in `path` as its best checkpoint has it.
@@ -90,24 +96,24 @@ class Writer:
         options are those of `jaxrnn.sampling.decode`.
 
         Raises:
-            ValueError: `length` is below 0 or `texts` below 1, or as `extend` does.
+            ValueError: `length` is below 0 or `texts` below 1, or as `decode` does.
         """
         check_min(0, length=length)
         check_min(1, texts=texts)
-        apply = functools.partial(self._model.apply, self._variables)
-        table = apply(method="input_projection_table")
-        step = functools.partial(apply, method="step", input_projection_table=table)
+        table = self._model.apply(self._variables, method="input_projection_table")
+        params = (self._variables, table)
         key = jax.random.key(seed)
         keys = jax.vmap(functools.partial(jax.random.fold_in, key))(np.arange(texts))
         prompts = np.tile(self.vocab.encode(char_tokens(prompt)), (texts, 1))
         state = self._model.initial_state((texts,))
-        text = sampling.prefill(step, state, prompts)
-        for start in range(0, length, PIECE):
-            tokens, lengths, text = sampling.decode(step, text, PIECE, keys, **options)
-            rows = zip(*map(np.asarray, (tokens, lengths)), strict=True)
-            # Behind a stop string there is padding.
-            kept = [row[: min(drawn, length - start)] for row, drawn in rows]
-            yield ["".join(self.vocab.decode(row)) for row in kept]
+        begun = sampling.prefill(self._step, state, prompts, params=params)
+        options |= {"params": params, "piece_length": PIECE}
+        # There may be nothing to draw.
+        pieces = sampling.stream(self._step, begun, length, keys, **options)
+        for piece in pieces if length else ():
+            rows = zip(np.asarray(piece.tokens), piece.lengths.tolist(), strict=True)
+            # Behind the end of a text there is padding.
+            yield ["".join(self.vocab.decode(row[:drawn])) for row, drawn in rows]
 
     def trace(self, text: str) -> Iterator[tuple[State, np.ndarray]]:
         """The state after every character and the log-probabilities of what comes next

@@ -1,6 +1,5 @@
 """Reading a prompt against stepping through it, with exact integers and with a GRU."""
 
-import functools
 import re
 
 import jax
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from jaxrnn.continuation import init_decode_state, prefill, select_rows
+from jaxrnn.sampling import init_decode_state, prefill
 
 VOCAB = 7
 PROMPT = np.array([[3, 1, 4, 1], [5, 0, 2, 6], [5, 3, 5, 0]], np.int32)
@@ -28,8 +27,8 @@ def zeros(rows):
 
 def test_the_state_has_read_every_token_in_order():
     text = prefill(digits, zeros(3), PROMPT)
-    assert text.state[0].tolist() == [3141, 5026, 5350]
-    assert text.state[1].tolist() == [[4, 4]] * 3
+    assert text.model_state[0].tolist() == [3141, 5026, 5350]
+    assert text.model_state[1].tolist() == [[4, 4]] * 3
     expected = [(314 + 1) % VOCAB, (502 + 6) % VOCAB, (535 + 0) % VOCAB]
     assert text.logits.argmax(axis=1).tolist() == expected
     seen = [np.flatnonzero(row).tolist() for row in np.asarray(text.seen)]
@@ -40,7 +39,7 @@ def test_the_state_has_read_every_token_in_order():
 
 def test_it_goes_on_from_the_state():
     state = (jnp.array([9]), jnp.zeros((1, 2), jnp.int32))
-    assert prefill(digits, state, [[1, 2]]).state[0].tolist() == [912]
+    assert prefill(digits, state, [[1, 2]]).model_state[0].tolist() == [912]
 
 
 @pytest.mark.parametrize("padding", [0, -1, VOCAB])
@@ -67,19 +66,17 @@ def test_reading_equals_stepping_through_a_gru(rng):
         y, state = layer.apply(variables, x, state, method="step")
         return y @ w_o, state
 
-    text = prefill(
-        functools.partial(step, variables), layer.initial_state((3,)), PROMPT
-    )
+    text = prefill(step, layer.initial_state((3,)), PROMPT, params=variables)
     outputs, state = layer.apply(variables, embedding[PROMPT])
     # float32; the products of the whole sequence are summed in another order
-    np.testing.assert_allclose(text.state[0], state[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(text.model_state[0], state[0], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(text.logits, outputs[:, -1] @ w_o, rtol=1e-5, atol=1e-5)
 
 
 def test_begin_takes_the_first_logits():
     text = init_decode_state("anything", [[0.0, 1.0], [2.0, 3.0]])
     assert text.logits.tolist() == [[0, 1], [2, 3]]
-    assert text.state == "anything"
+    assert text.model_state == "anything"
     assert not text.seen.any()
     with pytest.raises(ValueError, match=r"\[rows, vocabulary\], got \(3,\)"):
         init_decode_state(None, jnp.zeros(3))
@@ -149,15 +146,6 @@ def test_padded_prompts_need_a_state_of_rows():
     def step(tokens, steps):
         return jax.nn.one_hot(tokens, VOCAB), steps + 1
 
-    assert prefill(step, jnp.array(0), PROMPT).state == 4
+    assert prefill(step, jnp.array(0), PROMPT).model_state == 4
     with pytest.raises(ValueError, match="shape \\(\\), but must lead with the 3 rows"):
         prefill(step, jnp.array(0), PROMPT, prompt_lengths=[1, 2, 3])
-
-
-def test_rows_are_selected_in_every_leaf():
-    rows = jnp.array([True, False])
-    this = (jnp.array([1, 2]), {"x": jnp.ones((2, 3, 1))})
-    other = (jnp.array([3, 4]), {"x": jnp.zeros((2, 3, 1))})
-    numbers, leaves = select_rows(rows, this, other)
-    assert numbers.tolist() == [1, 4]
-    np.testing.assert_array_equal(leaves["x"][:, :, 0], [[1, 1, 1], [0, 0, 0]])
