@@ -2,7 +2,7 @@
 
 A model is a function `step(tokens, state) -> (logits, state)`: from one token of each
 row, and what it remembers, to the logits of the next ones. Of a Flax module with such a
-method it is
+method it is::
 
     step = functools.partial(model.apply, variables, method="step")
 

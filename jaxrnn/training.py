@@ -31,6 +31,12 @@ Metrics = dict[str, Mean]
 class TrainState(flax.struct.PyTreeNode):
     """All that training carries from one step to the next.
 
+    Attributes:
+        step: how many steps were made.
+        params: what the optimizer changes: a model's variables, or their `"params"`.
+        opt_state: the optimizer's.
+        key: the random key that each step folds its number into.
+
     >>> state = TrainState.create({}, optax.sgd(0.1), jax.random.key(0))
     >>> state.step
     Array(0, dtype=int32)
