@@ -23,9 +23,15 @@ class Cell(nn.RNNCellBase):
     what this library's layers do. Or `cell(state, x)`, one step from raw inputs: the
     protocol of `flax.linen.RNN`, where it works as well.
 
-    `kernel_init` and `recurrent_init` make one matrix for each gate. Products are
-    computed in `dtype` (default: `param_dtype`); states are kept in it too, but never
-    in less than float32.
+    Attributes:
+        features: size of the state, and of the output unless it is projected.
+        use_bias: add biases.
+        kernel_init: makes the weights of the inputs, one matrix `[d, h]` for each gate.
+        recurrent_init: makes those of the state, one matrix `[h, h]` for each gate.
+        bias_init: makes the biases.
+        dtype: of products and outputs; `param_dtype` if None. States are kept in it
+            too, but never in less than float32.
+        param_dtype: of the parameters.
     """
 
     features: int

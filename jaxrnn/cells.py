@@ -21,6 +21,9 @@ class RNNCell(Cell):
     """The simple recurrent network, `h' = tanh(x w_x + b + h w_h)` (Elman, 1990), or
     with `activation="relu"` (Le, Jaitly and Hinton, 2015).
 
+    Attributes:
+        activation: `"tanh"` or `"relu"`.
+
     Raises:
         ValueError: if `activation` is neither.
 
@@ -51,9 +54,10 @@ class LSTMCell(Cell):
     """Long short-term memory (Hochreiter and Schmidhuber, 1997; `lstm_step` has the
     equations). The state is `LSTMState(h, c)`.
 
-    `forget_bias` is added to the initial bias of the forget gate (Jozefowicz, Zaremba
-    and Sutskever, 2015): 1 lets gradients pass from the start; 0 is PyTorch's. With
-    `proj_size` the output is projected to that many features.
+    Attributes:
+        forget_bias: added to the initial bias of the forget gate (Jozefowicz, Zaremba
+            and Sutskever, 2015): 1 lets gradients pass from the start; 0 is PyTorch's.
+        proj_size: features that the output is projected to; 0 for no projection.
 
     Raises:
         ValueError: if `proj_size` is negative or not below `features`.

@@ -1,7 +1,7 @@
 """Training states on disk: the last two and the best of a run, in one directory.
 
 orbax writes the arrays, of any sharding and from any number of processes. Here are
-decided what is kept, what a checkpoint must match, and what is said of a damaged one:
+decided what is kept, what a checkpoint must match, and what is said of a damaged one::
 
     step_1200/state/        orbax's files
     step_1200/record.json   metric, info, the leaves, the SHA-256 of orbax's files

@@ -20,11 +20,16 @@ Merge = Literal["concat", "sum", "mean", "mul", "stack"]
 class Bidirectional(nn.Module):
     """Two layers over the same inputs, the second one reading them backwards.
 
-    Their outputs are joined at each step: side by side (`concat`), by `sum`, `mean` or
-    `mul`tiplication, or kept apart on an axis of their own (`stack`, `[*b, t, 2, h]`).
     Over `Stack`s, or layers with `num_layers`, the directions only meet at the top
     (Peters et al., 2018, ELMo); a `Stack` of `Bidirectional`s lets them meet after
     every layer, as PyTorch does and the argument `bidirectional` of `LSTM`.
+
+    Attributes:
+        forward: reads from the first step to the last.
+        backward: reads from the last step to the first.
+        merge: how the outputs of a step are joined: side by side (`"concat"`), by
+            `"sum"`, `"mean"` or `"mul"` (their product), or kept apart on an axis of
+            their own (`"stack"`, `[*b, t, 2, h]`).
 
     >>> import jax
     >>> from jaxrnn import GRU
@@ -127,11 +132,14 @@ _MERGES = {
 class Stack(nn.Module):
     """Layers on top of each other: the outputs of one are the inputs of the next.
 
-    In training, `dropout` is the probability with which a feature is dropped between
-    two layers, never after the last (rng stream `"dropout"`). Each step drops others;
-    with `locked_dropout` all steps of a row drop the same (Gal and Ghahramani, 2016, "A
-    theoretically grounded application of dropout in recurrent neural networks"; called
-    locked by Merity, Keskar and Socher, 2018).
+    Attributes:
+        layers: the first one reads the inputs.
+        dropout: probability of dropping a feature between two layers, in training;
+            never after the last (rng stream `"dropout"`).
+        locked_dropout: drop the same features at all steps of a row, instead of others
+            at each (Gal and Ghahramani, 2016, "A theoretically grounded application of
+            dropout in recurrent neural networks"; called locked by Merity, Keskar and
+            Socher, 2018).
 
     >>> import jax
     >>> from jaxrnn import GRU, LSTM

@@ -177,6 +177,9 @@ class Layer(nn.Module):
 class RNN(Layer):
     """`torch.nn.RNN`: the simple recurrent network (Elman, 1990).
 
+    Attributes:
+        activation: `"tanh"` or `"relu"`.
+
     >>> import jax
     >>> layer = RNN(features=8, num_layers=2, activation="relu")
     >>> x = jnp.ones((2, 5, 3))
@@ -194,9 +197,12 @@ class RNN(Layer):
 
 
 class LSTM(Layer):
-    """`torch.nn.LSTM`: long short-term memory (Hochreiter and Schmidhuber, 1997), with
-    `proj_size` outputs if that is not 0. `forget_bias` is added to the forget gate's
-    initial bias; PyTorch has none, here it is 1 as Jozefowicz et al. (2015) advise.
+    """`torch.nn.LSTM`: long short-term memory (Hochreiter and Schmidhuber, 1997).
+
+    Attributes:
+        proj_size: features that the outputs are projected to; 0 for no projection.
+        forget_bias: added to the forget gate's initial bias; PyTorch has none, 1 is the
+            advice of Jozefowicz et al. (2015).
 
     >>> import jax
     >>> layer = LSTM(features=8, bidirectional=True)

@@ -17,16 +17,22 @@ from jaxrnn.types import Array, Float, Int, State, accumulation_dtype, sanitize_
 
 
 class SequenceClassifier(nn.Module):
-    """Logits for each sequence, of `num_classes`, or one of yes and no if that is None:
-    embedding, recurrent encoder, pooling over time, and a linear output.
+    """Logits for each sequence: embedding, recurrent encoder, pooling over time, and a
+    linear output.
 
-    Each of `pooling` gives one vector and they are put side by side: the encoder's
-    outputs at the `"first"` or `"last"` step, or their `"mean"` or `"max"` over all. A
-    backward direction has read everything at the first step, a forward one at the last:
-    with both directions, take both.
-
-    In training `word_dropout` replaces whole tokens by zeros, and `dropout` acts on the
-    pooled vector (rng stream `"dropout"`).
+    Attributes:
+        vocab_size: number of token ids.
+        embed_features: features of the embedding.
+        encoder: the layer that reads the embedded tokens.
+        pooling: each gives one vector, and they stand side by side: the encoder's
+            outputs at the `"first"` or `"last"` step, or their `"mean"` or `"max"` over
+            all. A backward direction has read everything at the first step, a forward
+            one at the last: with both directions, take both.
+        dropout: probability of dropping a feature of the pooled vector, in training
+            (rng stream `"dropout"`).
+        word_dropout: probability of replacing a whole token by zeros, in training.
+        num_classes: logits of a sequence; None for one logit, of yes against no.
+        embed_init: makes the embedding, `[vocab_size, embed_features]`.
 
     >>> import jax
     >>> from jaxrnn import LSTM
@@ -111,10 +117,17 @@ class LanguageModel(nn.Module):
     It has the three methods of a layer, with tokens for inputs. The encoder must read
     forwards alone: one that reads backwards has seen what it is to predict.
 
-    With `tie_embeddings` the embedding is the output's matrix as well (Press and Wolf,
-    2017; Inan et al., 2017); a linear layer comes before it where the encoder has not
-    as many outputs as the embedding has features. In training `dropout` acts on the
-    encoder's outputs (rng stream `"dropout"`), with `locked_dropout` as in a `Stack`.
+    Attributes:
+        vocab_size: number of token ids.
+        embed_features: features of the embedding.
+        encoder: the layer that reads the embedded tokens.
+        dropout: probability of dropping a feature of the encoder's outputs, in training
+            (rng stream `"dropout"`).
+        locked_dropout: as in a `Stack`.
+        tie_embeddings: the embedding is the output's matrix as well (Press and Wolf,
+            2017; Inan et al., 2017); a linear layer comes before it where the encoder
+            has not as many outputs as the embedding has features.
+        embed_init: makes the embedding, `[vocab_size, embed_features]`.
 
     >>> import jax
     >>> from jaxrnn import LSTM

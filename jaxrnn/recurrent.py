@@ -36,12 +36,14 @@ class Recurrent(nn.Module):
     carry must lead with the batch, and a sequence starts from `initialize_carry`. So
     are ours where a subclass or `nn.remat` changed how they are called.
 
-    `backend="scan"` always runs `flax.linen.scan`; `"auto"` the fastest recurrence
-    there is for the cell: `fused` for the LSTM, the GRU and the RNN of this library.
-
-    With `remat_chunk` the backward pass keeps the state after that many steps only, and
-    computes what lies between again: for sequences too long for the memory. About the
-    square root of their length needs the least.
+    Attributes:
+        cell: what is run at each step.
+        backend: `"scan"` always runs `flax.linen.scan`; `"auto"` the fastest recurrence
+            there is for the cell: `fused` for the LSTM, the GRU and the RNN of this
+            library.
+        remat_chunk: the backward pass keeps the state after that many steps only, and
+            computes what lies between again: for sequences too long for the memory.
+            About the square root of their length needs the least. None keeps all.
 
     >>> layer = Recurrent(nn.OptimizedLSTMCell(features=8))
     >>> x = jnp.ones((2, 5, 3))

@@ -155,6 +155,9 @@ class Vocab:
 
     With the usual specials `PAD` has id 0 and `UNK` id 1.
 
+    Attributes:
+        tokens: all of them, in the order of their ids.
+
     Raises:
         TypeError: a token is not a string.
         ValueError: there are no tokens, or one occurs twice.

@@ -1,4 +1,4 @@
-"""PyTorch's weights and ours: the same numbers under other names.
+"""PyTorch's weights and ours, the same numbers under other names::
 
     PyTorch                           here
     weight_ih_l0 [g*h, d]             l0/w_x [d, g*h]

@@ -31,6 +31,12 @@ Metrics = dict[str, Mean]
 class TrainState(flax.struct.PyTreeNode):
     """All that training carries from one step to the next.
 
+    Attributes:
+        step: how many steps were made.
+        params: what the optimizer changes: a model's variables, or their `"params"`.
+        opt_state: the optimizer's.
+        key: the random key that each step folds its number into.
+
     >>> state = TrainState.create({}, optax.sgd(0.1), jax.random.key(0))
     >>> state.step
     Array(0, dtype=int32)
@@ -171,7 +177,9 @@ def make_stateful_train_step(
         return state, after, metrics
 
     out_specs = (P(), P("data"), P())
-    compiled = jax.jit(_over_devices(step_on_device, mesh, out_specs), donate_argnums=0)
+    compiled = _synchronous_on_cpus(
+        jax.jit(_over_devices(step_on_device, mesh, out_specs), donate_argnums=0), mesh
+    )
 
     def step(state, carry, batch):
         carry = placement.shard_leading_axis(carry, mesh, "carry")
@@ -231,7 +239,9 @@ def make_stateful_eval_step(
         _require_means("metrics", measured)
         return after, jax.lax.psum(measured, "data")
 
-    compiled = jax.jit(_over_devices(step_on_device, mesh, (P("data"), P())))
+    compiled = _synchronous_on_cpus(
+        jax.jit(_over_devices(step_on_device, mesh, (P("data"), P()))), mesh
+    )
 
     def step(params, carry, batch):
         carry = placement.shard_leading_axis(carry, mesh, "carry")
@@ -269,3 +279,16 @@ def _over_devices(function: Callable, mesh: Mesh, out_specs: PyTree) -> Callable
         out_specs=out_specs,
         check_vma=False,
     )
+
+
+def _synchronous_on_cpus(compiled: Callable, mesh: Mesh) -> Callable:
+    """`compiled`; on several CPU devices of a process it returns when it is done.
+
+    There (jax 0.10.2) a device that waits in an all-reduce holds a thread of the pool
+    that places the next batch on the devices. With steps dispatched ahead all threads
+    wait, and after a minute XLA ends the process.
+    """
+    local = mesh.local_devices
+    if len(local) == 1 or local[0].platform != "cpu":
+        return compiled
+    return lambda *arguments: jax.block_until_ready(compiled(*arguments))

@@ -1,4 +1,4 @@
-"""README's table 'Coming from elsewhere', and the names that its calls refer to."""
+"""The table of calls in docs/migrating.md, and the names that they refer to."""
 
 import os
 import re
@@ -13,7 +13,7 @@ from flax import linen as flax_nn
 import jaxrnn
 
 D, H = 32, 64
-README = (Path(__file__).parent.parent / "README.md").read_text()
+PAGE = (Path(__file__).parent.parent / "docs" / "migrating.md").read_text()
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(3, 5, D)).astype(np.float32)
 LENGTHS = np.array([5, 2, 3])
@@ -23,7 +23,7 @@ IDS = np.array([[1, 1, 1, 2, 2], [1, 2, 2, 2, 3], [1, 1, 1, 1, 1]])
 
 def rows(*frameworks):
     """(framework, there, here) of their rows; the cells hold nothing but code."""
-    table = README.split("## Coming from elsewhere")[1].split("\n## ")[0]
+    table = PAGE.split("## Calls")[1].split("\n## ")[0]
     found = re.findall(r"^\| (\w+) \| `([^`]*)` \| `([^`]*)` \|$", table, re.MULTILINE)
     return [row for row in found if row[0] in frameworks]
 

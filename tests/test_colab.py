@@ -1,5 +1,5 @@
 """What is for Colab, which is not here: the first cell of the notebooks with a shell
-that only writes down what it is told, and the same lines in the README."""
+that only writes down what it is told, and the same lines in the documentation."""
 
 import ast
 import fnmatch
@@ -86,9 +86,9 @@ def test_what_is_installed_exists():
     assert "experiments" in ours["optional-dependencies"]
 
 
-def test_readme_has_the_same_for_both_programs():
-    readme = (ROOT / "README.md").read_text()
-    [block] = [b for b in re.findall(r"```bash\n(.*?)```", readme, re.S) if "cuda" in b]
+def test_the_documentation_has_the_same_for_both_programs():
+    page = (ROOT / "docs" / "installation.md").read_text()
+    [block] = [b for b in re.findall(r"```bash\n(.*?)```", page, re.S) if "cuda" in b]
     assert [re.sub(" +#.*", "", line) for line in block.splitlines()] == [
         "git clone --depth 1 ADDRESS jaxrnn",
         "cd jaxrnn",

@@ -1,5 +1,5 @@
-"""Each row of README's table that begins with Keras, Flax or Haiku runs on both sides,
-with the same weights, and gives the same numbers."""
+"""Each row of docs/migrating.md's table that begins with Keras, Flax or Haiku runs on
+both sides, with the same weights, and gives the same numbers."""
 
 import jax
 import numpy as np
@@ -72,6 +72,34 @@ def keras_last(there, here):
     assert_same(expected, evaluate("Keras", here, "here", **given))
 
 
+def keras_gru(theirs, ours):
+    w_x, w_h, b = randomized(theirs).get_weights()
+    cell = keras_cell([w_x, w_h, b], "zrn")
+    of_inputs, of_state = cell["b"]
+    # The reset gate multiplies the bias of the state's part of the gate n alone.
+    cell["b"] = of_inputs + np.where(np.arange(3 * H) < 2 * H, of_state, 0)
+    cell["b_n"] = of_state[2 * H :]
+    outputs, _ = ours.apply({"params": {"l0": cell}}, X)
+    assert_same(theirs(X), outputs)
+
+
+def keras_simple_rnn(theirs, ours):
+    cell = keras_cell(randomized(theirs).get_weights())
+    outputs, _ = ours.apply({"params": {"l0": cell}}, X)
+    assert_same(theirs(X), outputs)
+
+
+def keras_initial_state(there, here):
+    theirs = randomized(names("Keras")[0]["LSTM"](H))
+    given = {name: RNG.normal(size=(3, H)).astype(np.float32) for name in "hc"}
+    call = there.replace("LSTM(64)", "layer")
+    expected = evaluate("Keras", call, "there", layer=theirs, **given)
+    given |= {"variables": {"params": {"l0": keras_cell(theirs.get_weights())}}}
+    assert_same(
+        expected, evaluate("Keras", here, "here", layer=jaxrnn.LSTM(H), **given)
+    )
+
+
 def keras_mask(there, here):
     theirs = names("Keras")[0]["LSTM"](H, return_sequences=True, zero_output_for_mask=1)
     weights = randomized(theirs).get_weights()
@@ -112,6 +140,19 @@ def flax_lengths(there, here):
     expected = evaluate("Flax", call, "there", layer=expected)
     outputs, _ = ours.apply({"params": params}, X, lengths=LENGTHS)
     assert_same(np.where(VALID[..., None], expected, 0), outputs)
+
+
+def flax_call(there, here):
+    """In the other direction, or from a given state."""
+    params = flax_nn.RNN(flax_nn.GRUCell(H)).init(jax.random.key(0), X)["params"]
+    carry = RNG.normal(size=(3, H)).astype(np.float32)
+    layer, call = there.rsplit("(x", 1)
+    layer = evaluate("Flax", layer, "there").bind({"params": params})
+    expected = evaluate("Flax", f"layer(x{call}", "there", layer=layer, carry=carry)
+    ours = jaxrnn.Recurrent(flax_nn.GRUCell(H))
+    given = {"layer": ours, "variables": {"params": params}, "carry": carry}
+    outputs, _ = evaluate("Flax", here, "here", **given)
+    assert_same(expected, outputs)
 
 
 def flax_bidirectional(theirs, ours):
@@ -185,6 +226,8 @@ def haiku_resets(there, here):
 # What stands here, and how the layers of a row compare; or the calls themselves.
 LAYERS = {
     "LSTM(64)": keras_layer,
+    "GRU(64)": keras_gru,
+    "RNN(64)": keras_simple_rnn,
     'Bidirectional(LSTM(64), LSTM(64), merge="sum")': keras_bidirectional,
     "Recurrent(ResetBeforeGRUCell(64))": keras_reset_before,
     "Bidirectional(Recurrent(a), Recurrent(b))": flax_bidirectional,
@@ -195,7 +238,13 @@ CALLS = {
         "Keras",
         "layer.apply(variables, x, segment_ids=segments.from_mask(mask))",
     ): keras_mask,
+    (
+        "Keras",
+        "layer.apply(variables, x, state=(LSTMState(h, c),))[1][-1].h",
+    ): keras_initial_state,
     ("Flax", "Recurrent(cell)"): flax_lengths,
+    ("Flax", "layer.apply(variables, x, reverse=True)"): flax_call,
+    ("Flax", "layer.apply(variables, x, state=(carry,))"): flax_call,
     ("Haiku", "layer.apply(variables, x)"): haiku_unroll,
     ("Haiku", "layer.apply(variables, x, segment_ids=ids)"): haiku_resets,
     ("Haiku", "Stack([LSTM(64), LSTM(64)])"): haiku_stack,

@@ -1,5 +1,5 @@
-"""Each row of README's table that begins with PyTorch runs on both sides, with the same
-weights, and gives the same numbers."""
+"""Each row of docs/migrating.md's table that begins with PyTorch runs on both sides,
+with the same weights, and gives the same numbers."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def from_torch(theirs, ours):
 
 def torch_layer(theirs, ours):
     outputs, state = ours.apply(from_torch(theirs, ours), X)
-    expected, final = theirs(names("PyTorch")[0]["x"])
+    expected, final = theirs.eval()(names("PyTorch")[0]["x"])
     assert_same(expected.detach(), outputs)
     if isinstance(final, tuple):
         h, c = final
@@ -53,6 +53,18 @@ def torch_call(there, here):
     assert_same(outputs.detach(), mine)
     assert_same(h_n[-1].detach(), state[-1].h)
     assert_same(c_n[-1].detach(), state[-1].c)
+
+
+def torch_initial_state(there, here):
+    torch = pytest.importorskip("torch")
+    theirs, ours, variables = torch_pair()
+    h_0, c_0 = torch.randn(2, 1, 3, H, generator=torch.Generator().manual_seed(0))
+    given = {"h_0": h_0, "c_0": c_0}
+    expected, _ = evaluate("PyTorch", there, "there", layer=theirs, **given)
+    given = {name: value.numpy() for name, value in given.items()}
+    given |= {"layer": ours, "variables": variables}
+    outputs, _ = evaluate("PyTorch", here, "here", **given)
+    assert_same(expected.detach(), outputs)
 
 
 def torch_packed(there, here):
@@ -97,6 +109,7 @@ def torch_export(there, here):
 # What stands here, and how the layers of a row compare; or the calls themselves.
 LAYERS = {
     "LSTM(64, num_layers=2, bidirectional=True)": torch_layer,
+    "LSTM(64, num_layers=2, dropout=0.5)": torch_layer,
     "LSTM(64, proj_size=16)": torch_layer,
     'RNN(64, activation="relu")': torch_layer,
     "GRU(64, use_bias=False)": torch_layer,
@@ -104,6 +117,10 @@ LAYERS = {
 }
 CALLS = {
     ("PyTorch", "layer.apply(variables, x)"): torch_call,
+    (
+        "PyTorch",
+        "layer.apply(variables, x, state=(LSTMState(h_0[0], c_0[0]),))",
+    ): torch_initial_state,
     ("PyTorch", "layer.apply(variables, x, lengths=lengths)"): torch_packed,
     ("PyTorch", "(state[-1].h, state[-1].c)"): torch_state,
     ("PyTorch", "torch_weights.from_torch(weights, layer)"): torch_import,

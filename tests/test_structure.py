@@ -9,7 +9,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import jax
 import pytest
 
 import experiments
@@ -217,27 +216,6 @@ def test_what_is_public_has_a_runnable_example(name, value):
         assert ">>> " in there.__doc__
 
 
-def test_readme_names_what_is_public_and_its_example_runs():
-    readme = (ROOT / "README.md").read_text()
-    layout = readme.split("## Layout")[1]
-    for name in jaxrnn.__all__:
-        assert f"`{name}`" in layout or f"`jaxrnn.{name}`" in layout, name
-    examples = re.findall(r"```python\n(.*?)```", readme, flags=re.DOTALL)
-    assert examples
-    # That with trained models is for test_explanation.py.
-    for example in (text for text in examples if "runs/" not in text):
-        with jax.numpy_dtype_promotion("standard"):
-            exec(compile(example, "README.md", "exec"), {})
-
-
-def test_what_readme_links_to_exists():
-    readme = (ROOT / "README.md").read_text()
-    links = re.findall(r"\]\(([^)]+)\)", readme)
-    assert len(links) >= 7  # three notebooks, three pictures, a page
-    for link in links:
-        assert link.startswith("https://") or (ROOT / link).is_file(), link
-
-
 def words(code):
     """All that is imported or named anywhere in a code, functions and options too."""
     for node in ast.walk(ast.parse(code)):
@@ -269,7 +247,7 @@ def test_what_runs_code_of_a_file_is_seen(code):
 
 
 def test_nothing_is_unpickled():
-    """A test runs what stands in the README, so there it may."""
+    """Tests run what stands in the documentation, so there it may."""
     for path in PYTHON:
         is_test = (ROOT / "tests") in path.parents
         unsafe = UNSAFE - {"eval", "exec"} if is_test else UNSAFE

@@ -211,6 +211,25 @@ def test_metrics_stay_on_the_devices(rng):
         assert mean.total.sharding == NamedSharding(data_mesh(), P())
 
 
+def test_steps_on_several_cpu_devices_do_not_run_ahead(rng):
+    """The next batch could not be placed while devices wait for each other in the
+    all-reduce of a step: both would wait forever."""
+    x = rng.normal(size=(2, 400, 400)).astype(np.float32)
+
+    def loss(params, batch, key):
+        return {"loss": Mean.of((batch["x"] @ params["w"] @ batch["x"]) ** 2)}
+
+    def measure(params, batch):
+        return loss(params, batch, None)
+
+    optimizer = optax.sgd(0.1)
+    state = initial(optimizer, {"w": jnp.eye(400)})
+    _, metrics = make_train_step(loss, optimizer, data_mesh(2))(state, {"x": x})
+    assert metrics["loss"].total.is_ready()
+    metrics = make_eval_step(measure, data_mesh(2))({"w": jnp.eye(400)}, {"x": x})
+    assert metrics["loss"].total.is_ready()
+
+
 def test_one_all_reduce_of_gradients_and_metrics(rng):
     # What travels: 5 + 1 gradients, two totals, and the weight that both share.
     def sizes_reduced(step, *args):

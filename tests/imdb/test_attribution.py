@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import experiments
 from experiments.harness.workdir import fingerprint
 from experiments.imdb import attribution
 from experiments.imdb import model as imdb_model
@@ -227,14 +228,14 @@ def test_without_a_model(tmp_path, program_run):
 def test_readme_shows_how_to_use_models_from_python(
     run, charlm_smoke, program_run, tmp_path, monkeypatch
 ):
-    readme = (Path(__file__).parent.parent.parent / "README.md").read_text()
+    readme = Path(experiments.__file__).with_name("README.md").read_text()
     [example] = re.findall(r"```python\n([^`]*runs/[^`]*)```", readme)
     monkeypatch.chdir(tmp_path)
     Path("runs").mkdir()
     Path("runs/imdb").symlink_to(run)
     Path("runs/charlm").symlink_to(charlm_smoke[0])
     known = {}
-    exec(compile(example, "README.md", "exec"), known)
+    exec(compile(example, "experiments/README.md", "exec"), known)
     texts = ["A moving film.", "A waste of time."]
     _, out, _ = program_run("--workdir", run, "--predict", *texts)
     for line, p in zip(out.splitlines(), known["shares"], strict=True):
