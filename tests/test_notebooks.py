@@ -7,6 +7,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+pytestmark = pytest.mark.slow
+
 FOLDER = Path(__file__).parent.parent / "experiments" / "notebooks"
 BASICS = "RNN_basics"
 SENTIMENT = "Sentiment_analysis_on_IMDB_with_LSTMs"

@@ -43,6 +43,7 @@ def run(monkeypatch, capsys):
 
 
 @pytest.mark.filterwarnings("default")  # Other libraries' are not ours to mend.
+@pytest.mark.slow
 def test_a_run_names_every_contender_measured_or_skipped(run, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "haiku", None)
     monkeypatch.setattr(bench_run, "SMOKE", TINY)

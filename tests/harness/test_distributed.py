@@ -24,6 +24,8 @@ from experiments.harness.distributed import Cluster
 from experiments.imdb import model as imdb_model
 from experiments.imdb import train as imdb_train
 
+pytestmark = pytest.mark.slow
+
 # Without dropout, whose keys are the devices' own. A rate that does not magnify the
 # rounding of sums over two devices: Adam divides by gradients that may be near zero.
 CHARACTERS = charlm_config.Settings(

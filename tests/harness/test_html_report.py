@@ -13,6 +13,8 @@ from experiments.charlm import activations
 from experiments.harness.html_report import embed, write_page
 from experiments.imdb import attribution
 
+pytestmark = pytest.mark.slow
+
 sync_api = pytest.importorskip("playwright.sync_api")
 
 BROWSERS = ("chromium-headless-shell", "chromium", "google-chrome")

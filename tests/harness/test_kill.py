@@ -22,6 +22,8 @@ import pytest
 from jaxrnn.checkpoints import Checkpoints
 from tests.harness.test_training_loop import leaves
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent.parent
 TIMES = {
     "seconds",
