@@ -1,7 +1,7 @@
 """Autoregressive decoding of any model with a single-step function.
 
 The model is a pure function `step(params, tokens, state) -> (logits, state)`, one token
-per row in, the logits of the next tokens out. For a Flax module that has such a method::
+per row in, the logits of the next tokens out. For a Flax module with such a method::
 
     step = functools.partial(model.apply, method="step")
     generate(step, state, prompt, length, keys, params=variables)
