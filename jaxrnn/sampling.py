@@ -1,7 +1,7 @@
 """Autoregressive decoding of any model with a single-step function.
 
 The model is a pure function `step(params, tokens, state) -> (logits, state)`, one token
-per row in, the logits of the next tokens out. For a Flax module with such a method::
+per row in, the logits of the next tokens out. Of a Flax module with such a method::
 
     step = functools.partial(model.apply, method="step")
     generate(step, state, prompt, length, keys, params=variables)
@@ -21,7 +21,7 @@ sharded along the rows keep their sharding; devices then synchronize at a step o
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias, TypedDict, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +59,18 @@ __all__ = [
 
 # step(params, tokens, state), or step(tokens, state) where there are no params.
 Step: TypeAlias = Callable[..., tuple[Float[Array, "b v"], PyTree]]
+
+
+class DecodeOptions(TypedDict, total=False):
+    """The options of `decode` that `generate` and `stream` pass on."""
+
+    temperature: PerRow
+    top_k: int | None
+    top_p: PerRow | None
+    min_p: PerRow | None
+    repetition_penalty: PerRow
+    stop: Sequence[int] | None
+    pad_id: int
 
 
 class DecodeState(NamedTuple):
@@ -288,7 +300,7 @@ def generate(
     *,
     prompt_lengths: Int[ArrayLike, "b"] | Sequence[int] | None = None,
     params: PyTree = None,
-    **options: Any,
+    **options: Unpack[DecodeOptions],
 ) -> GenerateOutput:
     """`prefill` with the prompt, then `decode` with the other options.
 
@@ -313,7 +325,8 @@ def stream(
     key: Key[Array, "b"],
     *,
     piece_length: int = 64,
-    **options: Any,
+    params: PyTree = None,
+    **options: Unpack[DecodeOptions],
 ) -> Iterator[GenerateOutput]:
     """Yields what `decode` with the same options returns, a piece at a time.
 
@@ -336,8 +349,16 @@ def stream(
     """
     piece_length = check_min(1, piece_length=piece_length)
     for start in range(0, check_min(1, length=length), piece_length):
-        limit = piece_length = min(piece_length, length - start)
-        output = decode(step, decode_state, piece_length, key, limit=limit, **options)
+        limit = min(piece_length, length - start)
+        output = decode(
+            step,
+            decode_state,
+            piece_length,
+            key,
+            params=params,
+            limit=limit,
+            **options,
+        )
         decode_state = output.decode_state
         yield output
         if options.get("stop") is not None and decode_state.stopped.all():
