@@ -1,5 +1,4 @@
-"""The mixed product and its derivatives, against products of rounded factors in
-float64."""
+"""Mixed-precision matmul and its derivatives, against rounded operands in float64."""
 
 import functools
 
@@ -127,3 +126,41 @@ def test_float32_is_not_rounded_and_has_second_derivatives(factors):
         for x, y in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
             # Cubes of sums of seven: float32 keeps six digits of the largest.
             np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5 * abs(y).max())
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, BF16])
+def test_checkpoint_policies_see_a_dot_general(dtype, factors, rng):
+    """What is saved is not computed again: the product between the two sines."""
+    a, w, _ = (jnp.asarray(factor) for factor in factors)
+    square = jnp.asarray(rng.normal(size=(3, 3)), jnp.float32)
+
+    def loss(a, w):
+        return jnp.sin(product(jnp.sin(product(a, w, dtype)), square, dtype)).sum()
+
+    def products_in(f):
+        return str(jax.make_jaxpr(jax.grad(f, argnums=(0, 1)))(a, w)).count("dot_gen")
+
+    policies = jax.checkpoint_policies
+    saved = jax.checkpoint(loss, policy=policies.dots_saveable)
+    nothing = jax.checkpoint(loss, policy=policies.nothing_saveable)
+    assert products_in(saved) == products_in(loss) < products_in(nothing)
+    for found, expected in zip(
+        jax.grad(saved, argnums=(0, 1))(a, w),
+        jax.grad(loss, argnums=(0, 1))(a, w),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_what_is_not_differentiated_is_not_multiplied(factors):
+    a, w, _ = (jnp.asarray(factor) for factor in factors)
+
+    def of_a(tangent):
+        return jax.jvp(lambda a: product(a, w, BF16), (a,), (tangent,))
+
+    def of_w(tangent):
+        return jax.jvp(lambda w: product(a, w, BF16), (w,), (tangent,))
+
+    for run, tangent in ((of_a, a), (of_w, w)):
+        program = jax.jit(run).lower(tangent).as_text()
+        assert program.count("stablehlo.dot_general") == 2  # the value, its tangent
