@@ -79,10 +79,6 @@ class Bidirectional(nn.Module):
             )
         return _MERGES[self.merge](ahead, behind), forward + backward
 
-    def project(self, x):
-        """As `step`, raises a `ValueError`."""
-        self.step(x, None)
-
     def step(self, x, state, *, projected: bool = False):
         """Raises a `ValueError`: the backward layer starts from the last step.
 
@@ -108,6 +104,26 @@ class Bidirectional(nn.Module):
         return self.forward.initial_state(batch_shape) + self.backward.initial_state(
             batch_shape
         )
+
+    @property
+    def num_states(self) -> int:
+        """How many entries of a state are this layer's: one for each cell.
+
+        >>> from jaxrnn import GRU
+        >>> Bidirectional(GRU(2), GRU(2, num_layers=3)).num_states
+        4
+        """
+        return _num_states(self.forward) + _num_states(self.backward)
+
+    @property
+    def supports_step(self) -> bool:
+        """Whether the layer has `step`: not if it reads in reverse.
+
+        >>> from jaxrnn import GRU
+        >>> Bidirectional(GRU(2), GRU(2)).supports_step
+        False
+        """
+        return False
 
     @property
     def resolved_backends(self) -> tuple[str, ...]:
@@ -198,7 +214,15 @@ class Stack(nn.Module):
         return x, after
 
     def project(self, x):
-        """As `Recurrent.project`, by the first layer."""
+        """As `Recurrent.project`, by the first layer.
+
+        Raises:
+            ValueError: a layer has no `step`, which projected inputs are for.
+        """
+        if not self.supports_step:
+            raise ValueError(
+                "a bidirectional layer has no step, which projected inputs are for"
+            )
         return self.layers[0].project(x)
 
     def step(self, x, state, *, projected: bool = False):
@@ -220,6 +244,26 @@ class Stack(nn.Module):
         [[[0.0, 0.0]], [[0.0, 0.0]], [[0.0]]]
         """
         return sum((layer.initial_state(batch_shape) for layer in self.layers), ())
+
+    @property
+    def num_states(self) -> int:
+        """How many entries of a state are this layer's: one for each cell.
+
+        >>> from jaxrnn import GRU, LSTM
+        >>> Stack([GRU(2, num_layers=2), LSTM(2)]).num_states
+        3
+        """
+        return sum(map(_num_states, self.layers))
+
+    @property
+    def supports_step(self) -> bool:
+        """Whether the layer has `step`: not if it reads in reverse.
+
+        >>> from jaxrnn import GRU
+        >>> Stack([GRU(2), GRU(2, bidirectional=True)]).supports_step
+        False
+        """
+        return all(map(supports_step, self.layers))
 
     @property
     def resolved_backends(self) -> tuple[str, ...]:
@@ -256,11 +300,21 @@ def require_layer(name: str, layer: Any) -> None:
             )
 
 
+def supports_step(layer: Any) -> bool:
+    """Whether a layer has `step`; somebody's layer that does not say so has it.
+
+    >>> from jaxrnn import LSTM
+    >>> supports_step(LSTM(2)), supports_step(LSTM(2, bidirectional=True))
+    (True, False)
+    """
+    return getattr(layer, "supports_step", True)
+
+
 def _split(state: State | None, layers: Sequence[Any]) -> list[State | None]:
     """The part of `state` that belongs to each layer; None is the zero state of all."""
     if state is None:
         return [None] * len(layers)
-    counts = [len(_backends(layer)) for layer in layers]
+    counts = [_num_states(layer) for layer in layers]
     if not isinstance(state, tuple) or hasattr(state, "_fields"):
         raise ValueError(
             f"the state must be a tuple with an entry for each of {sum(counts)} cells, "
@@ -278,14 +332,20 @@ def _split(state: State | None, layers: Sequence[Any]) -> list[State | None]:
     return parts
 
 
-def _backends(layer: Any) -> tuple[str, ...]:
-    """What runs each cell: of anyone's layer, with but three methods, it is unknown."""
-    if hasattr(layer, "resolved_backends"):
-        return layer.resolved_backends
+def _num_states(layer: Any) -> int:
+    """That of a layer, or of somebody's layer the length of its initial state."""
+    if hasattr(layer, "num_states"):
+        return layer.num_states
     try:
-        return ("unknown",) * len(layer.initial_state((1,)))
-    except Exception as error:  # of several kinds: it is anyone's
+        return len(layer.initial_state((1,)))
+    except Exception as error:  # of several kinds: it is somebody's
         raise ValueError(
             f"which entries of the state are those of {type(layer).__name__}, neither "
-            f"initial_state((1,)) says ({error}) nor a property resolved_backends"
+            f"initial_state((1,)) says ({error}) nor a property num_states"
         ) from error
+
+
+def _backends(layer: Any) -> tuple[str, ...]:
+    """Those of a layer; of somebody's layer they are unknown."""
+    unknown = ("unknown",) * _num_states(layer)
+    return getattr(layer, "resolved_backends", unknown)

@@ -133,9 +133,26 @@ class Layer(nn.Module):
         """
         batch_shape = check_shape(batch_shape=batch_shape)
         cell = self._cell(parent=None)
-        cells = self.num_layers * (2 if self.bidirectional else 1)
         # Arrays of their own: a step that is jitted may be given them to reuse.
-        return tuple(cell.initial_state(batch_shape) for _ in range(cells))
+        return tuple(cell.initial_state(batch_shape) for _ in range(self.num_states))
+
+    @property
+    def num_states(self) -> int:
+        """How many entries of a state are this layer's: one for each cell.
+
+        >>> GRU(features=2, num_layers=3, bidirectional=True).num_states
+        6
+        """
+        return self.num_layers * (2 if self.bidirectional else 1)
+
+    @property
+    def supports_step(self) -> bool:
+        """Whether the layer has `step`: not if it reads in reverse.
+
+        >>> GRU(features=2, bidirectional=True).supports_step
+        False
+        """
+        return not self.bidirectional
 
     @property
     def resolved_backends(self) -> tuple[str, ...]:
@@ -145,7 +162,7 @@ class Layer(nn.Module):
         ('fused', 'fused')
         """
         one = self._recurrent(self._cell(parent=None), parent=None)
-        return one.resolved_backends * len(self.initial_state(()))
+        return one.resolved_backends * self.num_states
 
     def _layer(self, name: str) -> nn.Module:
         forward = self._recurrent(self._cell(name=name))

@@ -1,9 +1,7 @@
 """Whole networks on token ids, around any recurrent layer."""
 
-import dataclasses
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Initializer
@@ -12,13 +10,14 @@ from jax.typing import ArrayLike
 from jaxrnn import segments
 from jaxrnn._validation import check_min, check_probability
 from jaxrnn.calls import call_layer
-from jaxrnn.combinators import Bidirectional, require_layer
+from jaxrnn.combinators import require_layer, supports_step
 from jaxrnn.types import Array, Float, Int, State, accumulation_dtype, sanitize_ids
 
 
 class SequenceClassifier(nn.Module):
-    """Logits for each sequence: embedding, recurrent encoder, pooling over time, and a
-    linear output.
+    """Logits for each sequence.
+
+    An embedding, a recurrent encoder, pooling over time, and a linear output.
 
     Attributes:
         vocab_size: number of token ids.
@@ -64,6 +63,7 @@ class SequenceClassifier(nn.Module):
         super().__post_init__()
 
     def setup(self):
+        """Creates the submodules."""
         self.embed = nn.Embed(
             self.vocab_size, self.embed_features, embedding_init=self.embed_init
         )
@@ -80,8 +80,9 @@ class SequenceClassifier(nn.Module):
         num_segments: int = 1,
         train: bool = False,
     ) -> Float[Array, "b s"] | Float[Array, "b s c"]:
-        """The logits of the sequences 1 to `num_segments` of each row; one without
-        steps has those of a vector of zeros.
+        """The logits of the sequences 1 to `num_segments` of each row.
+
+        A sequence without steps has those of a vector of zeros.
 
         Raises:
             TypeError, ValueError: as the encoder does.
@@ -111,11 +112,11 @@ class SequenceClassifier(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """The logits of the token that follows each one: embedding, recurrent encoder, and
-    a linear output.
+    """The logits of the token that follows each one.
 
-    It has the three methods of a layer, with tokens for inputs. The encoder must read
-    forwards alone: one that reads backwards has seen what it is to predict.
+    An embedding, a recurrent encoder, and a linear output. It has the three methods of
+    a layer, with tokens for inputs. The encoder must support `step`: one that reads in
+    reverse has seen the tokens it should predict.
 
     Attributes:
         vocab_size: number of token ids.
@@ -148,14 +149,15 @@ class LanguageModel(nn.Module):
 
     def __post_init__(self):
         _check(self)
-        if _reads_backwards(self.encoder):
+        if not supports_step(self.encoder):
             raise ValueError(
-                "encoder must read forwards alone: one that reads backwards has seen "
-                "what it is to predict"
+                "encoder must read forwards alone: one that reads in reverse has seen "
+                "the tokens it should predict"
             )
         super().__post_init__()
 
     def setup(self):
+        """Creates the submodules."""
         self.embed = nn.Embed(
             self.vocab_size, self.embed_features, embedding_init=self.embed_init
         )
@@ -206,8 +208,10 @@ class LanguageModel(nn.Module):
         return self._logits(self.drop(outputs, deterministic=not train)), after
 
     def input_projection_table(self) -> Float[Array, "v g"]:
-        """What each token adds to the gates of the first layer: with it `step` looks up
-        a row where it would multiply, which is worth it for a text of many steps.
+        """The embedding of every token after the first layer's input projection.
+
+        With it `step` looks up a row instead of multiplying, which pays off in
+        generation.
 
         >>> import jax
         >>> from jaxrnn import GRU
@@ -273,15 +277,6 @@ def _check(model: SequenceClassifier | LanguageModel) -> None:
     check_min(1, embed_features=model.embed_features)
     check_probability(dropout=model.dropout)
     require_layer("encoder", model.encoder)
-
-
-def _reads_backwards(layer: nn.Module) -> bool:
-    """Anyone's layer may have others in any of its fields, in containers too."""
-    if isinstance(layer, Bidirectional) or getattr(layer, "bidirectional", False):
-        return True
-    fields = {field.name for field in dataclasses.fields(layer)} - {"parent"}
-    found = jax.tree.leaves([getattr(layer, name) for name in fields])
-    return any(_reads_backwards(part) for part in found if isinstance(part, nn.Module))
 
 
 def _ids(tokens: Int[ArrayLike, "*b t"], vocab_size: int) -> Int[Array, "*b t"]:

@@ -221,6 +221,24 @@ class Recurrent(nn.Module):
         return scan(step, cell, state, inputs, fresh_state=fresh_state, **options)
 
     @property
+    def num_states(self) -> int:
+        """How many entries of a state are this layer's: one for each cell.
+
+        >>> Recurrent(cells.GRUCell(8)).num_states
+        1
+        """
+        return 1
+
+    @property
+    def supports_step(self) -> bool:
+        """Whether the layer has `step`: not if it reads in reverse.
+
+        >>> Recurrent(cells.GRUCell(8)).supports_step
+        True
+        """
+        return True
+
+    @property
     def resolved_backends(self) -> tuple[str, ...]:
         """Which recurrence runs each cell: `"fused"`, or `"scan"` of `flax.linen`.
 

@@ -54,6 +54,8 @@ def test_three_methods_are_enough_to_be_a_layer():
 def test_a_layer_of_several_cells_is_given_its_part_of_the_state():
     stack = jaxrnn.Stack([Total(2), jaxrnn.Stack([Total()]), Total(2)])
     assert stack.resolved_backends == ("unknown",) * 5
+    assert stack.num_states == 5
+    assert stack.supports_step
     sums = [np.cumsum(X, axis=1)]
     for _ in range(4):
         sums.append(np.cumsum(sums[-1], axis=1))
@@ -64,6 +66,32 @@ def test_a_layer_of_several_cells_is_given_its_part_of_the_state():
     assert len(final) == 5
     for found, expected in zip(final, sums, strict=True):
         np.testing.assert_allclose(found, expected[:, -1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("layer", "steps"),
+    [
+        (
+            jaxrnn.Recurrent(nn.ConvLSTMCell(2, (3,))),
+            True,
+        ),  # its state depends on inputs
+        (jaxrnn.LSTM(2, num_layers=3), True),
+        (jaxrnn.LSTM(2, num_layers=3, bidirectional=True), False),
+        (jaxrnn.Bidirectional(jaxrnn.GRU(2, num_layers=2), jaxrnn.RNN(2)), False),
+        (jaxrnn.Stack([jaxrnn.GRU(2, bidirectional=True), jaxrnn.RNN(2)]), False),
+        (jaxrnn.Stack([jaxrnn.GRU(2, num_layers=2), jaxrnn.RNN(2)]), True),
+    ],
+)
+def test_the_number_of_states_and_whether_there_is_a_step(layer, steps):
+    x = X[..., None] if isinstance(layer, jaxrnn.Recurrent) else X
+    (_, state), variables = layer.init_with_output(jax.random.key(0), x)
+    assert layer.num_states == len(state)
+    assert layer.supports_step == steps
+    if steps:
+        layer.apply(variables, x[:, 0], state, method="step")
+    else:
+        with pytest.raises(ValueError, match="bidirectional"):
+            layer.apply(variables, x[:, 0], state, method="step")
 
 
 def test_a_layer_that_cannot_say_how_many_cells_it_has():

@@ -222,9 +222,13 @@ def test_a_token_outside_the_vocabulary_makes_nan(token):
 
 
 class Around(Echo):
-    """Anyone's layer, of others."""
+    """Somebody's layer, of another one."""
 
     inner: Any
+
+    @property
+    def supports_step(self):
+        return self.inner.supports_step
 
 
 @pytest.mark.parametrize(
@@ -234,10 +238,12 @@ class Around(Echo):
         jaxrnn.Bidirectional(jaxrnn.GRU(4), jaxrnn.GRU(4)),
         jaxrnn.Stack([jaxrnn.GRU(4), jaxrnn.GRU(4, bidirectional=True)]),
         Around(jaxrnn.GRU(4, bidirectional=True)),
-        Around({"parts": (jaxrnn.GRU(4), [Around(jaxrnn.GRU(4, bidirectional=True))])}),
+        jaxrnn.Stack(
+            [jaxrnn.GRU(4), Around(Around(jaxrnn.LSTM(4, bidirectional=True)))]
+        ),
     ],
 )
 def test_an_encoder_that_sees_what_it_is_to_predict(encoder):
     with pytest.raises(ValueError, match="encoder must read forwards alone"):
         LanguageModel(VOCAB, EMBED, encoder)
-    LanguageModel(VOCAB, EMBED, Around({"parts": (jaxrnn.GRU(4), [])}))
+    LanguageModel(VOCAB, EMBED, jaxrnn.Stack([Echo(), Around(jaxrnn.GRU(4))]))
