@@ -1,4 +1,4 @@
-"""From sequences of ids to arrays of few shapes: padding, buckets, packing, streams.
+"""Batches of token ids in few shapes: padding, length buckets, packing, TBPTT.
 
 Numpy only: knows nothing of text, labels, devices or JAX. Padding has id 0 and segment
 id 0; the order of the data is a function of (seed, epoch) through `epoch_rng`.
@@ -24,6 +24,27 @@ def epoch_rng(seed: int, epoch: int) -> np.random.Generator:
     """
     seed, epoch = check_min(0, seed=seed), check_min(0, epoch=epoch)
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(epoch,)))
+
+
+def truncate_middle(ids: Ids, max_length: int) -> np.ndarray:
+    """The int32 ids, without the middle of them if they are more than `max_length`.
+
+    The first half of `max_length`, rounded up, is kept at the beginning and the rest at
+    the end.
+
+    Raises:
+        TypeError: the ids are not integers.
+        ValueError: `max_length` is below 1, or there is more than one axis.
+
+    >>> truncate_middle([1, 2, 3, 4, 5, 6], 3), truncate_middle([1, 2], 3)
+    (array([1, 2, 6], dtype=int32), array([1, 2], dtype=int32))
+    """
+    ids = as_int32(1, ids=np.asarray(ids))
+    max_length = check_min(1, max_length=max_length)
+    if ids.size <= max_length:
+        return ids
+    tail = max_length // 2
+    return np.concatenate([ids[: max_length - tail], ids[ids.size - tail :]])
 
 
 def pad(

@@ -1,4 +1,4 @@
-"""What is measured: means kept as total and weight, cross-entropies, accuracy.
+"""Metrics: weighted means kept as total and weight, cross-entropies, accuracy.
 
 Losses come unreduced, one number per prediction. `Mean` is the one reduction: it keeps
 the total and the weight apart, so that parts of a batch, batches and devices merge into
@@ -6,6 +6,7 @@ exactly the mean of the whole. Nothing here knows of models or devices.
 """
 
 import math
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -18,7 +19,7 @@ from jaxrnn.types import sanitize_ids
 
 
 class Mean(NamedTuple):
-    """A weighted mean that has not been divided yet.
+    """A weighted mean as numerator and denominator, so that parts can be merged.
 
     >>> Mean.of(jnp.array([1.0, 2.0, 9.0]), weights=jnp.array([1.0, 1.0, 0.0])).value
     Array(1.5, dtype=float32)
@@ -76,11 +77,34 @@ class Mean(NamedTuple):
         return self.total / self.weight
 
 
+def merge(measured: Iterable[Mapping[str, Mean]]) -> dict[str, Mean]:
+    """The means of all batches together, by name; an empty dict of no batches.
+
+    A mean that only some batches have is of those. Batches are merged as they come, so
+    that a generator is not kept in memory.
+
+    Raises:
+        TypeError: a value is not a `Mean`.
+
+    >>> batches = [{"loss": Mean.of(jnp.ones(3))}, {"loss": Mean.of(jnp.full(1, 5.0))}]
+    >>> merge(batches)["loss"].value
+    Array(2., dtype=float32)
+    """
+    merged: dict[str, Mean] = {}
+    for means in measured:
+        for name, mean in means.items():
+            if not isinstance(mean, Mean):
+                raise TypeError(f"{name} must be a Mean, got {mean!r}")
+            merged[name] = merged[name].merge(mean) if name in merged else mean
+    return merged
+
+
 def cross_entropy(
     logits: Float[Array, "*b v"], ids: Num[ArrayLike, "*b"]
 ) -> Float[Array, "*b"]:
-    """Nats for each prediction: minus the log-probability of `ids`; not reduced. An id
-    that is none of the classes makes NaN, a negative one too.
+    """Cross-entropy in nats of each prediction, not reduced.
+
+    An id that is none of the classes gives NaN, a negative one too.
 
     >>> cross_entropy(jnp.zeros((1, 4)), jnp.array([2]))  # log 4
     Array([1.3862944], dtype=float32)
@@ -104,7 +128,7 @@ def cross_entropy(
 def binary_cross_entropy(
     logits: Float[Array, "*b"], labels: Num[ArrayLike, "*b"]
 ) -> Float[Array, "*b"]:
-    """Nats for each prediction, labels being 1 or 0 (or between); not reduced.
+    """Cross-entropy in nats of each prediction, labels from 0 to 1; not reduced.
 
     >>> binary_cross_entropy(jnp.array([0.0]), jnp.array([1]))  # log 2
     Array([0.6931472], dtype=float32)

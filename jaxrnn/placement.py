@@ -1,4 +1,4 @@
-"""Where arrays are: a mesh of devices, rows split over it, states copied to all of it.
+"""Placement of arrays: a mesh, batches sharded over it, states replicated on it.
 
 The mesh has the one axis "data" and spans the devices of all processes, grouped by
 process, so each process holds consecutive rows of a batch and needs to make only those.
@@ -19,15 +19,21 @@ from jaxtyping import Array, ArrayLike, PyTree
 from jaxrnn._validation import check_min
 
 
-def data_mesh(num_devices: int | None = None) -> Mesh:
+def data_mesh(num_devices: int | None = None, *, batch_size: int | None = None) -> Mesh:
     """The first `num_devices` devices of each process, or all, along the axis "data".
 
-    >>> data_mesh(1).size
-    1
+    With `batch_size` and no `num_devices`, as many of them as divide the batch.
+
+    >>> data_mesh(1).size, data_mesh(batch_size=3).size
+    (1, 1)
 
     Raises:
-        ValueError: a process has fewer devices, or `num_devices` is below 1.
+        ValueError: a process has fewer devices; `num_devices` or `batch_size` is below
+            1; the devices, or the processes, do not divide the batch.
     """
+    if batch_size is not None:
+        batch_size = check_min(1, batch_size=batch_size)
+        num_devices = _dividing_devices(batch_size, num_devices)
     devices: list[Any] = []
     for process in range(jax.process_count()):
         own = jax.local_devices(process_index=process)
@@ -38,6 +44,22 @@ def data_mesh(num_devices: int | None = None) -> Mesh:
             )
         devices += own[:num_devices]
     return Mesh(np.array(devices), ("data",))
+
+
+def _dividing_devices(batch_size: int, num_devices: int | None) -> int:
+    """The devices of each process, given or as many as divide the batch."""
+    processes = jax.process_count()
+    if num_devices is None:
+        counts = range(1, jax.local_device_count() + 1)
+        divisors = [n for n in counts if batch_size % (n * processes) == 0]
+        num_devices = max(divisors, default=1)
+    total = check_min(1, num_devices=num_devices) * processes
+    if batch_size % total:
+        raise ValueError(
+            f"{total} devices do not divide a batch of {batch_size}: give a batch that "
+            "they divide, or another number of devices"
+        )
+    return num_devices
 
 
 def local_batch_slice(rows: int, mesh: Mesh) -> slice:
@@ -114,9 +136,10 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
 
 
 def _from_first_process(leaves: Sequence[Any], sharding: NamedSharding) -> list[Array]:
-    """Each process may have computed a last bit otherwise: one of them must be right.
+    """Processes may differ in a last bit: all take the values of the first one.
 
-    Keys travel as the numbers they are made of."""
+    Keys are sent as their key data.
+    """
     is_key = [jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in leaves]
     numbers = [
         jax.random.key_data(leaf) if key else leaf

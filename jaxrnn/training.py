@@ -29,7 +29,7 @@ Metrics = dict[str, Mean]
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """All that training carries from one step to the next.
+    """Step count, parameters, optimizer state and PRNG key of a training run.
 
     Attributes:
         step: how many steps were made.
@@ -70,6 +70,31 @@ class TrainState(flax.struct.PyTreeNode):
         step = jnp.zeros((), jnp.int32)
         state = cls(step, params, optimizer.init(params), key)
         return jax.tree.map(jnp.copy, state)
+
+
+class StatefulTrainState(flax.struct.PyTreeNode):
+    """A train state and what is carried from batch to batch: one tree to save.
+
+    `carry` is that of `make_stateful_train_step`, such as the state of a recurrent
+    layer for each row of the batch.
+
+    >>> train = TrainState.create({}, optax.sgd(0.1), jax.random.key(0))
+    >>> StatefulTrainState(train, carry=jnp.zeros(2)).step
+    Array(0, dtype=int32)
+    """
+
+    train: TrainState
+    carry: PyTree
+
+    @property
+    def step(self) -> Int[Array, ""]:
+        """The number of train steps done.
+
+        >>> train = TrainState.create({}, optax.sgd(0.1), jax.random.key(0))
+        >>> StatefulTrainState(train, carry=()).step == train.step
+        Array(True, dtype=bool)
+        """
+        return self.train.step
 
 
 def make_train_step(
@@ -121,10 +146,10 @@ def make_stateful_train_step(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
 ) -> Callable[[TrainState, PyTree, Batch], tuple[TrainState, PyTree, Metrics]]:
-    """A compiled `step(state, carry, batch) -> (state, carry, metrics)`, for truncated
-    backpropagation through time (Williams and Peng, 1990).
+    """A compiled `step(state, carry, batch) -> (state, carry, metrics)`.
 
-    As `make_train_step`, of a `loss(params, batch, carry, key) -> (metrics, carry)`:
+    It is for truncated backpropagation through time (Williams and Peng, 1990). As
+    `make_train_step`, of a `loss(params, batch, carry, key) -> (metrics, carry)`:
     what it returns as carry, such as the state of a recurrent layer, the next step
     gives back to it. To a step the carry is data: no gradient reaches the batch before.
     It is split over the devices as the batch is, so every array of it leads with the
@@ -222,8 +247,9 @@ def make_eval_step(
 def make_stateful_eval_step(
     metrics: Callable[[PyTree, Batch, PyTree], tuple[Metrics, PyTree]], mesh: Mesh
 ) -> Callable[[PyTree, PyTree, Batch], tuple[PyTree, Metrics]]:
-    """A compiled `step(params, carry, batch) -> (carry, metrics)`: as `make_eval_step`,
-    of a `metrics(params, batch, carry) -> (metrics, carry)`.
+    """A compiled `step(params, carry, batch) -> (carry, metrics)`.
+
+    As `make_eval_step`, of a `metrics(params, batch, carry) -> (metrics, carry)`.
 
     >>> def metrics(params, batch, carry):
     ...     return {"mean": Mean.of(params["w"] * carry)}, carry + batch["x"]

@@ -68,6 +68,10 @@ REFUSED = {
         (lambda: batching.epoch_rng(-1, 0), "seed", "got -1"),
         (lambda: batching.epoch_rng(0, 0.5), "epoch", "0.5"),
     ],
+    "batching.truncate_middle": [
+        (lambda: batching.truncate_middle([0.5], 2), "ids", "float64"),
+        (lambda: batching.truncate_middle([1], 0), "max_length", "got 0"),
+    ],
     "batching.pad": [
         (lambda: batching.pad([]), "no sequences"),
         (lambda: batching.pad([[0.5]]), "sequence", "float64"),
@@ -141,6 +145,9 @@ REFUSED = {
         (lambda: Mean.of(jnp.ones(3), jnp.ones(2)), "weights", "(2,)"),
         (lambda: Mean.of("3"), "values", "'3'"),
         (lambda: Mean.of(jnp.ones(()), "3"), "weights", "'3'"),
+    ],
+    "metrics.merge": [
+        (lambda: metrics.merge([{"loss": 0.5}]), "loss", "0.5"),
     ],
     "metrics.Mean.merge": [(lambda: Mean.of(X).merge(0.5), "other", "0.5")],
     "metrics.cross_entropy": [

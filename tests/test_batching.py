@@ -19,6 +19,7 @@ from jaxrnn.batching import (
     pad_rows,
     plan_packing,
     tbptt_batches,
+    truncate_middle,
 )
 
 lengths_lists = st.lists(st.integers(0, 20), min_size=1, max_size=40)
@@ -304,3 +305,13 @@ def test_examples_in_the_docstrings():
     failed, attempted = doctest.testmod(batching)
     assert failed == 0
     assert attempted >= 8
+
+
+@given(st.integers(0, 30), st.integers(1, 12))
+def test_what_is_truncated_lost_its_middle_alone(size, max_length):
+    ids = list(range(size))
+    kept = truncate_middle(ids, max_length).tolist()
+    assert len(kept) == min(size, max_length)
+    head = [k for k in kept if k < (max_length + 1) // 2 or size <= max_length]
+    assert kept == ids[: len(head)] + ids[size - (len(kept) - len(head)) :]
+    assert size <= max_length or len(head) == (max_length + 1) // 2

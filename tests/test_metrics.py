@@ -19,6 +19,7 @@ def test_merging_in_any_split_equals_one_pass(rng):
         parts = zip(np.split(values, cuts), np.split(weights, cuts), strict=True)
         means = [Mean.of(value, weight) for value, weight in parts]
         merged = functools.reduce(Mean.merge, means)
+        assert metrics.merge({"mean": mean} for mean in means) == {"mean": merged}
         np.testing.assert_allclose(merged.value, expected, rtol=1e-5)
         assert float(merged.weight) == weights.sum()
 
@@ -145,3 +146,10 @@ def test_shapes_that_do_not_fit_are_named(function, first, second, numbers):
         function(jnp.zeros(first), jnp.zeros(second, jnp.int32))
     for number in numbers:
         assert number in str(error.value)
+
+
+def test_means_that_not_all_batches_have_are_merged_by_name():
+    one, two, three = (Mean(np.float32(k), np.float32(1)) for k in (1, 2, 3))
+    merged = metrics.merge([{"a": one, "b": two}, {"a": three}])
+    assert merged == {"a": Mean(4, 2), "b": two}
+    assert metrics.merge([]) == {}

@@ -10,7 +10,6 @@ from experiments.charlm import config as charlm_config
 from experiments.charlm import evaluation
 from experiments.charlm.batches import Streams
 from experiments.charlm.evaluation import Evaluation
-from experiments.harness.distributed import make_mesh
 from experiments.imdb.batches import Batches, Examples
 from jaxrnn import placement
 from jaxrnn.models import LanguageModel
@@ -117,9 +116,9 @@ def test_windows_of_a_text_are_shared_out(monkeypatch, length, size):
 
 def test_a_batch_that_the_processes_do_not_divide():
     with pytest.raises(ValueError, match="2 devices do not divide a batch of 3"):
-        make_mesh(3, 2)
-    assert make_mesh(3).size == 1
-    assert make_mesh(4).size == 2
+        placement.data_mesh(2, batch_size=3)
+    assert placement.data_mesh(batch_size=3).size == 1
+    assert placement.data_mesh(batch_size=4).size == 2
 
 
 @pytest.mark.parametrize(

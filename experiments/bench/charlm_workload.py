@@ -21,7 +21,7 @@ from experiments.charlm.model import (
     make_state,
     make_train_step,
 )
-from experiments.harness.distributed import make_mesh
+from jaxrnn import placement
 from jaxrnn.text import Vocab
 from jaxrnn.training import Batch
 
@@ -38,7 +38,7 @@ def train(settings: Settings) -> Work:
     model = make_model(settings, len(CHARACTERS))
     optimizer = make_optimizer(settings, steps=1_000_000)
     state = make_state(model, optimizer, settings)
-    mesh = make_mesh(settings.batch)
+    mesh = placement.data_mesh(batch_size=settings.batch)
     step = make_train_step(model, optimizer, mesh, settings.weight_drop)
     streams = _streams(settings)
     return Work(stepping(step, state, streams.epoch(0)), streams.characters)

@@ -24,7 +24,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from experiments.harness.config import LAYERS, CellName
-from experiments.harness.distributed import make_mesh
+from jaxrnn import placement
 from jaxrnn.recurrent import Backend
 from jaxrnn.types import Dtype
 
@@ -121,7 +121,7 @@ def ours(
         outputs, d_params, d_x = _differentiate(apply)(params, *batch)
         return outputs, jax.lax.psum(d_params, "data"), d_x
 
-    mesh = make_mesh(task.batch, devices)
+    mesh = placement.data_mesh(devices, batch_size=task.batch)
     params = jax.jit(layer.init)(jax.random.key(SEED), x[:1, :1])
     params = jax.device_put(params, NamedSharding(mesh, P()))
     batch = (x, lengths, cotangent) if task.training else (x, lengths)

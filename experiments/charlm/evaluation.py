@@ -5,7 +5,6 @@ which is only read. One of them alone would mislead: a model that carries its st
 more to go by than one that is shown a window from nowhere, as transformers are.
 """
 
-import functools
 import math
 from collections.abc import Iterator
 from typing import Any
@@ -54,8 +53,8 @@ class Evaluation:
         return nats
 
     def _windows(self, params: Any, window: int) -> float:
-        means = [self._read(params, rows, self._zeros)[1] for rows in self._cut(window)]
-        return float(functools.reduce(Mean.merge, means).value)
+        parts = (self._read(params, rows, self._zeros)[1] for rows in self._cut(window))
+        return float(metrics.merge({"nats": mean} for mean in parts)["nats"].value)
 
     def _stateful(self, params: Any) -> float:
         """One row after the other would be one pass, and slow. So all are read at once,
@@ -104,8 +103,8 @@ class Evaluation:
         for start in range(0, rows["inputs"].shape[1], TIME):
             part = {name: x[:, start : start + TIME] for name, x in rows.items()}
             state, measured = self._step(params, state, part)
-            means.append(measured["nats"])
-        return state, functools.reduce(Mean.merge, jax.device_get(means))
+            means.append(measured)
+        return state, metrics.merge(jax.device_get(means))["nats"]
 
 
 def _make_metrics(model: LanguageModel):

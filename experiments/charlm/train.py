@@ -44,7 +44,6 @@ from experiments.charlm.options import (
     load,
 )
 from experiments.harness import distributed, jax_setup
-from experiments.harness.distributed import make_mesh
 from experiments.harness.options import scratch_if_smoke
 from experiments.harness.plots import plot_history
 from experiments.harness.training_loop import TrainProgress, fit
@@ -123,7 +122,7 @@ def prepare(text: Text, options: Options) -> Run:
     else:
         parts = map(char_tokens, datasets.pieces(text.content))
         vocab = Vocab.build(parts, specials=())
-    mesh = make_mesh(settings.batch, options.devices)
+    mesh = placement.data_mesh(options.devices, batch_size=settings.batch)
     identity = {
         "dataset": text.name,
         "text": text.fingerprint,

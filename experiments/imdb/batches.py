@@ -9,7 +9,13 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxrnn import placement, training
-from jaxrnn.batching import bucket_batches, bucket_lengths, pad, pad_rows
+from jaxrnn.batching import (
+    bucket_batches,
+    bucket_lengths,
+    pad,
+    pad_rows,
+    truncate_middle,
+)
 from jaxrnn.text import Vocab, word_tokens
 
 
@@ -28,16 +34,8 @@ class Examples:
 
     def cut(self, max_words: int) -> "Examples":
         """Longer reviews without their middle: opinions stand at both ends."""
-        head = (max_words + 1) // 2
-        tail = max_words - head
         return Examples(
-            [
-                np.concatenate([ids[:head], ids[ids.size - tail :]])
-                if ids.size > max_words
-                else ids
-                for ids in self.ids
-            ],
-            self.labels,
+            [truncate_middle(ids, max_words) for ids in self.ids], self.labels
         )
 
 

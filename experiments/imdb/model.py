@@ -5,7 +5,7 @@ Nothing here prints, or knows of files and command lines.
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -198,11 +198,13 @@ def evaluate_classifier(
     advance: Callable[..., None] = lambda done: None,
 ) -> dict[str, float]:
     """The metrics over all examples; `advance` is told how many batches are done."""
-    merged: training.Metrics = {}
-    for done, make_batch in enumerate(batches.epoch(), start=1):
-        for name, mean in jax.device_get(eval_step(params, make_batch())).items():
-            merged[name] = merged[name].merge(mean) if name in merged else mean
-        advance(done)
+
+    def measured() -> Iterator[training.Metrics]:
+        for done, make_batch in enumerate(batches.epoch(), start=1):
+            yield jax.device_get(eval_step(params, make_batch()))
+            advance(done)
+
+    merged = metrics.merge(measured())
     return {name: float(mean.value) for name, mean in merged.items()}
 
 
