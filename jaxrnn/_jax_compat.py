@@ -1,5 +1,7 @@
-"""Differences between JAX versions, and between arrays: traced or concrete, with or
-without shardings in their types. The only file that asks about them."""
+"""The only file that depends on JAX versions and on what kind an array is.
+
+Arrays are traced or concrete, with or without shardings in their types.
+"""
 
 from typing import Any
 
@@ -11,8 +13,9 @@ from jax.typing import ArrayLike
 
 
 def concrete_or_none(values: ArrayLike) -> np.ndarray | None:
-    """The values as a numpy array, to be checked; None where they are not at hand:
-    inside a JAX transformation, or on the devices of other processes.
+    """The values as a numpy array, for checks; None where they are not available.
+
+    They are not inside a JAX transformation, or on the devices of other processes.
 
     >>> concrete_or_none([1, 2])
     array([1, 2])
@@ -27,9 +30,12 @@ def concrete_or_none(values: ArrayLike) -> np.ndarray | None:
 
 
 def has_sharding_in_type(array: jax.Array) -> bool:
-    """Whether JAX's type of an array says which devices have what: on a mesh with
-    explicit axes, and where `jax.shard_map` checks what varies.
+    """Whether the type of an array contains a sharding.
 
+    So it does on a mesh with explicit axes, and inside `jax.shard_map` with
+    `check_vma=True`.
+
+    >>> import jax.numpy as jnp
     >>> has_sharding_in_type(jnp.zeros(2))
     False
     """
@@ -38,9 +44,9 @@ def has_sharding_in_type(array: jax.Array) -> bool:
 
 
 def vma_axes(kind: Any) -> frozenset[str]:
-    """The axes of a mesh along which, by its type, an array is not the same: where
-    `jax.shard_map` checks that.
+    """The mesh axes along which a type varies, inside `jax.shard_map`.
 
+    >>> import jax.numpy as jnp
     >>> vma_axes(jax.typeof(jnp.zeros(2)))
     frozenset()
     """

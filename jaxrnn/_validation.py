@@ -86,8 +86,7 @@ def check_shape(**named: Iterable[int]) -> tuple[int, ...]:
 
 
 def as_int32(axes: int, **named: Any) -> np.ndarray:
-    """Whole numbers in an array with so many axes, as int32: in numpy, or in JAX if it
-    has them, which is the same to who uses it.
+    """Integers as an int32 array with so many axes, of JAX if they are, else of numpy.
 
     Raises:
         TypeError: they are not integers.

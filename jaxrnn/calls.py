@@ -24,9 +24,10 @@ def call_layer(
     reverse: bool = False,
     train: bool = False,
 ) -> tuple[Array, State]:
-    """What `layer` returns for these arguments, of which it is only given those that
-    are not its defaults: somebody's layer need not know all of them, and a lifted
-    transformation of it neither drops them nor makes tracers of them.
+    """Calls `layer` with those of the arguments that are not the defaults.
+
+    So somebody's layer need not know all of them, and a lifted transformation of it
+    neither drops them nor makes tracers of them.
 
     Raises:
         TypeError: as `check_ragged` does.
@@ -53,8 +54,9 @@ def call_layer(
 
 
 def check_ragged(lengths: Any, segment_ids: Any) -> None:
-    """Refuses a state in the place of lengths or segment ids, whose own shapes and
-    values are the business of `segments.resolve`.
+    """Refuses a state in the place of lengths or segment ids.
+
+    `segments.resolve` checks their shapes and values.
 
     Raises:
         TypeError: one of them is a tuple or a dictionary of arrays, or floating point.

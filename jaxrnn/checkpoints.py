@@ -1,13 +1,17 @@
-"""Training states on disk: the last two and the best of a run, in one directory.
+"""Checkpoints of training states: the last two and the best of a run.
 
-orbax writes the arrays, of any sharding and from any number of processes. Here are
-decided what is kept, what a checkpoint must match, and what is said of a damaged one::
+Orbax writes the arrays, of any sharding and from any number of processes. This file
+decides what is kept, checks a state against the template, and verifies files::
 
-    step_1200/state/        orbax's files
-    step_1200/record.json   metric, info, the leaves, the SHA-256 of orbax's files
+    step_1200/state/        Orbax's files
+    step_1200/record.json   metric, info, the leaves, the SHA-256 of Orbax's files
 
-The record is written last: without it a checkpoint is not there. The state may be any
-pytree of arrays; models and optimizers are not known here, and nothing is unpickled.
+The record is written last: without it a checkpoint is incomplete and ignored. The state
+may be any pytree of arrays. Nothing is unpickled.
+
+Orbax's `CheckpointManager` would not do: its preservation policies remove old
+checkpoints before a manifest of the new one can be written, rank damaged ones with the
+others, and go by the order in which an object saved, not by the steps in the directory.
 """
 
 import contextlib
@@ -22,12 +26,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, SupportsFloat, SupportsIndex
 
 import jax
+from jax.dtypes import canonicalize_dtype
 from jax.experimental import multihost_utils
+from jax.sharding import SingleDeviceSharding
 from jaxtyping import PyTree
 
 from jaxrnn import manifest
 from jaxrnn._validation import check_min, check_scalar
-from jaxrnn.pytree_spec import abstract, by_name, differences, types
 
 _NAME = re.compile("step_(0|[1-9][0-9]{0,17})")
 
@@ -53,10 +58,10 @@ class Checkpoints:
     def __init__(
         self, directory: str | os.PathLike, mode: Literal["min", "max"] = "min"
     ):
-        """Only looks: the first save creates `directory` where there is none.
+        """Writes nothing: the first save creates `directory` if it does not exist.
 
-        Best is the least metric with `mode` "min" and the greatest with "max"; of equal
-        ones the latest.
+        Best is the lowest metric with `mode` "min" and the highest with "max"; of ties
+        the latest.
 
         Raises:
             ValueError: another `mode`, or a URL.
@@ -68,15 +73,15 @@ class Checkpoints:
         self.mode: Literal["min", "max"] = mode
         self._sign = 1 if mode == "max" else -1
         self._directory = pathlib.Path(directory).absolute()
-        import orbax.checkpoint as ocp  # here, as it is slow: not all save states
+        import orbax.checkpoint as ocp  # Here, as the import is slow.
 
         self._args = ocp.args
         self._orbax = ocp.Checkpointer(ocp.StandardCheckpointHandler())
-        self._whole: set[int] = set()  # what this object has verified
+        self._whole: set[int] = set()  # steps that this object has verified
 
     @property
     def worst(self) -> float:
-        """The metric of a checkpoint in mid-epoch, best only while there is no other.
+        """The metric for a checkpoint without one, best only if there is no other.
 
         >>> Checkpoints("run").worst, Checkpoints("run", mode="max").worst
         (inf, -inf)
@@ -130,10 +135,10 @@ class Checkpoints:
         with contextlib.suppress(CheckpointError):
             if damaged and self._verified_record(step):
                 raise ValueError(f"{self._directory} has a checkpoint of step {step}")
-        leaves = by_name(state)
+        leaves = _leaves_by_name(state)
         if not isinstance(info, dict):
             raise TypeError(f"info must be a dict, got {info!r:.80}")
-        record = {"metric": metric, "info": info, "leaves": types(leaves)}
+        record = {"metric": metric, "info": info, "leaves": _specs(leaves)}
         try:
             json.dumps(record)  # before anything is written
         except (TypeError, ValueError) as error:
@@ -151,7 +156,7 @@ class Checkpoints:
             if jax.process_index() == 0:
                 manifest.write(path, record)
                 self._whole.discard(step)
-                # A damaged one counts for nothing, and stays for its owner to judge.
+                # Damaged ones are neither counted nor removed.
                 good = self._ranked(self._whole_record)
             multihost_utils.sync_global_devices("jaxrnn.checkpoints.save")
             self._remove(set(good[1:]).difference([step], sorted(good)[-2:]))
@@ -191,8 +196,8 @@ class Checkpoints:
         raise CheckpointError("; ".join(faults))
 
     def _restore(self, template: PyTree, step: int, record: dict[str, Any]) -> PyTree:
-        leaves = by_name(template)
-        different = differences(types(leaves), record["leaves"])
+        leaves = _leaves_by_name(template)
+        different = _differences(_specs(leaves), record["leaves"])
         if different:
             raise ValueError(
                 f"the checkpoint of step {step} in {self._directory} holds another "
@@ -201,7 +206,7 @@ class Checkpoints:
         with _in_one_line(
             f"cannot restore step {step} of {self._directory}, whose files are whole"
         ):
-            wanted = {name: abstract(leaf) for name, leaf in leaves.items()}
+            wanted = {name: _abstract(leaf) for name, leaf in leaves.items()}
             restored = self._orbax.restore(
                 self._path(step) / "state", args=self._args.StandardRestore(wanted)
             )
@@ -253,7 +258,7 @@ class Checkpoints:
         return record
 
     def _whole_record(self, step: int) -> dict[str, Any]:
-        """Verified once: to read all that is kept would cost more than to save."""
+        """Verified once: reading all files would cost more than the save itself."""
         return (self._record if step in self._whole else self._verified_record)(step)
 
     def _damaged(self, step: int) -> contextlib.AbstractContextManager[None]:
@@ -262,9 +267,9 @@ class Checkpoints:
         )
 
     def _remove(self, steps: set[int]) -> None:
-        """These steps, and all without a record, as a killed run leaves them.
+        """Removes these steps, and incomplete ones, as a killed run leaves them.
 
-        The record goes first: a checkpoint half removed is one that is not there.
+        The record is removed first: what is removed by half is incomplete.
         """
         if jax.process_index() == 0:
             for step in steps:
@@ -275,9 +280,9 @@ class Checkpoints:
 
 
 def _require_room(path: pathlib.Path, leaves: dict[str, Any]) -> None:
-    """Beforehand: orbax says it too, but in many lines from many threads."""
+    """Checked first: Orbax raises too, but with many lines from many threads."""
     size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves.values())
-    needed = 2 * size + 2**20  # and what describes the arrays
+    needed = 2 * size + 2**20  # for metadata
     free = shutil.disk_usage(path).free
     if free < needed:
         raise OSError(f"{free:,} bytes are free there, up to {needed:,} are needed")
@@ -298,3 +303,45 @@ def _in_one_line(message: str, of_the_disk: str = "") -> Iterator[None]:
         if isinstance(error, OSError):
             message += of_the_disk
         raise CheckpointError(f"{message}: {type(error).__name__}: {cause}") from error
+
+
+def _leaves_by_name(tree: PyTree) -> dict[str, Any]:
+    """The leaves in a flat dict: the containers are those of the template."""
+    leaves = {}
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        called = name or "the state"
+        if not hasattr(leaf, "dtype"):
+            raise TypeError(f"{called} must be an array, got {leaf!r}")
+        kept = canonicalize_dtype(leaf.dtype, allow_extended_dtype=True)
+        if kept != leaf.dtype:
+            raise TypeError(
+                f"{called} is {leaf.dtype}, which would come back as {kept}: "
+                "convert it, or set jax_enable_x64"
+            )
+        if name in leaves or not name.isprintable():
+            raise ValueError(
+                f"{name!r} must be printable, and the name of one leaf: rename it"
+            )
+        leaves[name] = leaf
+    return leaves
+
+
+def _specs(leaves: dict[str, Any]) -> dict[str, str]:
+    """Dtype and shape of each, such as "float32[2, 3]"."""
+    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in leaves.items()}
+
+
+def _differences(expected: dict[str, str], found: dict[str, str]) -> list[str]:
+    return [
+        f"{name} is {found.get(name, 'missing')}, not {expected.get(name, 'expected')}"
+        for name in sorted(expected.keys() | found.keys())
+        if expected.get(name) != found.get(name)
+    ]
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    """With the leaf's sharding, or on the first device."""
+    sharding = getattr(leaf, "sharding", None)
+    sharding = sharding or SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)

@@ -1,7 +1,7 @@
-"""The record beside a checkpoint: what it is of, and how to know that it is whole.
+"""The manifest of a checkpoint directory: its metadata and the SHA-256 of its files.
 
-A directory holds the files of a state in `state/`, and `record.json`, written when they
-are: one line of JSON and one with its SHA-256. Nothing here knows what a state is.
+Files are in `state/`. `record.json` is written after them: a line of JSON and a line
+with the SHA-256 of it.
 """
 
 import hashlib
@@ -14,7 +14,7 @@ _ENTRIES = {"metric": float, "info": dict, "leaves": dict, "sha256": dict}
 
 
 def write(path: Path, record: dict[str, Any]) -> None:
-    """Writes the record of the directory at `path`, whole or not at all.
+    """Writes the record of the directory at `path` atomically.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp())
@@ -48,7 +48,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def verified(path: Path) -> dict[str, Any]:
-    """As `read`; then every file of the state is as it was when the record was written.
+    """The record, as `read`, after checking the SHA-256 of every file.
 
     Raises:
         Exception: as `read`, or because a file is missing or changed.
@@ -66,7 +66,7 @@ def _sha256(text: str) -> str:
 
 
 def _digests(path: Path) -> dict[str, str]:
-    """The SHA-256 of every file of the state: orbax does not notice a flipped bit."""
+    """The SHA-256 of every file in `state/`: Orbax does not notice a flipped bit."""
     digests = {}
     for file in sorted((path / "state").rglob("*")):
         if file.is_file():

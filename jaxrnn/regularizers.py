@@ -1,7 +1,6 @@
-"""What keeps a recurrent layer from learning its training data by heart, as functions
-of the parameters: for the loss of a training step, with any model.
+"""Regularizers of the parameters, to be called in the loss of any model.
 
-Dropout of features is the layers' own argument.
+Dropout of features is an argument of the layers.
 """
 
 import jax
@@ -13,11 +12,11 @@ from jaxrnn._validation import check_scalar
 
 
 def weight_drop(params: PyTree, rate: float, key: Key[Array, ""]) -> PyTree:
-    """The parameters with the entries of every `w_h` dropped with probability `rate`:
-    zero, and the others divided by `1 - rate`.
+    """DropConnect on the recurrent weights: entries of every `w_h` are dropped.
 
-    A dropped weight is so for a whole sequence, in all rows: the state itself is never
-    disturbed, and the recurrence is as fast as without. All else is left alone.
+    With probability `rate` an entry is zero; the others are divided by `1 - rate`. The
+    mask is the same for all rows and all steps of a call, so that the recurrence itself
+    is unchanged and as fast as without. Other parameters are returned as they are.
 
     Raises:
         ValueError: `rate` is not from 0 to below 1; there is no `w_h`, which the cells

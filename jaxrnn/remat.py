@@ -1,10 +1,9 @@
-"""Long sequences: a recurrence over chunks of time, of which only the states between
-are kept.
+"""Rematerialization over time: only the states between chunks are saved.
 
-What a backward pass needs of a chunk is computed again when its turn comes. So memory
-grows with the number of chunks and with the length of one: with the square root of the
-time, where both are equal; inputs and outputs aside. Reference: Chen, Xu, Zhang and
-Guestrin (2016), "Training Deep Nets with Sublinear Memory Cost", arXiv:1604.06174.
+The residuals of a chunk are recomputed in the backward pass. So memory grows with the
+number of chunks plus the length of one: with the square root of the time where both are
+equal, inputs and outputs aside. Reference: Chen, Xu, Zhang and Guestrin (2016),
+"Training Deep Nets with Sublinear Memory Cost", arXiv:1604.06174.
 """
 
 import math
@@ -30,8 +29,9 @@ def over_chunks(
     first: Bool[Array, "t b"] | None = None,
     reverse: bool = False,
 ) -> tuple[Array, CellState]:
-    """What `run(cell, state, inputs, ...)` returns, a recurrence like `scan`, in chunks
-    of `size` steps at most, all of one length; the last one is filled up with padding.
+    """What the recurrence `run(cell, state, inputs, ...)` returns, chunk by chunk.
+
+    Chunks have one length, at most `size` steps; the last one is padded.
 
     >>> import functools
     >>> from jaxrnn.scan import scan

@@ -52,8 +52,7 @@ def from_lengths(lengths: Int[ArrayLike, "*b"], time: int) -> Int[Array, "*b t"]
 
 
 def from_mask(mask: Bool[ArrayLike, "*b t"]) -> Int[Array, "*b t"]:
-    """Segment ids of rows that hold one sequence each, at the steps where `mask` is
-    true.
+    """Segment ids of rows that hold one sequence each, where `mask` is True.
 
     Raises:
         ValueError: if `mask` is not boolean.
@@ -82,8 +81,9 @@ def lengths(segment_ids: Int[Array, "*b t"], num_segments: int) -> Int[Array, "*
 def starts(
     segment_ids: Int[Array, "*b t"], *, reverse: bool = False
 ) -> Bool[Array, "*b t"]:
-    """The first step of every sequence, in reading order: where a recurrent state must
-    begin anew. Padding inside a sequence does not end it.
+    """The first step of every sequence in reading order, where the state is reset.
+
+    Padding inside a sequence does not end it.
 
     >>> starts(jnp.array([1, 1, 0, 1, 2, 2])).tolist()
     [True, False, False, False, True, False]
@@ -124,9 +124,10 @@ def pool(
     how: Pooling = "mean",
     num_segments: int = 1,
 ) -> Float[Array, "*b s h"]:
-    """One vector for each of the sequences 1 to `num_segments` of a row: its first or
-    last step, or the mean or maximum over its steps. Padding is not read, whatever it
-    holds; a sequence of no steps gives zeros.
+    """One vector for each of the sequences 1 to `num_segments` of a row.
+
+    It is the first or last step, or the mean or maximum over the steps. Padding is not
+    read, whatever it holds; a sequence of no steps gives zeros.
 
     Raises:
         ValueError: if `how` is none of the four, or an id is above `num_segments`
@@ -164,8 +165,7 @@ def _pooled(
     how: str,
     steps: Int[Array, "*b s"],
 ) -> Float[Array, "*b s h"]:
-    """What `pool` gives of sequences with so many steps; where there are none it has
-    no meaning."""
+    """What `pool` returns, given the lengths; undefined where they are 0."""
     number = steps.shape[-1]
     if how == "max":
         return _reduce(jax.ops.segment_max, x, segment_ids, number)
@@ -183,9 +183,10 @@ def _pooled(
 def _reduce(
     reduction: Callable, values: Array, segment_ids: Int[Array, "*b t"], number: int
 ) -> Array:
-    """The values `[*b, t, ...]` of each of the sequences 1 to `number`, reduced to
-    `[*b, s, ...]` in one pass over the rows: with a mask for each sequence rows of nine
-    took fifty times as long on a CPU."""
+    """The values `[*b, t, ...]`, reduced by sequence to `[*b, s, ...]` in one pass.
+
+    With a mask for each sequence rows of nine took fifty times as long on a CPU.
+    """
     ids = jnp.asarray(segment_ids).astype(jnp.int32)
     # Padding's are left out: as are all behind the last place.
     places = jnp.where(ids > 0, ids - 1, number)
@@ -200,8 +201,9 @@ def resolve(
     lengths: Int[ArrayLike, "*b"] | None,
     segment_ids: Int[ArrayLike, "*b t"] | None,
 ) -> Int[Array, "*b t"] | None:
-    """The segment ids that a caller's `lengths` or `segment_ids` mean for rows of
-    `shape` `(*b, t)`; None, a promise that nothing is padded, if both are None.
+    """The segment ids of rows of `shape` `(*b, t)`, from either argument.
+
+    None, which says that nothing is padded, if both are None.
 
     Raises:
         ValueError: if both are given, or one is of the wrong shape or dtype; of the

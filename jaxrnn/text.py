@@ -50,9 +50,10 @@ def word_tokens(text: str) -> list[str]:
 
 @functools.cache
 def _word() -> re.Pattern[str]:
-    """A number with inner separators is one token because ratings ("8/10") tell so much
-    about a review; `[^\\W_]` is a letter or digit of any script."""
-    # `re` knows no Unicode categories. There are no marks elsewhere.
+    """The pattern of a word or number."""
+    # A number with inner separators is one token, as ratings ("8/10") tell much about a
+    # review; `[^\W_]` is a letter or digit of any script. `re` knows no Unicode
+    # categories; there are no marks outside of these planes.
     planes = [*range(0x300, 0x20000), *range(0xE0100, 0xE01F0)]
     marks = "".join(
         character
@@ -115,8 +116,10 @@ def _lower(text: str) -> str:
 
 
 def char_tokens(text: str) -> list[str]:
-    """Every character of a text in Unicode's form NFC, none dropped: a letter and its
-    accents are the same tokens whether they were typed as one character or as several.
+    """Every character of a text in Unicode's form NFC, none dropped.
+
+    A letter and its accents are the same tokens whether they were typed as one
+    character or as several.
 
     Raises:
         TypeError: the text is not a string.

@@ -1,4 +1,4 @@
-"""PyTorch's weights and ours, the same numbers under other names::
+"""Converts weights between PyTorch's layers and those of this library.
 
     PyTorch                           here
     weight_ih_l0 [g*h, d]             l0/w_x [d, g*h]
@@ -31,12 +31,11 @@ _CELLS_OF_TORCH = {"RNNCell", "LSTMCell", "GRUCell"}
 def from_torch(
     state_dict: Mapping[str, Any], layer: "Layer", *, prefix: str = ""
 ) -> dict[str, dict[str, Arrays]]:
-    """The variables of `layer`, an `RNN`, `LSTM` or `GRU`, with the weights of its
-    PyTorch counterpart, in the layer's `param_dtype`.
+    """The variables of an `RNN`, `LSTM` or `GRU` from its PyTorch counterpart.
 
-    The values of `state_dict` are torch tensors or numpy arrays. If the layer is a part
-    of a model, `prefix` is its name there with a dot ("rnn."): other entries are left
-    alone.
+    They are in the layer's `param_dtype`. The values of `state_dict` are torch tensors
+    or numpy arrays. If the layer is a part of a model, `prefix` is its name there with
+    a dot ("rnn."): other entries are ignored.
 
     Raises:
         TypeError: if `state_dict` is no mapping or `layer` another one.
@@ -97,9 +96,10 @@ def from_torch(
 def to_torch(
     variables: Mapping[str, Any], layer: "Layer", *, prefix: str = ""
 ) -> Arrays:
-    """The weights of `layer` under PyTorch's names and in its order, as
-    `load_state_dict` takes them after `torch.from_numpy`: bfloat16, which that does not
-    know, as float32.
+    """The weights of `layer` under PyTorch's names and in its order.
+
+    `load_state_dict` takes them after `torch.from_numpy`; bfloat16, which that does not
+    know, is converted to float32.
 
     Raises:
         TypeError: if `variables` is no mapping or `layer` another one.

@@ -58,8 +58,9 @@ State: TypeAlias = tuple[CellState, ...]
 
 
 def accumulation_dtype(dtype: Dtype) -> Dtype:
-    """The dtype for sums, logarithms and states of what is in `dtype`: bfloat16 has 8
-    significant bits, which are too few.
+    """The dtype for sums, logarithms and states: at least float32.
+
+    bfloat16 has 8 significant bits, which are too few.
 
     >>> [accumulation_dtype(dtype).__name__ for dtype in (jnp.bfloat16, jnp.float64)]
     ['float32', 'float64']
@@ -68,8 +69,10 @@ def accumulation_dtype(dtype: Dtype) -> Dtype:
 
 
 def sanitize_ids(ids: Int[Array, "*b"], number: int) -> Int[Array, "*b"]:
-    """The ids as int32, to be looked up among `number` entries; those of none of them
-    become `number`, which a lookup makes NaN of. JAX counts negative ones from the end.
+    """The ids as int32; those outside 0 to `number` - 1 become `number`.
+
+    A lookup among `number` entries fills NaN for that. JAX would count negative ids
+    from the end.
 
     >>> sanitize_ids(jnp.array([2, 3, -1]), 3).tolist()
     [2, 3, 3]
