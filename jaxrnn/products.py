@@ -68,9 +68,9 @@ def _tangent(factors, precision, primals, tangents):
 # not merged, so that batch-sharded inputs keep their sharding. And in the gradient of
 # the weights the cotangent is the second operand: XLA's CPU backend copies the first
 # one, which is the wide cotangent in JAX's own derivative. Of a step of
-# experiments.imdb (64 reviews of 256 words, 2 CPU devices on 2 cores of an AMD EPYC with
-# other work, 40 steps of each in turn) the lower quartile is 99 ms, with `jnp.matmul`
-# 108 ms, the medians 146 and 156 ms.
+# experiments.imdb (64 reviews of 256 words, 2 CPU devices on 2 cores of an AMD EPYC
+# with other work, 40 steps of each in turn) the lower quartile is 99 ms, with
+# `jnp.matmul` 108 ms, the medians 146 and 156 ms.
 
 
 def _multiply(a, w, *, stacked, **dtypes):
