@@ -1,6 +1,6 @@
 """Batches of token ids in few shapes: padding, length buckets, packing, TBPTT.
 
-Numpy only: knows nothing of text, labels, devices or JAX. Padding has id 0 and segment
+NumPy only, no JAX. Padding has id 0 and segment
 id 0; the order of the data is a function of (seed, epoch) through `epoch_rng`.
 """
 
@@ -14,7 +14,7 @@ Ids = Sequence[int] | np.ndarray
 
 
 def epoch_rng(seed: int, epoch: int) -> np.random.Generator:
-    """The generator that orders an epoch's data, whatever epochs ran before.
+    """A NumPy generator that depends on seed and epoch alone.
 
     Raises:
         ValueError: a number is negative.
@@ -50,7 +50,7 @@ def truncate_middle(ids: Ids, max_length: int) -> np.ndarray:
 def pad(
     sequences: Sequence[Ids], length: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The sequences as rows of ids [b, t], zeros behind them, and the lengths [b].
+    """Pads sequences with zeros: ids [b, t] and lengths [b].
 
     Both are int32; t is `length`, or the longest sequence's.
 
@@ -80,7 +80,7 @@ def pad(
 
 
 def pad_rows(batch: Mapping[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
-    """The batch with rows of zeros added to every array, `rows` in all.
+    """Pads every array of a batch with zeros to `rows` rows.
 
     So the last batch of an epoch has the shape of the others; its "weights", being
     zero in the added rows, leave them out of every mean.
@@ -106,7 +106,7 @@ def pad_rows(batch: Mapping[str, np.ndarray], rows: int) -> dict[str, np.ndarray
 
 
 def bucket_lengths(lengths: Ids, num_buckets: int) -> tuple[int, ...]:
-    """The at most `num_buckets` padded lengths that waste the least padding.
+    """The bucket boundaries, at most `num_buckets`, with the least padding.
 
     Ascending, the last the longest length; found exactly by dynamic programming, in
     time `num_buckets` times the square of the number of distinct lengths. An empty
@@ -152,7 +152,7 @@ def bucket_batches(
     *,
     rng: np.random.Generator | None = None,
 ) -> list[tuple[np.ndarray, int]]:
-    """An epoch's batches: which examples, and the length to pad them to.
+    """Batches of an epoch by length: example indices and the length to pad to.
 
     An example belongs to the first boundary that is long enough; those that fill no
     batch move up to the next one, so only one batch of an epoch can have fewer than
@@ -199,7 +199,7 @@ def bucket_batches(
 
 
 def plan_packing(lengths: Ids, row_length: int) -> list[np.ndarray]:
-    """Which examples share a row of `row_length` steps: indices, one array per row.
+    """Assigns sequences to rows of `row_length` steps: indices, one array per row.
 
     First-fit decreasing: the longest first, each into the first row with room for it.
     At most 11/9 of the fewest rows possible, plus 6/9 (Dósa 2007).
@@ -234,7 +234,7 @@ def plan_packing(lengths: Ids, row_length: int) -> list[np.ndarray]:
 def pack_sequences(
     sequences: Sequence[Ids], rows: Sequence[Ids], row_length: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Several sequences end to end in each row: ids [b, t] and segment_ids [b, t].
+    """Packs several sequences into each row: ids [b, t] and segment_ids [b, t].
 
     Both are int32, zeros behind. `rows` names the sequences as `plan_packing` does (for
     a batch take some of its rows); segments are numbered 1, 2, … in that order.
@@ -260,7 +260,7 @@ def pack_sequences(
 def tbptt_batches(
     ids: Ids, batch_size: int, time: int
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Inputs and targets of one long text for truncated backpropagation in time.
+    """Inputs and targets of one long text for truncated backpropagation through time.
 
     Both are [batch_size, time] and views of one int32 copy of `ids`; a target is the id
     after its input. Row r of a batch goes on where row r of the batch before it ended,

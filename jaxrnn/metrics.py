@@ -58,7 +58,7 @@ class Mean(NamedTuple):
         return cls(jnp.sum(values * weights), jnp.sum(weights))
 
     def merge(self, other: "Mean") -> "Mean":
-        """The mean of both parts together (`+` on a tuple would concatenate).
+        """The mean over both parts (`+` of tuples would concatenate).
 
         >>> Mean.of(jnp.array([1.0, 1.0, 1.0])).merge(Mean.of(jnp.array(5.0))).value
         Array(2., dtype=float32)
@@ -69,7 +69,7 @@ class Mean(NamedTuple):
 
     @property
     def value(self) -> Float[Array, ""]:
-        """Total over weight; NaN where nothing was counted.
+        """Total divided by weight; NaN if the weight is zero.
 
         >>> Mean(total=jnp.float32(3), weight=jnp.float32(2)).value
         Array(1.5, dtype=float32)
@@ -148,10 +148,10 @@ def binary_cross_entropy(
 def correct(
     logits: Float[Array, "*b"] | Float[Array, "*b v"], labels: Num[ArrayLike, "*b"]
 ) -> Float[Array, "*b"]:
-    """1 for each prediction that is right and 0 for the others; not reduced.
+    """Whether each prediction is right, as 1 or 0; not reduced.
 
     With the shape of `labels` the logits are binary, and above 0 predicts 1; with one
-    axis more they are classes, and the greatest is predicted. NaN predicts nothing.
+    axis more they are classes, and the greatest is predicted. NaN is never right.
 
     >>> correct(jnp.array([-1.0, 2.0]), jnp.array([1, 1]))
     Array([0., 1.], dtype=float32)
@@ -175,7 +175,7 @@ def correct(
 
 
 def perplexity(nats: Float[ArrayLike, "*b"]) -> Float[Array, "*b"]:
-    """How many equally likely choices a cross-entropy in nats amounts to.
+    """Perplexity: the exponential of a cross-entropy in nats.
 
     >>> perplexity(math.log(8))
     Array(8., dtype=float32, weak_type=True)
@@ -184,7 +184,7 @@ def perplexity(nats: Float[ArrayLike, "*b"]) -> Float[Array, "*b"]:
 
 
 def nats_to_bits(nats: Float[ArrayLike, "*b"]) -> Float[Array, "*b"]:
-    """The same cross-entropy in bits.
+    """Converts a cross-entropy from nats to bits.
 
     >>> nats_to_bits(math.log(8))
     Array(3., dtype=float32, weak_type=True)

@@ -63,7 +63,7 @@ def _dividing_devices(batch_size: int, num_devices: int | None) -> int:
 
 
 def local_batch_slice(rows: int, mesh: Mesh) -> slice:
-    """Which of the rows of a global batch the devices of this process hold.
+    """The rows of a global batch that the devices of this process hold.
 
     >>> local_batch_slice(4, data_mesh(1))
     slice(0, 4, None)

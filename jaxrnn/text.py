@@ -1,6 +1,6 @@
 """From text to token ids and back: two tokenizers and the vocabulary.
 
-Knows nothing of batches, labels or JAX: Python strings and numpy arrays only.
+Python strings and NumPy arrays only, no JAX.
 """
 
 import functools
@@ -154,7 +154,7 @@ def _require_text(text: str) -> str:
 
 @dataclass(frozen=True, repr=False)
 class Vocab:
-    """The tokens a model knows; a token's id is its place in `tokens`.
+    """A vocabulary: token strings, whose ids are their positions in `tokens`.
 
     With the usual specials `PAD` has id 0 and `UNK` id 1.
 

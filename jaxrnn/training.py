@@ -1,4 +1,4 @@
-"""Train and eval steps over a mesh of devices, whatever the model and the data are.
+"""Data-parallel train and eval steps over a mesh of devices, for any model.
 
 One code path for any number of devices of any number of processes: the mesh has the one
 axis "data", the batch is split over it and the state copied to all. Each device
@@ -56,7 +56,7 @@ class TrainState(flax.struct.PyTreeNode):
     ) -> "TrainState":
         """The state before the first step.
 
-        All is copied: a train step donates its state, not the caller's arrays.
+        Arrays are copied, since a train step donates its state.
 
         >>> params = {"w": jnp.ones(2)}
         >>> state = TrainState.create(params, optax.sgd(0.1), jax.random.key(0))
