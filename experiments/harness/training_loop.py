@@ -214,6 +214,11 @@ def fit(
         speed = units_per_epoch * done.steps / steps / done.seconds
         return f"{told}  loss {loss:.3f}  {speed:,.0f} {units}/second"
 
+    if tensorboard:
+        print(
+            f"TensorBoard logs: pip install tensorboard, then tensorboard --logdir "
+            f"{tensorboard}"
+        )
     titled = False
     bar = progress_bar("training", epochs * steps)
     logs = events(tensorboard, step)
