@@ -1,8 +1,8 @@
-"""Curves of several runs in one picture.
+"""Learning curves of several runs in one figure.
 
     python -m experiments.plot runs/imdb runs/other --out curves.png
 
-A panel for each metric, a line for each work directory.
+There is a panel for each metric and a line for each work directory.
 """
 
 import itertools
@@ -22,20 +22,21 @@ from experiments.harness.workdir import WorkDir
 
 @dataclass(frozen=True)
 class Options:
-    """Everything the command line says."""
+    """The options of the command line."""
 
     runs: tyro.conf.Positional[tuple[Path, ...]] = ()
-    """Work directories; a run that still goes on has its epochs so far."""
+    """Work directories, of runs that are finished or not."""
     out: Path = Path("curves.png")
-    """The picture to write; a name without an ending becomes one of PNG."""
+    """File to write; a name without suffix gets .png."""
     metrics: tuple[str, ...] = ()
-    """What to show of metrics.jsonl.
-    By default the loss in training and all that was validated."""
+    """Metrics to plot, as they are called in metrics.jsonl.
+    Default: the training loss and all validation metrics."""
     over: Literal["epoch", "seconds"] = "epoch"
-    """Over epochs, or the seconds of training, evaluations aside."""
+    """The x axis: epochs, or seconds of training without evaluations."""
 
 
 def main(options: Options) -> None:
+    """Plot the runs."""
     if not options.runs:
         raise ValueError("there is nothing to plot: name at least one work directory")
     histories = {str(path): read(path) for path in options.runs}
@@ -55,7 +56,7 @@ def main(options: Options) -> None:
 
 
 def read(path: Path) -> list[dict[str, float]]:
-    """The epochs of a run.
+    """Return the metrics of the epochs of a run.
 
     Raises:
         ValueError: there are none, or a line is not an epoch's.
@@ -77,7 +78,7 @@ def read(path: Path) -> list[dict[str, float]]:
 
 
 def _is_number(value: Any) -> bool:
-    """Of JSON, and such that no sum of some is infinite."""
+    """Return whether a value is a number whose sums stay finite."""
     return type(value) in (int, float) and abs(value) < 1e300
 
 
@@ -86,8 +87,9 @@ def panels(
     metrics: Sequence[str] = (),
     over: Literal["epoch", "seconds"] = "epoch",
 ) -> dict[str, dict[str, list[tuple[float, float]]]]:
-    """For each metric the points (x, value) of each run that has it; x is the epoch, or
-    the seconds of all epochs so far.
+    """Return for each metric the points (x, value) of each run that has it.
+
+    The x is the epoch, or the seconds of all epochs up to it.
 
     Raises:
         ValueError: no run has one of `metrics`, or any of those by default.
@@ -116,7 +118,7 @@ def panels(
         name.replace("_", " "): {
             run: [
                 (x, line[name])
-                for x, line in zip(places(history, over), history, strict=True)
+                for x, line in zip(x_values(history, over), history, strict=True)
                 if name in line
             ]
             for run, history in histories.items()
@@ -126,10 +128,10 @@ def panels(
     }
 
 
-def places(
+def x_values(
     history: Sequence[Mapping[str, float]], over: Literal["epoch", "seconds"]
 ) -> list[float]:
-    """Where the lines of a history stand on the x axis."""
+    """Return the position of each epoch on the x axis."""
     values = [line[over] for line in history]
     return values if over == "epoch" else list(itertools.accumulate(values))
 

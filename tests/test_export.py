@@ -84,7 +84,8 @@ def language_step():
     carry, batch = rows(model, mesh)
     starts = jax.ShapeDtypeStruct((settings.batch,), jnp.bool)
     batch["starts"] = on(mesh, P("data"), starts)
-    return step, (charlm_model.Carried(on(mesh, P(), state.train), carry), batch)
+    state = charlm_model.StatefulTrainState(on(mesh, P(), state.train), carry)
+    return step, (state, batch)
 
 
 def eval_step(dtype):

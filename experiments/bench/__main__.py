@@ -1,3 +1,5 @@
+"""Run `experiments.bench.run`."""
+
 import sys
 
 from experiments.harness.launch import launch

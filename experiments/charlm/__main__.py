@@ -1,3 +1,5 @@
+"""Run `experiments.charlm.train`."""
+
 import sys
 
 from experiments.harness.launch import launch

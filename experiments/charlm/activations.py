@@ -1,8 +1,8 @@
-"""What the units of a character model do while it reads a text.
+"""The activations of the hidden units of a character model on a text.
 
-The value of a unit is what it remembers, from -1 to 1: the hyperbolic tangent of the
-memory cell of an LSTM, as in Karpathy, Johnson and Fei-Fei (2015), "Visualizing and
-Understanding Recurrent Networks", and the state itself of a GRU or RNN.
+The activation of a unit, from -1 to 1, is tanh(c) of an LSTM's cell state, as in
+Karpathy, Johnson and Fei-Fei (2015), "Visualizing and Understanding Recurrent
+Networks", and the hidden state itself of a GRU or RNN.
 """
 
 import base64
@@ -16,30 +16,25 @@ from experiments.charlm.generator import Writer
 from jaxrnn.types import CellState, LSTMState
 
 TEMPLATE = Path(__file__).parent / "templates" / "activations"
-LONGEST = 10_000  # characters of a page
+LONGEST = 10_000  # characters on a page
 SHOWN = 128  # units
-LIKELIEST = 5  # characters that may come next
+LIKELIEST = 5  # next characters that are shown
 LAG = 10  # characters
 
 
-def describe(writer: Writer, text: str, name: str) -> dict[str, Any]:
-    """What the page shows of the text called `name`, as JSON has it: numbers are in
-    base64, those of units in 127ths, probabilities in 65,535ths.
+def describe(writer: Writer, text: str) -> dict[str, Any]:
+    """Return the data of the page, as JSON, for the first characters of a text.
 
-    Raises:
-        ValueError: the text is too long for a page.
+    A page has at most `LONGEST` characters and the `SHOWN` units with the highest
+    scores. Arrays are in base64: activations in 127ths, probabilities in 65,535ths.
     """
-    if len(text) > LONGEST:
-        raise ValueError(
-            f"{name} has {len(text):,} characters, a page takes at most {LONGEST:,}: "
-            "give a part of it"
-        )
+    text = text[:LONGEST]
     states, logs = zip(*writer.trace(text), strict=True)
     state = jax.tree.map(lambda *leaves: np.concatenate(leaves), *states)
     layers = [values(cell_state) for cell_state in state]
     ids = writer.vocab.encode(list(text))
     units = np.concatenate(layers, axis=1)
-    scores = memory(units, ids)
+    scores = memory_scores(units, ids)
     order = np.argsort(-scores, kind="stable")[:SHOWN]
     names = [
         (layer, k) for layer, part in enumerate(layers) for k in range(part.shape[1])
@@ -66,28 +61,28 @@ def describe(writer: Writer, text: str, name: str) -> dict[str, Any]:
 
 
 def values(state: CellState) -> np.ndarray:
-    """The values of the units of a cell, from -1 to 1."""
+    """Return the activations of the units of a layer, from -1 to 1."""
     return np.tanh(state.c) if isinstance(state, LSTMState) else state
 
 
-def memory(units: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """How much each unit remembers of a text, by its values [t u] at the characters.
+def memory_scores(units: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Return for each unit how much its activations [t u] depend on earlier characters.
 
-    From each value the mean over all places with the same character is taken away: what
-    is left the unit has from earlier ones. The score is the mean product of what is
-    left with what is left `LAG` characters later: great for a unit that swings widely,
-    and keeps what it has. Of a shorter text it is the mean square.
+    From each activation the mean over all positions with the same character is
+    subtracted: the residual depends on earlier characters. The score is the mean of the
+    residual times the residual `LAG` characters later, an autocovariance: large for a
+    unit that varies a lot, and slowly. Of a text shorter than that it is the variance.
 
-    >>> kept, lost = np.repeat([-1.0, 1.0], 20), np.tile([-1.0, 1.0], 20)
-    >>> memory(np.stack([kept, lost], axis=1), ids=np.zeros(40, int))
+    >>> slow, fast = np.repeat([-1.0, 1.0], 20), np.tile([-1.0, 1.0], 20)
+    >>> memory_scores(np.stack([slow, fast], axis=1), ids=np.zeros(40, int))
     array([0.33333333, 1.        ])
     """
     counts = np.bincount(ids)[ids]
     means = np.zeros((ids.max() + 1, units.shape[1]))
     np.add.at(means, ids, units / counts[:, None])
-    left = units - means[ids]
-    lag = LAG if len(left) > LAG else 0
-    return np.mean(left[: len(left) - lag] * left[lag:], axis=0)
+    residual = units - means[ids]
+    lag = LAG if len(residual) > LAG else 0
+    return np.mean(residual[: len(residual) - lag] * residual[lag:], axis=0)
 
 
 def _pack(numbers: np.ndarray, dtype: str) -> str:

@@ -13,7 +13,7 @@ from jaxrnn.training import Batch
 
 
 def encode(text: str, vocab: Vocab) -> np.ndarray:
-    """The ids of the characters of a text.
+    """Return the ids of the characters of a text.
 
     >>> encode("abba", Vocab(("a", "b")))
     array([0, 1, 1, 0], dtype=int32)
@@ -22,39 +22,45 @@ def encode(text: str, vocab: Vocab) -> np.ndarray:
 
 
 class Streams:
-    """The training batches: the text is read at `batch` places at once, `time`
-    characters in a step, each place going on where the step before ended.
+    """The training batches for truncated backpropagation through time.
 
-    An epoch starts a little later than the first character, by as much as its seed says
-    and leaves over: so steps begin and end elsewhere in each. Its seed also says where
-    a place forgets what it has read. Batches have the places `own` alone.
+    The text is cut into `settings.batch` parallel streams. A step reads `seq_len`
+    characters of each, with the recurrent state of the step before.
+
+    Each epoch begins at another offset into the text, from its own random generator, so
+    that the borders of steps and streams move. The same generator decides at which
+    steps a stream's state is reset to zero. Batches have only the streams `own`.
     """
 
     def __init__(self, ids: np.ndarray, settings: Settings, own: slice = slice(None)):
+        """Cut the text with these `ids` [n] as the settings say."""
         self._ids, self._own = ids, own
-        self._rows, self._time = settings.batch, settings.seq_len
-        self._state_reset_prob, self._seed = settings.state_reset_prob, settings.seed
-        self._steps = (ids.size - 1) // (self._rows * self._time)
+        self._streams, self._seq_len = settings.batch, settings.seq_len
+        self._reset_prob, self._seed = settings.state_reset_prob, settings.seed
+        self._steps = (ids.size - 1) // (self._streams * self._seq_len)
 
     @property
     def characters(self) -> int:
-        """How many an epoch predicts."""
-        return self._rows * self._time * self._steps
+        """The number of characters that an epoch predicts."""
+        return self._streams * self._seq_len * self._steps
 
     def epoch(self, epoch: int) -> Sequence[Callable[[], Batch]]:
-        """The batches of an epoch, each made when it is called: inputs, targets, and
-        the rows that start with a state of zeros."""
+        """Return the batches of an epoch, each made when it is called.
+
+        A batch has inputs and targets [streams, seq_len], and which streams start with
+        a zero state [streams].
+        """
         rng = epoch_rng(self._seed, epoch)
         first = rng.integers(self._ids.size - self.characters)
         text = self._ids[first : first + self.characters + 1]
-        starts = rng.random((self._steps, self._rows)) < self._state_reset_prob
+        starts = rng.random((self._steps, self._streams)) < self._reset_prob
         starts[0] = True
         return [
             functools.partial(
                 dict, inputs=inputs[self._own], targets=targets[self._own], starts=rows
             )
             for (inputs, targets), rows in zip(
-                tbptt_batches(text, self._rows, self._time),
+                tbptt_batches(text, self._streams, self._seq_len),
                 starts[:, self._own],
                 strict=True,
             )

@@ -1,10 +1,10 @@
-"""Texts to model: tiny shakespeare, a person's own files, what Python carries.
+"""Texts to model: tiny shakespeare, a user's own files, Python's documentation.
 
-A text is a string. Taken as bytes, each of its characters stands for one byte, the one
-with the same number (Latin-1). Nothing here knows ids, batches or JAX.
+A text is a string. Read as bytes, each of its characters stands for one byte, the one
+with the same number (Latin-1). Nothing here depends on ids, batches or JAX.
 
 Reference: Karpathy (2015), "The Unreasonable Effectiveness of Recurrent Neural
-Networks", whose excerpt of Shakespeare's plays this is.
+Networks", for the excerpt of Shakespeare's plays.
 """
 
 import hashlib
@@ -20,22 +20,23 @@ from experiments.harness import tfds_without_tf
 from experiments.harness.files import decode_utf8, read_bytes
 from jaxrnn.text import nfc
 
-OWN = ("text: ", "bytes: ")  # how the name of a person's own begins
-SHORTEST = 20  # characters: a tenth of them are one to read and one to predict
+OWN = ("text: ", "bytes: ")  # how the name of a user's own text begins
+SHORTEST = 20  # characters: the tenth to validate has one input and one target
 
 
 @dataclass(frozen=True)
 class Text:
-    """A text under the name that every result obtained on it must carry.
+    """A text and the name under which results on it are reported.
 
     Raises:
-        ValueError: there is nothing to learn: it is too short, or all one character.
+        ValueError: it is too short, or all one character.
     """
 
     name: str
     content: str
 
     def __post_init__(self):
+        """Refuse a text with nothing to predict."""
         if len(self.content) < SHORTEST:
             raise ValueError(
                 f"{self.name}: {len(self.content)} characters are too few: at least "
@@ -48,7 +49,7 @@ class Text:
             )
 
     def split(self) -> tuple[str, str]:
-        """The first nine tenths to train on and the last tenth to validate.
+        """Return the first nine tenths, to train on, and the last, to validate.
 
         >>> Text("digits", "0123456789" * 2).split()
         ('012345678901234567', '89')
@@ -58,7 +59,7 @@ class Text:
 
     @property
     def fingerprint(self) -> str:
-        """What tells one text from another in a line."""
+        """The length of the text and the beginning of its hash."""
         digest = hashlib.sha256(self.content.encode()).hexdigest()
         return f"{len(self.content)} characters, {digest[:12]}"
 
@@ -98,7 +99,7 @@ def load_shakespeare(
 
 
 def _python_topics(by_byte: bool) -> Text:
-    """Python's language reference, as `help()` prints it."""
+    """Return Python's language reference, as `help()` prints it."""
     from pydoc_data.topics import topics  # half a megabyte, seldom needed
 
     content = "\n".join(topics[name] for name in sorted(topics))
@@ -108,15 +109,14 @@ def _python_topics(by_byte: bool) -> Text:
 
 
 def read_files(paths: Sequence[str | Path], *, by_byte: bool = False) -> Text:
-    """The files one after the other; of a folder every file below it in the order of
-    their paths, hidden ones aside.
+    """Return the concatenated files; of a folder all files below it, sorted by path.
 
-    They are UTF-8; a byte order mark is left out, and line ends become a line feed, as
-    everywhere in Python. By byte they are anything, and nothing is changed.
+    Hidden files of a folder are left out. Files are UTF-8; a byte order mark is left
+    out, and line ends become a line feed, as everywhere in Python. With `by_byte` they
+    may be anything, and nothing is changed.
 
     Raises:
-        ValueError: with the path: there is no text in it, or a file cannot be read or
-            is not UTF-8.
+        ValueError: a file is empty, cannot be read or is not UTF-8; it is named.
     """
     contents = [read(Path(path), by_byte) for path in paths]
     for path, content in zip(paths, contents, strict=True):
@@ -127,7 +127,7 @@ def read_files(paths: Sequence[str | Path], *, by_byte: bool = False) -> Text:
 
 
 def is_own(name: str) -> bool:
-    """Whether a text of this name is one of `read_files`.
+    """Return whether a text of this name is from `read_files`.
 
     >>> is_own("text: mine"), is_own("generated")
     (True, False)
@@ -136,7 +136,7 @@ def is_own(name: str) -> bool:
 
 
 def read(path: Path, by_byte: bool) -> str:
-    """What is in a file, or in all files below a folder, as `read_files` has it.
+    """Return the content of a file or folder, as `read_files` does.
 
     Raises:
         ValueError: a file cannot be read or is not UTF-8.
@@ -148,11 +148,12 @@ def read(path: Path, by_byte: bool) -> str:
 
 
 def decode(content: bytes, name: str, by_byte: bool) -> str:
-    """The text that bytes are, in Unicode's form NFC, lines ending in a line feed; or
-    a character for each byte.
+    """Return bytes as text in Unicode's form NFC with line feeds, or byte by byte.
+
+    With `by_byte` there is a character for each byte.
 
     Raises:
-        ValueError: they are not UTF-8; `name` says what they are of.
+        ValueError: they are not UTF-8; the message has `name`.
     """
     if by_byte:
         return content.decode("latin-1")
@@ -161,8 +162,9 @@ def decode(content: bytes, name: str, by_byte: bool) -> str:
 
 
 def pieces(text: str, size: int = 2**20) -> Iterator[str]:
-    """The text in parts of at most so many characters: a list of all of them would take
-    many times the memory of the text.
+    """Yield the text in parts of at most `size` characters.
+
+    A list of its characters would take many times the memory of the text.
 
     >>> list(pieces("abcde", size=2))
     ['ab', 'cd', 'e']
@@ -171,7 +173,7 @@ def pieces(text: str, size: int = 2**20) -> Iterator[str]:
 
 
 def generate(count: int = 4000, *, seed: int = 0) -> Text:
-    """Sums of two digits, which a small model learns in seconds.
+    """Return a text of sums of two digits, which a small model learns in seconds.
 
     >>> generate(count=20).content
     '8+6=14. 5+2=7. 3+0=3. '

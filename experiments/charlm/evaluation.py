@@ -1,8 +1,8 @@
-"""How well a language model predicts a text: with all that went before, and without.
+"""Cross-entropy of a language model on a text: stateful, and in separate windows.
 
-Both are cross-entropies in nats per character, over every character but the first,
-which is only read. One of them alone would mislead: a model that carries its state has
-more to go by than one that is shown a window from nowhere, as transformers are.
+Both are in nats per character, over every character but the first, which is only an
+input. With the state carried through the text a model has more context than in windows
+with the state reset at each, as transformers are evaluated: hence both.
 """
 
 import math
@@ -21,32 +21,34 @@ from jaxrnn.training import Batch, Metrics
 from jaxrnn.types import State
 
 WINDOWS = (64, 256)  # characters
-# Of a batch; with the same shape in all evaluations the model is compiled once.
+# Shape of a batch, the same in all evaluations so that the model is compiled once.
 ROWS, TIME = 64, 64
 
 
 class Evaluation:
-    """The evaluations of a model on the text with these `ids` [n].
+    """The mean cross-entropies of a model on a text.
 
-    `nats_stateful` is of one pass over the whole text, starting from a zero state.
+    `nats_stateful`: one pass over the whole text, starting from a zero state.
 
-    `nats_window_64` and `nats_window_256` are of windows of so many characters, each
-    from a zero state with the character before it as first input. The windows do not
-    overlap and cover the whole text; the last one may be shorter. So the three are
-    means over the same characters.
+    `nats_window_64`, `nats_window_256`: non-overlapping windows of so many characters,
+    state reset at each, with the character before a window as its first input. They
+    cover the whole text, the last one may be shorter: all three are means over the same
+    characters.
     """
 
     def __init__(self, model: LanguageModel, ids: np.ndarray, mesh: Mesh):
+        """Prepare to evaluate on the text with these `ids` [n]; compiles nothing."""
         self._ids = ids
         self._rows = math.ceil(ROWS / mesh.size) * mesh.size
-        # Of each batch every process makes its own rows alone.
+        # Every process makes only its own rows of a batch.
         self._own = placement.local_batch_slice(self._rows, mesh)
         self._zeros = model.initial_state((self._own.stop - self._own.start,))
         # Far below the standard error of a mean over so many characters.
-        self._nothing = 3e-3 / math.sqrt(ids.size)
+        self._tolerance = 3e-3 / math.sqrt(ids.size)
         self._step = training.make_stateful_eval_step(_make_metrics(model), mesh)
 
     def __call__(self, params: Any) -> dict[str, float]:
+        """Return the three cross-entropies under these parameters, in nats."""
         nats = {"nats_stateful": self._stateful(params)}
         for window in WINDOWS:
             nats[f"nats_window_{window}"] = self._windows(params, window)
@@ -57,12 +59,13 @@ class Evaluation:
         return float(metrics.merge({"nats": mean} for mean in parts)["nats"].value)
 
     def _stateful(self, params: Any) -> float:
-        """One row after the other would be one pass, and slow. So all are read at once,
-        and again, each from the state that the row before it ended with, until no state
-        changes any more: soon, as states forget. Or until the mean does not: where
-        products are rounded to bfloat16, states of two readings never agree. At the
-        latest after as many readings as there are rows, since each makes one more of
-        them exact.
+        """Return the mean of one pass over the text, computed in parallel rows.
+
+        The text is cut into rows, and all rows are read again and again, each from the
+        final state of the row before it in the last reading. Each reading makes one
+        more row exact, so as many readings as rows always suffice. Long before that,
+        since the influence of a state decays, the states or the mean stop changing (the
+        mean: with bfloat16 products the states of two readings never agree).
         """
         per_row = math.ceil((self._ids.size - 1) / self._rows)
         [rows] = self._cut(math.ceil(per_row / TIME) * TIME)
@@ -74,13 +77,13 @@ class Evaluation:
             last, nats = nats, float(mean.value)
             everyone = multihost_utils.process_allgather(after, tiled=True)
             moved = jax.tree.map(_one_row_on, everyone)
-            if abs(nats - last) < self._nothing or _near(before, moved):
+            if abs(nats - last) < self._tolerance or _near(before, moved):
                 break
             before = moved
         return nats
 
     def _cut(self, length: int) -> Iterator[Batch]:
-        """The text in rows of `length` characters, `ROWS` of them at a time."""
+        """Yield the text in batches of `ROWS` rows of `length` characters."""
         size = self._ids.size - 1
         group = (self._own.stop - self._own.start) * length
         for batch in range(0, size, self._rows * length):
@@ -98,7 +101,7 @@ class Evaluation:
             }
 
     def _read(self, params: Any, rows: Batch, state: State) -> tuple[State, Mean]:
-        """The states after rows of any length, and the mean over them."""
+        """Return the states after rows of any length, and the mean over them."""
         means = []
         for start in range(0, rows["inputs"].shape[1], TIME):
             part = {name: x[:, start : start + TIME] for name, x in rows.items()}
@@ -121,7 +124,7 @@ def _one_row_on(leaf: np.ndarray) -> np.ndarray:
 
 
 def _near(left: State, right: State) -> bool:
-    """Whether what two states differ by does not show in a cross-entropy."""
+    """Return whether two states are so close that cross-entropies do not differ."""
     return all(
         np.allclose(a, b, rtol=1e-4, atol=1e-4)
         for a, b in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)

@@ -1,6 +1,6 @@
-"""A trained character model at work: going on with texts, and judging them.
+"""A trained character model: generating text, and the log-probabilities of a text.
 
-Knows characters and the model; printing and command lines are others' business.
+Nothing here prints or depends on command lines.
 """
 
 import functools
@@ -21,14 +21,15 @@ from jaxrnn.models import LanguageModel
 from jaxrnn.text import Vocab, char_tokens
 from jaxrnn.types import State
 
-PIECE = 100  # characters drawn at a time, so that they can be shown as they come
-CHUNK = 1024  # characters judged at a time
+PIECE = 100  # characters generated at a time, so that they can be shown early
+CHUNK = 1024  # characters of a text that are evaluated at a time
 
 
 class Writer:
-    """A model with its weights and the characters it knows."""
+    """A language model with its parameters and its vocabulary of characters."""
 
     def __init__(self, model: LanguageModel, variables: Any, vocab: Vocab):
+        """Take a model and what its `init` returned, or training made of it."""
         self.vocab = vocab
         self._model, self._variables = model, variables
         self._read = jax.jit(model.apply)
@@ -41,7 +42,7 @@ class Writer:
 
     @classmethod
     def load(cls, path: str | Path) -> "Writer":
-        """The model of the run in `path` as its best checkpoint has it.
+        """Return the model of the run in `path`, with its best checkpoint.
 
         Raises:
             ValueError: there is none, or a file of the run is damaged.
@@ -57,46 +58,44 @@ class Writer:
 
     @property
     def beginning(self) -> str:
-        """What to begin with where nothing is given: a line break, or the character
-        that is the most frequent."""
+        """The default prompt: a line feed, or else the most frequent character."""
         return "\n" if "\n" in self.vocab.tokens else self.vocab.tokens[0]
 
     def known(self, text: str, name: str, *, skip: bool) -> str:
-        """The text without the characters that the model has never seen.
+        """Return the text, with `skip` without characters outside the vocabulary.
 
         Raises:
-            ValueError: it has such characters and they are not to be skipped, or
-                nothing is left; `name` says of what.
+            ValueError: it has such characters and `skip` is false, or no others; the
+                message has `name`.
         """
         if not text:
             raise ValueError(f"{name} is empty: give at least one character")
-        strange = set(text) - set(self.vocab.tokens)
-        if strange and not skip:
-            spelled = ", ".join(map(repr, sorted(strange)[:10]))
+        unknown = set(text) - set(self.vocab.tokens)
+        if unknown and not skip:
+            spelled = ", ".join(map(repr, sorted(unknown)[:10]))
             raise ValueError(
-                f"{name} has characters that the model has never seen, {spelled}"
-                f"{' and others' if len(strange) > 10 else ''}: leave them out, or "
+                f"{name} has characters outside the model's vocabulary, {spelled}"
+                f"{' and others' if len(unknown) > 10 else ''}: leave them out, or "
                 "use --unknown skip"
             )
-        kept = "".join(c for c in text if c not in strange) if strange else text
+        kept = "".join(c for c in text if c not in unknown) if unknown else text
         if not kept:
             raise ValueError(
-                f"{name} has no character that the model has ever seen: give at least "
-                "one"
+                f"{name} has no character of the model's vocabulary: give at least one"
             )
         return kept
 
     def write(
         self, prompt: str, length: int, texts: int, seed: int, **options: Any
     ) -> Iterator[list[str]]:
-        """Goes on with the prompt for `length` characters, in several texts at once:
-        what comes next in each of them, some characters at a time.
+        """Generate `length` characters after the prompt, in several texts at once.
 
-        A text is a function of `seed` and its number, whatever stands beside it. The
-        options are those of `jaxrnn.sampling.decode`.
+        Yields the next characters of each text, some at a time. A text depends on
+        `seed` and its index only, not on the number of texts. The options are those of
+        `jaxrnn.sampling.decode`.
 
         Raises:
-            ValueError: `length` is below 0 or `texts` below 1, or as `decode` does.
+            ValueError: `length` is below 0 or `texts` below 1, or as `decode` raises.
         """
         check_min(0, length=length)
         check_min(1, texts=texts)
@@ -108,7 +107,7 @@ class Writer:
         state = self._model.initial_state((texts,))
         begun = sampling.prefill(self._step, state, prompts, params=params)
         options |= {"params": params, "piece_length": PIECE}
-        # There may be nothing to draw.
+        # There may be nothing to generate.
         pieces = sampling.stream(self._step, begun, length, keys, **options)
         for piece in pieces if length else ():
             rows = zip(np.asarray(piece.tokens), piece.lengths.tolist(), strict=True)
@@ -116,8 +115,10 @@ class Writer:
             yield ["".join(self.vocab.decode(row[:drawn])) for row, drawn in rows]
 
     def trace(self, text: str) -> Iterator[tuple[State, np.ndarray]]:
-        """The state after every character and the log-probabilities of what comes next
-        [t v], some characters at a time."""
+        """Yield states and next-character log-probabilities, some characters at a time.
+
+        The states are those after each character; the log-probabilities are [t v].
+        """
         ids = self.vocab.encode(char_tokens(text))
         state = self._model.initial_state(())
 
@@ -137,8 +138,10 @@ class Writer:
             yield jax.tree.map(lambda x, size=part.size: np.asarray(x)[:size], found)
 
     def nats(self, text: str) -> Iterator[np.ndarray]:
-        """The nats of every character but the first, some at a time: how much of a
-        surprise each is after all before it."""
+        """Yield the cross-entropy of every character but the first, some at a time.
+
+        That is its negative log-probability given all characters before it, in nats.
+        """
         state = self._model.initial_state((1,))
         for start in range(0, len(text) - 1, CHUNK):
             part = self.vocab.encode(char_tokens(text[start : start + CHUNK + 1]))

@@ -1,17 +1,16 @@
-"""What `experiments.charlm` does with a trained model: it writes, judges texts, and
-shows what its units do."""
+"""Inference with a trained character model: sampling, scoring, activations."""
 
 import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
 from experiments.charlm import activations, datasets
 from experiments.charlm.generator import Writer
-from experiments.harness import html_report
+from experiments.harness import cli, html_report
 from experiments.harness.files import read_bytes
 from experiments.harness.progress import progress_bar
 from experiments.harness.validation import (
@@ -24,34 +23,35 @@ from experiments.harness.validation import (
 from experiments.harness.workdir import About, WorkDir
 from jaxrnn import metrics
 
-GLIMPSE = 200  # characters
+PREVIEW = 200  # characters
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """How to write."""
+class Sampling:
+    """Used with --sample."""
 
-    prompt: str | None = None
-    """With --sample: text to go on with; @FILE reads a file and - standard input.
-    By default a text begins as after a line break."""
+    prompt: Annotated[str | None, cli.default_is("a line feed, which is not shown")] = (
+        None
+    )
+    """Text to continue; @FILE reads a file and - standard input."""
     length: int = 1000
-    """Characters to write."""
+    """Characters to generate."""
     temperature: float = 1.0
-    """Below 1 the likely characters become likelier; 0 takes the likeliest."""
-    top_k: int | None = None
-    """Draw from so many of the likeliest characters only."""
-    top_p: float | None = None
-    """Draw from the fewest characters that together are at least so probable."""
-    min_p: float | None = None
-    """Draw from those at least so probable, relative to the likeliest."""
+    """Divides the logits; 0 is greedy decoding."""
+    top_k: Annotated[int | None, cli.default_is("all")] = None
+    """Sample from the K most likely characters only."""
+    top_p: Annotated[float | None, cli.default_is("all")] = None
+    """Sample from the fewest characters with this total probability (nucleus)."""
+    min_p: Annotated[float | None, cli.default_is("all")] = None
+    """Sample from characters at least this many times as likely as the likeliest."""
     num_samples: int = 1
-    """Texts to write, each from the prompt."""
+    """Number of texts, each from the prompt."""
 
     def check(self) -> None:
-        """Whether it can be done, but for what a vocabulary decides.
+        """Check all that does not depend on a vocabulary.
 
         Raises:
-            ValueError: it cannot; the option is named.
+            ValueError: a value is out of range; the option is named.
         """
         if self.prompt == "":
             raise ValueError("--prompt is empty: give at least one character")
@@ -68,30 +68,30 @@ class Drawing:
 
     @property
     def options(self) -> dict[str, Any]:
-        """Those of `jaxrnn.sampling.truncate`."""
+        """The arguments of `jaxrnn.sampling.truncate`."""
         names = ("temperature", "top_k", "top_p", "min_p")
         return {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
-class Reading:
-    """What to tell of a file."""
+class Analysis:
+    """Analyse a file with the trained model."""
 
-    score: Path | None = None
-    """Tell how well the trained model predicts this file."""
+    score: Annotated[Path | None, cli.default_is("none")] = None
+    """Print the cross-entropy of the trained model on this file."""
     per_character: bool = False
-    """With --score: tell it of each character, or byte."""
-    neurons: Path | None = None
-    """Show on a page what each unit of the trained model does as it reads this file.
-    At most 10,000 characters."""
-    html: Path | None = None
-    """With --neurons: the page to write, default neurons.html."""
+    """With --score: also that of each character, or byte."""
+    neurons: Annotated[Path | None, cli.default_is("none")] = None
+    """Write a page with the activations of the hidden units on this file.
+    The page has its first 10,000 characters."""
+    html: Annotated[Path | None, cli.default_is("neurons.html in the workdir")] = None
+    """With --neurons: where to write the page."""
 
     def check(self) -> None:
-        """Whether it fits together.
+        """Check that the options fit together.
 
         Raises:
-            ValueError: it does not.
+            ValueError: they do not; the missing option is named.
         """
         if self.per_character and self.score is None:
             raise ValueError("--per-character needs --score FILE")
@@ -100,7 +100,7 @@ class Reading:
 
     @property
     def requested(self) -> bool:
-        """Whether there is a file to read."""
+        """Whether there is a file to analyse."""
         return self.score is not None or self.neurons is not None
 
 
@@ -112,10 +112,10 @@ class _Model(About):
 
 
 def read_prompt(prompt: str | None) -> bytes | None:
-    """What a `Drawing` has for a prompt, from wherever it is.
+    """Return the prompt of `Sampling`, from wherever it is.
 
     Raises:
-        ValueError: it cannot be read, or there is nothing in it.
+        ValueError: it cannot be read, or is empty.
     """
     if prompt is None:
         return None
@@ -130,24 +130,26 @@ def read_prompt(prompt: str | None) -> bytes | None:
     return content
 
 
-def begin(
+def check_prompt(
     writer: Writer,
-    drawing: Drawing,
+    sampling: Sampling,
     prompt: bytes | None,
     *,
     by_byte: bool,
     skip: bool,
 ) -> str:
-    """The prompt as the model knows it, which need not be trained; "" for none.
+    """Return the prompt in the model's vocabulary, "" for none.
+
+    The model need not be trained.
 
     Raises:
-        ValueError: the model has too few characters, or not those.
+        ValueError: the vocabulary is smaller than --top-k or lacks characters.
     """
-    known = len(writer.vocab)
-    if drawing.top_k is not None and drawing.top_k > known:
+    size = len(writer.vocab)
+    if sampling.top_k is not None and sampling.top_k > size:
         raise ValueError(
-            f"--top-k must be at most {known}, the characters that the model knows, "
-            f"got {drawing.top_k}"
+            f"--top-k must be at most {size}, the size of the model's vocabulary, "
+            f"got {sampling.top_k}"
         )
     if prompt is None:
         return ""
@@ -155,32 +157,32 @@ def begin(
     return writer.known(text, "the prompt", skip=skip)
 
 
-def write(
-    path: Path, drawing: Drawing, prompt: bytes | None, *, seed: int, skip: bool
+def sample(
+    path: Path, sampling: Sampling, prompt: bytes | None, *, seed: int, skip: bool
 ) -> None:
-    """Prints what the model in a work directory writes, the first text as it is made.
+    """Print texts by the model in a work directory, the first one as it is generated.
 
-    `skip` leaves out what the model has never seen of the prompt.
+    `skip` leaves out characters of the prompt that are not in the vocabulary.
 
     Raises:
-        ValueError: there is no model, or it cannot do what is asked.
+        ValueError: there is no model, or `check_prompt` raises.
     """
-    workdir, writer = _load(path, "writing")
+    workdir, writer = _load(path, "sampling")
     encoding = _encoding(workdir)
     by_byte = encoding == "latin-1"
-    shown = begin(writer, drawing, prompt, by_byte=by_byte, skip=skip)
+    shown = check_prompt(writer, sampling, prompt, by_byte=by_byte, skip=skip)
 
     def show(text: str) -> None:
         sys.stdout.buffer.write(text.encode(encoding))
         sys.stdout.buffer.flush()
 
-    others = [shown] * (drawing.num_samples - 1)
+    others = [shown] * (sampling.num_samples - 1)
     pieces = writer.write(
         shown or writer.beginning,
-        drawing.length,
-        drawing.num_samples,
+        sampling.length,
+        sampling.num_samples,
         seed,
-        **drawing.options,
+        **sampling.options,
     )
     for first, *rest in pieces:
         show(shown + first)
@@ -189,48 +191,49 @@ def write(
     show("\n" + "".join(f"----\n{text}\n" for text in others))
 
 
-def glimpse(writer: Writer, seed: int, by_byte: bool) -> str:
-    """Some characters that the model writes now; what would command a terminal, or is
-    no text, is replaced."""
-    pieces = writer.write(writer.beginning, GLIMPSE, 1, seed)
+def preview(writer: Writer, seed: int, by_byte: bool) -> str:
+    """Return a short sample that is safe to print during training.
+
+    Control characters, and bytes that are not UTF-8, are replaced.
+    """
+    pieces = writer.write(writer.beginning, PREVIEW, 1, seed)
     text = "".join(piece for [piece] in pieces)
     if by_byte:
         text = text.encode("latin-1").decode("utf-8", "replace")
     return "".join(c if c.isprintable() or c in "\t\n" else "\ufffd" for c in text)
 
 
-def read(path: Path, reading: Reading, *, skip: bool) -> None:
-    """Tells of files what is wanted, by the model in a work directory.
+def analyse(path: Path, analysis: Analysis, *, skip: bool) -> None:
+    """Do what the options ask for, with the model in a work directory.
 
-    `skip` leaves out what the model has never seen of them.
-
-    Raises:
-        ValueError: there is no model, or a file cannot be judged or shown.
-    """
-    if reading.score is not None:
-        judge(path, reading.score, skip=skip, each=reading.per_character)
-    if reading.neurons is not None:
-        page = reading.html or Path("neurons.html")
-        picture(path, reading.neurons, page, skip=skip)
-
-
-def judge(path: Path, file: Path, *, skip: bool, each: bool) -> None:
-    """Prints the mean nats and bits of the characters of a file, or of its bytes, all
-    but the first, under the model in a work directory; and before it those of `each`.
-
-    `skip` leaves out what the model has never seen of the file.
+    `skip` leaves out characters of the files that are not in the vocabulary.
 
     Raises:
-        ValueError: there is no model, or the file cannot be judged.
+        ValueError: there is no model, or a file cannot be read or encoded.
     """
-    workdir, writer = _load(path, "judging")
+    if analysis.score is not None:
+        score(path, analysis.score, skip=skip, each=analysis.per_character)
+    if analysis.neurons is not None:
+        page = analysis.html or path / "neurons.html"
+        write_activations(path, analysis.neurons, page, skip=skip)
+
+
+def score(path: Path, file: Path, *, skip: bool, each: bool) -> None:
+    """Print the mean cross-entropy of a file, in nats and bits per character or byte.
+
+    The mean is over all but the first; with `each` the values come before it.
+
+    Raises:
+        ValueError: there is no model, or the file cannot be read or encoded.
+    """
+    workdir, writer = _load(path, "scoring")
     by_byte = _encoding(workdir) == "latin-1"
     unit, spell = ("byte", ascii) if by_byte else ("character", repr)
     text = writer.known(datasets.read(file, by_byte), str(file), skip=skip)
     if len(text) < 2:
-        raise ValueError(f"{file} has but one {unit}, which nothing predicts")
+        raise ValueError(f"{file} has only one {unit}: at least two are needed")
     total, done = 0.0, 0
-    with progress_bar("judging", len(text) - 1) as advance:
+    with progress_bar("scoring", len(text) - 1) as advance:
         for part in writer.nats(text):
             if each:
                 characters = text[done + 1 : done + 1 + part.size]
@@ -244,26 +247,30 @@ def judge(path: Path, file: Path, *, skip: bool, each: bool) -> None:
     print(f"{file}: {mean:.4f} nats, {bits:.4f} bits per {unit} ({done:,} predicted)")
 
 
-def picture(path: Path, file: Path, page: Path, *, skip: bool) -> None:
-    """Writes a page of what the units of the model in a work directory do as it reads a
-    file, and prints where it is.
-
-    `skip` leaves out what the model has never seen of the file.
+def write_activations(path: Path, file: Path, page: Path, *, skip: bool) -> None:
+    """Write a page with the activations of the units on a file; print where it is.
 
     Raises:
-        ValueError: there is no model, or no page can be made of the file.
+        ValueError: there is no model, the file cannot be read or encoded, or the page
+            cannot be written.
     """
-    workdir, writer = _load(path, "reading")
+    workdir, writer = _load(path, "analysing")
     by_byte = _encoding(workdir) == "latin-1"
     text = writer.known(datasets.read(file, by_byte), str(file), skip=skip)
+    reading = str(file)
+    if len(text) > activations.LONGEST:
+        reading = (
+            f"the first {activations.LONGEST:,} of {len(text):,} characters of {file}"
+        )
     about = workdir.settings_as(About).dataset
     data = {
-        "model": f"Model in {path}, trained on {about}, reading {file}",
+        "model": f"Model in {path}, trained on {about}, reading {reading}",
         "bytes": by_byte,
-        **activations.describe(writer, text, str(file)),
+        **activations.describe(writer, text),
     }
-    html_report.write_page(page, activations.TEMPLATE, "What the units remember", data)
-    print(f"{page} shows {len(data['units'])} of {data['of']} units")
+    title = "Activations of the hidden units"
+    html_report.write_page(page, activations.TEMPLATE, title, data)
+    print(f"{page}: {len(data['units'])} of {data['of']} units, reading {reading}")
 
 
 def _load(path: Path, doing: str) -> tuple[WorkDir, Writer]:
@@ -273,5 +280,5 @@ def _load(path: Path, doing: str) -> tuple[WorkDir, Writer]:
 
 
 def _encoding(workdir: WorkDir) -> str:
-    """Of characters that stand for bytes, or for themselves."""
+    """Return the encoding of characters that are bytes, or of others."""
     return "latin-1" if workdir.settings_as(_Model).bytes else "utf-8"

@@ -1,6 +1,6 @@
 """The character model of `experiments.charlm`: network, optimizer, train step.
 
-Nothing here prints, or knows of files and command lines.
+Nothing here prints or depends on files and command lines.
 """
 
 import math
@@ -23,19 +23,20 @@ from jaxrnn.training import Batch, Metrics, TrainState
 from jaxrnn.types import State
 
 
-class Carried(flax.struct.PyTreeNode):
-    """All that training goes on with: also what the model remembers of each place."""
+class StatefulTrainState(flax.struct.PyTreeNode):
+    """A train state and the recurrent state of each stream, carried between steps."""
 
     train: TrainState
-    memory: State
+    carry: State
 
     @property
     def step(self) -> jax.Array:
+        """The number of steps done, int32."""
         return self.train.step
 
 
 def make_model(settings: Settings, vocab_size: int) -> LanguageModel:
-    """The network: embedding, recurrent layers, logits."""
+    """Return the network: embedding, recurrent layers, logits."""
     encoder = LAYERS[settings.cell](
         settings.hidden,
         num_layers=settings.layers,
@@ -73,22 +74,22 @@ def make_optimizer(settings: Settings, steps: int) -> optax.GradientTransformati
 
 def make_state(
     model: LanguageModel, optimizer: optax.GradientTransformation, settings: Settings
-) -> Carried:
-    """The state before the first step."""
+) -> StatefulTrainState:
+    """Return the state before the first step."""
     weights_key, key = jax.random.split(jax.random.key(settings.seed))
     variables = jax.jit(model.init)(weights_key, jnp.zeros((1, 1), jnp.int32))
     train = TrainState.create(variables, optimizer, key)
-    return Carried(train, model.initial_state((settings.batch,)))
+    return StatefulTrainState(train, model.initial_state((settings.batch,)))
 
 
-def place(carried: Carried, mesh: Mesh) -> Carried:
-    """The same on the devices of `mesh`, the places split over them."""
-    places = jax.tree.leaves(carried.memory)[0].shape[0]
-    own = placement.local_batch_slice(places, mesh)
-    memory = jax.tree.map(lambda leaf: leaf[own], carried.memory)
-    return Carried(
-        placement.replicate(carried.train, mesh),
-        placement.shard_leading_axis(memory, mesh, "memory"),
+def shard_state(state: StatefulTrainState, mesh: Mesh) -> StatefulTrainState:
+    """Return the state on the devices of `mesh`: streams split, the rest replicated."""
+    streams = jax.tree.leaves(state.carry)[0].shape[0]
+    own = placement.local_batch_slice(streams, mesh)
+    carry = jax.tree.map(lambda leaf: leaf[own], state.carry)
+    return StatefulTrainState(
+        placement.replicate(state.train, mesh),
+        placement.shard_leading_axis(carry, mesh, "carry"),
     )
 
 
@@ -97,8 +98,11 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     weight_drop: float = 0.0,
-) -> Callable[[Carried, Batch], tuple[Carried, Metrics]]:
-    """A compiled `step(carried, batch) -> (carried, metrics)`; the state is donated."""
+) -> Callable[[StatefulTrainState, Batch], tuple[StatefulTrainState, Metrics]]:
+    """Return a compiled `step(state, batch) -> (state, metrics)`.
+
+    The train state is donated: only the returned one may be used again.
+    """
 
     def loss(
         params: Any, batch: Batch, state: State, key: jax.Array
@@ -122,8 +126,10 @@ def make_train_step(
 
     step = training.make_stateful_train_step(loss, optimizer, mesh)
 
-    def carried_step(carried: Carried, batch: Batch) -> tuple[Carried, Metrics]:
-        train, memory, measured = step(carried.train, carried.memory, batch)
-        return Carried(train, memory), measured
+    def train_step(
+        state: StatefulTrainState, batch: Batch
+    ) -> tuple[StatefulTrainState, Metrics]:
+        train, carry, measured = step(state.train, state.carry, batch)
+        return StatefulTrainState(train, carry), measured
 
-    return carried_step
+    return train_step

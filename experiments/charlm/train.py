@@ -1,14 +1,17 @@
-"""A character language model: trains on a text, then writes like it.
+"""Character language model: trains on a text, then generates text like it.
 
     python -m experiments.charlm
     python -m experiments.charlm --sample
 
-Expect 1.528 nats per character of tiny shakespeare on cold windows of 256 (mean of the
-seeds 0, 1 and 2; 1.523 to 1.532) after 80 seconds, on 2 cores of an AMD EPYC.
-The preset best reaches 1.398 (1.396 to 1.399), 1.379 with the state carried,
-in 68 minutes on one of them.
-Trained again it continues. With the trained model --sample writes, --score judges a
-text and --neurons shows what its units do.
+Expected: 1.528 nats per character on the last tenth of tiny shakespeare, in
+non-overlapping windows of 256 characters, state reset at each. That is the mean of
+seeds 0, 1 and 2, from 1.523 to 1.532, after 80 seconds on 2 cores of an AMD EPYC.
+With --preset best 1.398 (1.396 to 1.399), or 1.379 with the state carried through
+the text, after 68 minutes on one core.
+
+The same command started again continues the run. With the trained model --sample
+generates text, --score prints the cross-entropy of a file and --neurons shows the
+activations of the hidden units.
 """
 
 import contextlib
@@ -29,13 +32,13 @@ from experiments.charlm.datasets import Text
 from experiments.charlm.evaluation import Evaluation
 from experiments.charlm.generator import Writer
 from experiments.charlm.model import (
-    Carried,
+    StatefulTrainState,
     make_model,
     make_optimizer,
     make_schedule,
     make_state,
     make_train_step,
-    place,
+    shard_state,
 )
 from experiments.charlm.options import (
     Options,
@@ -44,8 +47,9 @@ from experiments.charlm.options import (
     load,
 )
 from experiments.harness import distributed, jax_setup
-from experiments.harness.options import scratch_if_smoke
+from experiments.harness.options import is_temporary, scratch_if_smoke
 from experiments.harness.plots import plot_history
+from experiments.harness.progress import describe_run
 from experiments.harness.training_loop import TrainProgress, fit
 from experiments.harness.workdir import ClaimError, WorkDir, fingerprint
 from jaxrnn import metrics, placement
@@ -55,28 +59,30 @@ from jaxrnn.text import Vocab, char_tokens
 
 
 def main(options: Options) -> None:
+    """Do what the options ask for."""
     options.check()
     jax_setup.configure(options.devices, options.cluster.join)
     with scratch_if_smoke(options) as options:
-        work(options)
+        if options.analysis.requested:
+            analyse(options)
+        elif options.sample:
+            sample(options)
+        else:
+            train(options)
 
 
-def work(options: Options) -> None:
-    """Trains, writes, judges or shows."""
-    if options.reading.requested:
-        skip, workdir = options.unknown == "skip", WorkDir(options.workdir)
-        if workdir.settings is not None:
-            workdir.require(explicit_settings(options))
-        inference.read(options.workdir, options.reading, skip=skip)
-    elif options.sample:
-        sample(options)
-    else:
-        train(options)
+def analyse(options: Options) -> None:
+    """Analyse files with the trained model in the work directory."""
+    workdir = WorkDir(options.workdir)
+    if workdir.settings is not None:
+        workdir.require(explicit_settings(options))
+    skip = options.unknown == "skip"
+    inference.analyse(options.workdir, options.analysis, skip=skip)
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a training run is about."""
+    """A training run: its data, model and devices."""
 
     text: Text
     vocab: Vocab
@@ -85,36 +91,40 @@ class Run:
     mesh: Mesh
     workdir: WorkDir
     identity: dict[str, Any]
-    """What its work directory must be of."""
+    """What settings.json has: all that the results depend on."""
 
 
 def train(options: Options, ready: Callable[[Run], None] = lambda run: None) -> None:
-    """Trains from the last checkpoint to the end, and tells what the best one found.
-    Before anything is written, `ready` may refuse the run."""
+    """Train from the last checkpoint to the end, and print the results.
+
+    Before anything is written, `ready` may refuse the run.
+    """
     text = distributed.in_turn(lambda: load(options))
     began = time.perf_counter()
     run = prepare(text, options)
     ready(run)
-    with run.workdir.claimed(run.identity):
-        if run.workdir.print_if_finished(summary):
-            return
-        run.workdir.write_vocab(run.vocab)
-        state, done = learn(run, began, options.tensorboard)
-        if jax.process_index() == 0:
-            plot_run(run, done.history)
-        results = conclude(run, state, done, began)
-        run.workdir.finish(results)
-    print(summary(results))
+    with run.workdir.claimed(run.identity, options.typed):
+        if not run.workdir.print_if_finished(summary):
+            run.workdir.write_vocab(run.vocab)
+            state, done = learn(run, began, options.tensorboard)
+            if jax.process_index() == 0:
+                plot_run(run, done.history)
+            results = conclude(run, state, done, began)
+            run.workdir.finish(results)
+            print(summary(results))
+    if not is_temporary(run.workdir.path):
+        print(run.workdir.describe_outputs("python -m experiments.charlm --sample"))
 
 
 def prepare(text: Text, options: Options) -> Run:
-    """A run on the text, about which nothing is written yet."""
+    """Return a run on the text; nothing is written yet."""
     wanted, characters = options.effective_settings, len(text.split()[0])
     settings = wanted.fit_to(characters)
     if settings != wanted:
         print(
-            f"{characters:,} characters to train on fill --batch {settings.batch} "
-            f"--seq-len {settings.seq_len}, not {wanted.batch} and {wanted.seq_len}",
+            f"the text is short: training on {characters:,} characters with --batch "
+            f"{settings.batch} --seq-len {settings.seq_len} instead of {wanted.batch} "
+            f"and {wanted.seq_len}",
             file=sys.stderr,
         )
     if options.bytes:
@@ -135,8 +145,10 @@ def prepare(text: Text, options: Options) -> Run:
     return Run(text, vocab, settings, model, mesh, workdir, identity)
 
 
-def learn(run: Run, began: float, tensorboard: bool) -> tuple[Carried, TrainProgress]:
-    """Trains to the end, with a glimpse of what the model writes after each epoch."""
+def learn(
+    run: Run, began: float, tensorboard: bool
+) -> tuple[StatefulTrainState, TrainProgress]:
+    """Train to the end, and print a short sample after each epoch."""
     settings, model = run.settings, run.model
     train_ids, validation_ids = (encode(part, run.vocab) for part in run.text.split())
     own = placement.local_batch_slice(settings.batch, run.mesh)
@@ -146,17 +158,22 @@ def learn(run: Run, began: float, tensorboard: bool) -> tuple[Carried, TrainProg
     train_step = make_train_step(model, optimizer, run.mesh, settings.weight_drop)
     evaluation = Evaluation(model, validation_ids, run.mesh)
 
-    def evaluate(state: Carried) -> dict[str, float]:
+    state = shard_state(make_state(model, optimizer, settings), run.mesh)
+    parts = {"train": train_ids.size, "validate": validation_ids.size}
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.train.params))
+    print(describe_run(run.text.name, parts, "characters", parameters, run.mesh))
+
+    def evaluate(state: StatefulTrainState) -> dict[str, float]:
         found = evaluation(state.train.params)
         return {f"validation_{name}": nats for name, nats in found.items()}
 
-    def glimpse(state: Carried) -> None:
+    def preview(state: StatefulTrainState) -> None:
         writer = Writer(model, jax.device_get(state.train.params), run.vocab)
-        text = inference.glimpse(writer, settings.seed, run.identity["bytes"])
+        text = inference.preview(writer, settings.seed, run.identity["bytes"])
         print(text, end="\n----\n", flush=True)
 
     return fit(
-        place(make_state(model, optimizer, settings), run.mesh),
+        state,
         epochs=settings.epochs,
         batches=streams.epoch,
         train_step=train_step,
@@ -169,15 +186,15 @@ def learn(run: Run, began: float, tensorboard: bool) -> tuple[Carried, TrainProg
         checkpoints=Checkpoints(run.workdir.checkpoints),
         began=began,
         patience=settings.patience,
-        after_epoch=glimpse,
+        after_epoch=preview,
         tensorboard=run.workdir.path / "tensorboard" if tensorboard else None,
     )
 
 
 def conclude(
-    run: Run, state: Carried, done: TrainProgress, began: float
+    run: Run, state: StatefulTrainState, done: TrainProgress, began: float
 ) -> dict[str, Any]:
-    """What results.json says."""
+    """Return the content of results.json."""
     best = done.best_epoch("validation_nats_window_256", "min")
     bits = {
         name.replace("nats", "bits"): float(metrics.nats_to_bits(x))
@@ -198,11 +215,15 @@ def plot_run(run: Run, history: Sequence[dict[str, float]]) -> None:
 
 
 def summary(results: dict[str, Any]) -> str:
-    """What a finished run found, in a line."""
+    """Return the results of a run as a line."""
     parts = []
-    for name in ("window_64", "window_256", "stateful"):
+    for name, label in (
+        ("window_64", "windows of 64"),
+        ("window_256", "windows of 256"),
+        ("stateful", "stateful"),
+    ):
         nats, bits = (results[f"validation_{unit}_{name}"] for unit in ("nats", "bits"))
-        parts.append(f"{name.replace('_', ' ')} {nats:.4f} ({bits:.4f} bits)")
+        parts.append(f"{nats:.4f} {label} ({bits:.4f} bits)")
     return (
         f"{results['dataset']}: validation nats per character {', '.join(parts)}, "
         f"epoch {results['best_epoch']}, {results['seconds']:.0f} s"
@@ -210,36 +231,38 @@ def summary(results: dict[str, Any]) -> str:
 
 
 def sample(options: Options) -> None:
-    """Prints what the trained model writes; where there is none, trains it first, and
-    goes on with a training that was interrupted."""
-    drawing, by_byte = options.drawing, options.bytes
-    drawing.check()
-    prompt = inference.read_prompt(drawing.prompt)
+    """Print text by the trained model; train it first where there is none.
+
+    An interrupted training is continued first.
+    """
+    sampling, by_byte = options.sampling, options.bytes
+    sampling.check()
+    prompt = inference.read_prompt(sampling.prompt)
     workdir, skip = WorkDir(options.workdir), options.unknown == "skip"
     trained = bool(Checkpoints(workdir.checkpoints).steps())
 
     def ready(run: Run) -> None:
         writer = Writer(run.model, {}, run.vocab)
-        inference.begin(writer, drawing, prompt, by_byte=by_byte, skip=skip)
+        inference.check_prompt(writer, sampling, prompt, by_byte=by_byte, skip=skip)
         if not trained:
             missing = f"there is no trained model in {workdir.path}: training one first"
             print(f"{missing} (the default takes a minute or two)", file=sys.stderr)
 
     if not trained:
-        train_aside(options, ready)
+        train_to_stderr(options, ready)
     else:
         workdir.require(explicit_settings(options))
         if continues(options, workdir):
             try:
-                train_aside(options, ready)
+                train_to_stderr(options, ready)
             except ClaimError as error:
-                # Where another program trains, there is still what it has so far.
-                print(f"training does not go on: {error}", file=sys.stderr)
+                # While another program trains, sample from its best checkpoint.
+                print(f"training is not continued: {error}", file=sys.stderr)
     seed = options.settings.seed
-    inference.write(workdir.path, drawing, prompt, seed=seed, skip=skip)
+    inference.sample(workdir.path, sampling, prompt, seed=seed, skip=skip)
 
 
-def train_aside(options: Options, ready: Callable[[Run], None]) -> None:
-    """Trains, and leaves standard output to the text."""
+def train_to_stderr(options: Options, ready: Callable[[Run], None]) -> None:
+    """Train with standard output redirected: it is for the text only."""
     with contextlib.redirect_stdout(sys.stderr):
         train(options, ready)

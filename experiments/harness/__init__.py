@@ -1,1 +1,1 @@
-"""What the programs share: command line, training loop, work directory, pages."""
+"""Shared by the programs: command line, training loop, work directory, reports."""

@@ -1,7 +1,7 @@
-"""What every program of this folder does around its own work: arguments and endings.
+"""What every program does around its own work: the command line and exit codes.
 
-Wrong input, and files that cannot be used, end with one line and exit code 2, Ctrl-C
-and SIGTERM with 130, a closed pipe quietly. A warning is one line, too.
+Wrong input and unusable files end with one line and exit code 2, Ctrl-C and SIGTERM
+with 130, a closed pipe quietly with 141. A warning is one line, too.
 """
 
 import dataclasses
@@ -9,14 +9,20 @@ import logging
 import os
 import signal
 import sys
+import types
+import typing
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import tyro
 from jax.errors import JaxRuntimeError
-from tyro.constructors import PrimitiveConstructorSpec
+from tyro.constructors import (
+    ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    PrimitiveTypeInfo,
+)
 
 from experiments.harness import distributed
 
@@ -30,29 +36,42 @@ def run(
     description: str | None,
     defaults: Callable[[Sequence[str]], Options] | None = None,
 ) -> int:
-    """The exit code of `main(options)`, with the options of the command line.
+    """Parse the command line, call `main(options)` and return the exit code.
 
-    What it leaves open is as `options_type` says, or `defaults(arguments)`: one
-    argument may be short for others.
+    Options that are not given have the values of `defaults(arguments)`, by default
+    those of `options_type()`: one argument may change the defaults of others. If the
+    options have a field `typed`, it gets the names of the fields that were given.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # not started by `launch`
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     _open_streams()
+    arguments = sys.argv[1:]
     try:
         try:
+            _refuse_empty_paths(options_type, arguments)
+            default = defaults(arguments) if defaults else options_type()
             options = tyro.cli(
                 options_type,
                 prog=f"python -m experiments.{name}",
                 description=description,
-                default=defaults(sys.argv[1:]) if defaults else options_type(),
-                # Options of options are a group in the help, not part of their names.
-                config=(tyro.conf.OmitArgPrefixes,),
+                default=default,
+                registry=_NUMBERS,
+                config=(
+                    # Options of options are a group in the help, not part of a name.
+                    tyro.conf.OmitArgPrefixes,
+                    # --smoke alone, without a --no-smoke.
+                    tyro.conf.FlagCreatePairsOff,
+                ),
             )
+            if hasattr(options, "typed"):
+                typed = tuple(_typed(options_type, arguments))
+                options = dataclasses.replace(options, typed=typed)  # pyright: ignore[reportArgumentType]
             # Orbax logs every save, what it raises as well, and warns of choices that
             # are not the user's.
             logging.getLogger("absl").setLevel(logging.CRITICAL)
             warnings.filterwarnings("ignore", module="orbax")
             warnings.showwarning = _show_in_one_line
-            main(_at_home(options))
+            main(_expand_user(options))
         finally:
             _flush()  # here a pipe's end is seen, of --help too
     except BrokenPipeError:
@@ -60,17 +79,29 @@ def run(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except MemoryError as error:
-        _print_line(
-            f"error: not enough memory: {str(error) or 'the system gives no more'}"
-        )
+        reason = str(error) or "the system gives no more"
+        _print_line(f"error: not enough memory: {reason}")
         return distributed.leave(2)
     except (OSError, ValueError, JaxRuntimeError) as error:
-        _print_line(f"error: {distributed.explain(error)}")
+        _print_line(f"error: {_explain(error)}")
         return distributed.leave(2)
     except KeyboardInterrupt as interrupt:
         _print_line(str(interrupt) or "interrupted")
         return 130 if interrupt.args else distributed.leave(130)
     return 0
+
+
+def _explain(error: Exception) -> str:
+    """Return the message of an error with the path or the remedy that it lacks."""
+    said = distributed.explain(error)
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    if "RESOURCE_EXHAUSTED" in said or "Out of memory" in said:
+        return (
+            f"not enough memory for a model or a batch of this size ({said}): lower "
+            "--hidden, --embed, --layers or --batch"
+        )
+    return said
 
 
 def _flush() -> None:
@@ -80,34 +111,117 @@ def _flush() -> None:
         raise
     except OSError as error:
         raise OSError(
-            f"cannot write to standard output: {error.strerror}: give it another place"
+            f"cannot write to standard output: {error.strerror}: redirect it elsewhere"
         ) from error
 
 
-def _at_home(value: Any) -> Any:
-    """The options with the `~` of each path as a shell has it."""
+def _expand_user(value: Any) -> Any:
+    """Return the options with the `~` of each path expanded, as a shell does it."""
     if isinstance(value, Path):
         return Path(os.path.expanduser(value))
     if isinstance(value, tuple):
-        return tuple(map(_at_home, value))
+        return tuple(map(_expand_user, value))
     if not dataclasses.is_dataclass(value) or isinstance(value, type):
         return value
     names = [field.name for field in dataclasses.fields(value)]
     return dataclasses.replace(
-        value, **{name: _at_home(getattr(value, name)) for name in names}
+        value, **{name: _expand_user(getattr(value, name)) for name in names}
     )
 
 
+def _fields(options_type: type) -> Iterator[tuple[str, Any]]:
+    """Yield name and type of each option, those of nested dataclasses too."""
+    for name, hint in typing.get_type_hints(options_type).items():
+        if dataclasses.is_dataclass(hint):
+            yield from _fields(typing.cast(type, hint))
+        else:
+            yield name, hint
+
+
+def _words(arguments: Sequence[str]) -> Iterator[tuple[str, str | None]]:
+    """Yield the field that each argument belongs to, and its value if it has one.
+
+    >>> list(_words(["--seq-len", "8", "--bytes", "--text=a", "b"]))
+    [('seq_len', None), ('seq_len', '8'), ('bytes', None), ('text', 'a'), ('text', 'b')]
+    """
+    name = ""
+    for argument in arguments:
+        if argument.startswith("--"):
+            option, equals, value = argument[2:].partition("=")
+            name = option.replace("-", "_")
+            yield name, value if equals else None
+        else:
+            yield name, argument
+
+
+def _typed(options_type: type, arguments: Sequence[str]) -> list[str]:
+    """Return the fields that the arguments set."""
+    given = {name for name, _ in _words(arguments)}
+    return [k for k, _ in _fields(options_type) if k in given or f"no_{k}" in given]
+
+
+def _refuse_empty_paths(options_type: type, arguments: Sequence[str]) -> None:
+    """Refuse `--workdir ""`, often an unset shell variable: `Path("")` is `Path(".")`.
+
+    Raises:
+        ValueError: a path is empty; the option is named.
+    """
+    paths = {name for name, hint in _fields(options_type) if Path in _parts(hint)}
+    for name, value in _words(arguments):
+        if name in paths and value == "":
+            raise ValueError(f"--{name.replace('_', '-')} is empty: name a path")
+
+
+def _parts(hint: Any) -> set[Any]:
+    """Return the types that a type is made of.
+
+    >>> _parts(tuple[Path, ...] | None) == {Path, ..., type(None)}
+    True
+    """
+    if get_origin(hint) is Annotated:
+        hint = get_args(hint)[0]
+    if get_origin(hint) not in (types.UnionType, typing.Union, tuple):
+        return {hint}
+    return set().union(*map(_parts, get_args(hint)))
+
+
 def _open_streams() -> None:
-    """Python has no file for a standard stream that is closed: then it is empty."""
+    """Open the standard streams that are closed, as empty ones: Python has none."""
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
+_NUMBERS = ConstructorRegistry()
+
+
+@_NUMBERS.primitive_rule
+def _number(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """Return how tyro reads a number: its own error message is Python's."""
+    if info.type not in (int, float):
+        return None
+    kind = "an integer" if info.type is int else "a number"
+
+    def parse(words: list[str]) -> Any:
+        try:
+            return info.type(words[0])
+        except ValueError as error:
+            raise ValueError(f"it must be {kind}, got {words[0]!r}") from error
+
+    return PrimitiveConstructorSpec(
+        nargs=1,
+        metavar=info.type.__name__.upper(),
+        instance_from_str=parse,
+        is_instance=lambda value: type(value) in (int, info.type),
+        str_from_instance=lambda value: [str(value)],
+    )
+
+
 def several(make: Callable[[str], Any], word: str) -> PrimitiveConstructorSpec[Any]:
-    """How an option becomes a tuple: `make` makes one of each of its words, `word` in
-    the help. It is None if it is not given: given without a word, it is empty.
+    """Return how tyro makes a tuple of an option's words, by `make` from each.
+
+    In the help a word is called `word`. The option is None if it is not given; given
+    without a word, it is empty.
 
     >>> several(int, "N").instance_from_str(["1", "2"])
     (1, 2)
@@ -121,11 +235,16 @@ def several(make: Callable[[str], Any], word: str) -> PrimitiveConstructorSpec[A
     )
 
 
+def default_is(text: str) -> Any:
+    """Return how the help names the default of an option whose default is None."""
+    return tyro.conf.arg(help_behavior_hint=f"(default: {text})")
+
+
 def _show_in_one_line(message: Warning | str, *_: object, **__: object) -> None:
     _print_line(f"warning: {message}")
 
 
 def _print_line(text: str) -> None:
-    """On standard error; a file may have any name, line breaks in it too."""
+    """Print to standard error; a file may have any name, line breaks in it too."""
     line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
     print(line, file=sys.stderr)

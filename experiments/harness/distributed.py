@@ -1,8 +1,9 @@
-"""The processes of one run, on one machine or many: JAX's own distributed runtime.
+"""The processes of one run, on one machine or many, with JAX's distributed runtime.
 
-All run the same program with the same arguments and meet before JAX starts. The first
-one, process 0, prints and writes for all of them. If one is lost the others end, too:
-with our words, or if it was process 0, which hears all hearts beat, with JAX's.
+All run the same program with the same arguments and connect before JAX starts. Process
+0 prints and writes for all of them. If a process is lost the others end, too: with a
+message from here, or with JAX's if it was process 0, which runs the coordination
+service.
 """
 
 import os
@@ -18,31 +19,31 @@ from jax.experimental import multihost_utils
 from experiments.harness.validation import COUNT
 
 Made = TypeVar("Made")
-LOST = 30  # seconds without a sign of life, after which a process counts as lost
-# How many processes there are, where that stands in the environment. One alone needs no
-# cluster: JAX's would leave it a single one of its GPUs, or wait for a host "local".
+LOST = 30  # seconds without a heartbeat after which a process counts as lost
+# Environment variables with the number of processes. A single process needs no cluster:
+# JAX would give it only one of its GPUs, or wait for a host called "local".
 COUNTS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")
 ADDRESSES = ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES")
-# What JAX says where there is no cluster; or where it runs already, as in a notebook.
+# JAX's messages where there is no cluster, or where it runs already, as in a notebook.
 NO_CLUSTER = ("coordinator_address should be defined", "must be called before any JAX")
-# By what JAX's messages tell that a process is gone.
+# Parts of JAX's messages when another process is lost.
 LOST_CONTACT = ("Gloo", "UNAVAILABLE")
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Where the other processes of the run are."""
+    """Run on several processes or machines."""
 
     coordinator: str | None = None
-    """HOST:PORT of process 0, a free port.
-    Without it JAX looks for others by itself, on TPU pods, Slurm and Open MPI."""
+    """HOST:PORT of process 0, with a free port.
+    JAX finds it by itself on TPU pods, Slurm and Open MPI."""
     num_processes: int | None = None
-    """With --coordinator: how many processes there are. 1 looks for no others."""
+    """With --coordinator: number of processes. 1: do not look for others."""
     process_id: int | None = None
-    """With --coordinator: which of them this one is, from 0."""
+    """With --coordinator: index of this process, from 0."""
 
     def check(self) -> None:
-        """Whether the three fit together.
+        """Check that the options fit together.
 
         Raises:
             ValueError: they do not; the option is named.
@@ -66,10 +67,10 @@ class Cluster:
             )
 
     def join(self) -> None:
-        """Meets the other processes, if there are any, before JAX starts.
+        """Connect to the other processes, if there are any, before JAX starts.
 
         Raises:
-            ValueError: as `check`, or JAX finds a cluster here that cannot be joined.
+            ValueError: as `check`, or there is a cluster that cannot be joined.
         """
         self.check()
         alone = self.coordinator is None and _is_alone(os.environ)
@@ -84,10 +85,10 @@ class Cluster:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def _initialize(self) -> bool:
-        """Whether there is a cluster."""
+        """Return whether there is a cluster."""
         try:
             with warnings.catch_warnings():
-                # Of a package that JAX would need to look for others in Kubernetes.
+                # About a package that JAX needs only for Kubernetes.
                 warnings.simplefilter("ignore")
                 jax.distributed.initialize(
                     self.coordinator,
@@ -106,32 +107,39 @@ class Cluster:
 
 
 def _is_alone(environment: Mapping[str, str]) -> bool:
-    """Whether the environment says that there is one process.
+    """Return whether the environment says that there is only one process.
 
     >>> _is_alone({"SLURM_NTASKS": "1"}), _is_alone({"SLURM_NTASKS": "2"})
     (True, False)
     """
-    counts = [int(environment[name]) for name in COUNTS if name in environment]
-    counts += [environment[n].count(",") + 1 for n in ADDRESSES if n in environment]
+    counts = [environment[n].count(",") + 1 for n in ADDRESSES if n in environment]
+    for name in COUNTS:
+        if name in environment:
+            if not environment[name].isdecimal():
+                raise ValueError(
+                    f"the environment variable {name} must be a number of processes, "
+                    f"got {environment[name]!r}: correct or unset it"
+                )
+            counts.append(int(environment[name]))
     return counts != [] and max(counts) == 1
 
 
 def in_turn(work: Callable[[], Made]) -> Made:
-    """What `work` makes; process 0 first, so that the others find what it prepares.
+    """Return `work()`, called by process 0 first: the others find what it prepares.
 
     >>> in_turn(lambda: 2)
     2
     """
     if jax.process_index() == 0:
         made = work()
-        multihost_utils.sync_global_devices("experiments.cluster.in_turn")
+        multihost_utils.sync_global_devices("experiments.harness.distributed.in_turn")
         return made
-    multihost_utils.sync_global_devices("experiments.cluster.in_turn")
+    multihost_utils.sync_global_devices("experiments.harness.distributed.in_turn")
     return work()
 
 
 def explain(error: Exception) -> str:
-    """What to say of an error: in a cluster its cause may be that another process died.
+    """Return the message of an error, which in a cluster may be a lost process.
 
     >>> explain(ValueError("Gloo all-reduce failed"))
     'Gloo all-reduce failed'
@@ -146,9 +154,9 @@ def explain(error: Exception) -> str:
 
 
 def leave(code: int) -> int:
-    """The exit code of a program that failed; of one in a cluster, it ends at once.
+    """Return the exit code of a program that failed; in a cluster, exit at once.
 
-    Python's way out would wait for the others, who may be waiting for this one.
+    Python's own exit would wait for the others, which may be waiting for this process.
     """
     if jax.distributed.is_initialized():
         sys.stdout.flush()

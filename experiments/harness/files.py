@@ -1,5 +1,4 @@
-"""Files that a program reads and writes: text from a user, JSON that appears whole or
-not at all."""
+"""Files that a program reads and writes: UTF-8 text, and JSON written atomically."""
 
 import errno
 import json
@@ -10,7 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a file.
+    """Return the content of a file.
 
     Raises:
         ValueError: it cannot be read.
@@ -22,10 +21,10 @@ def read_bytes(path: Path) -> bytes:
 
 
 def decode_utf8(content: bytes, name: str, remedy: str) -> str:
-    """The text that bytes are, without a byte order mark.
+    """Return UTF-8 bytes as text, without a byte order mark.
 
     Raises:
-        ValueError: they are not UTF-8: where, and the `remedy`.
+        ValueError: they are not UTF-8; the message has the position and the `remedy`.
     """
     try:
         return content.decode().removeprefix("\ufeff")
@@ -38,7 +37,7 @@ def decode_utf8(content: bytes, name: str, remedy: str) -> str:
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object in a JSON file; None if there is no such file.
+    """Return the object in a JSON file, or None if there is no such file.
 
     Raises:
         ValueError: it is damaged.
@@ -52,10 +51,10 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def write_json(path: Path, content: Any, option: str) -> None:
-    """The file becomes JSON; `option` is what says where it is.
+    """Write a JSON file, atomically.
 
     Raises:
-        ValueError: it cannot be written.
+        ValueError: it cannot be written; the message has the `option` that names it.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "record.json"
@@ -70,7 +69,7 @@ def write_json(path: Path, content: Any, option: str) -> None:
 
 
 def format_json(content: Any) -> str:
-    """JSON as it stands in a file, for people too.
+    """Return JSON as it is written to files, indented.
 
     >>> print(format_json({"seed": 0}), end="")
     {
@@ -81,10 +80,10 @@ def format_json(content: Any) -> str:
 
 
 def replace_file(path: Path, make: Callable[[Path], Any], option: str) -> None:
-    """The file becomes what `make` writes to the path it is given.
+    """Replace a file atomically by what `make` writes to the path it is given.
 
     Raises:
-        ValueError: it cannot be written.
+        ValueError: it cannot be written; the message has the `option` that names it.
     """
     partial = path.with_name(f"{path.name}.partial")
     try:
@@ -95,7 +94,7 @@ def replace_file(path: Path, make: Callable[[Path], Any], option: str) -> None:
 
 
 def unwritable_message(path: Path, error: OSError, option: str) -> str:
-    """What to say of a path that cannot be written to.
+    """Return the message for a path that cannot be written to.
 
     >>> unwritable_message(Path("runs"), OSError(28, "full"), "--out")
     'cannot write to runs (full): make room there, or give another --out'
@@ -105,10 +104,10 @@ def unwritable_message(path: Path, error: OSError, option: str) -> str:
 
 
 def parse_object(text: str) -> dict[str, Any]:
-    """The object that a text of JSON is.
+    """Parse a JSON object.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is not JSON, or not an object.
 
     >>> parse_object('{"seed": 0}')
     {'seed': 0}
@@ -120,7 +119,7 @@ def parse_object(text: str) -> dict[str, Any]:
 
 
 def describe_differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
-    """What two objects do not have in common, in words.
+    """Return the differences between two objects, as a message.
 
     >>> describe_differences({"seed": 0, "layers": 1}, {"seed": 2, "layers": 1})
     'seed 0, not 2'
@@ -134,7 +133,7 @@ def describe_differences(found: dict[str, Any], wanted: dict[str, Any]) -> str:
 
 
 def matches_type(value: Any, hint: Any) -> bool:
-    """Whether a value out of JSON is what the type of a field says.
+    """Return whether a value from JSON has the type of a dataclass field.
 
     >>> matches_type([1, 2], tuple[int, ...]), matches_type(True, int)
     (True, False)

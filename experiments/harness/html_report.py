@@ -1,6 +1,6 @@
-"""Pages for people: single HTML files that hold all they need.
+"""Reports as single HTML files with everything they need.
 
-What comes from outside is in a page as JSON, and its script sets it as text, never as
+Data from outside is embedded as JSON, and the script inserts it as text, never as
 markup. A content security policy with the hashes of style and script lets nothing else
 run, and nothing be loaded.
 """
@@ -19,7 +19,7 @@ PAGE = Path(__file__).parent / "templates" / "page"
 
 
 def write_page(path: Path, template: Path, title: str, data: Any) -> None:
-    """Writes a page that shows the JSON `data`, on the first process only.
+    """Write a page that shows the JSON `data`, on the first process only.
 
     `template` is the path, without a suffix, of the .html, .css and .js files that are
     added to those of every page.
@@ -49,10 +49,10 @@ def write_page(path: Path, template: Path, title: str, data: Any) -> None:
 
 
 def embed(data: Any) -> str:
-    """JSON that ends no script element, whatever is in it.
+    r"""Return JSON that cannot end the script element it is in.
 
     >>> embed({"text": "</script>"})
-    '{"text": "\\\\u003c/script>"}'
+    '{"text": "\\u003c/script>"}'
     """
     return json.dumps(data, allow_nan=False).replace("<", "\\u003c")
 
@@ -62,6 +62,6 @@ def _read(template: Path, suffix: str) -> str:
 
 
 def _hash(content: str) -> str:
-    """As content security policies have it."""
+    """Return a hash in the format of content security policies."""
     digest = hashlib.sha256(content.encode()).digest()
     return f"sha256-{base64.b64encode(digest).decode()}"

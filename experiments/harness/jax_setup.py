@@ -1,7 +1,7 @@
-"""What a program does before JAX starts: one CPU device per core, memory kept.
+"""Process settings before JAX starts: one CPU device per core, memory not returned.
 
-Importing this file imports no JAX. The settings are the CPU's alone: accelerators
-ignore them, so nothing here needs to know which backend JAX will choose.
+Importing this file imports no JAX. The settings are for CPUs; accelerators ignore them,
+so nothing here depends on the backend that JAX will choose.
 """
 
 import ctypes
@@ -24,12 +24,13 @@ _MALLOPT = {
 def configure(
     devices: int | None = None, join: Callable[[], None] = lambda: None
 ) -> None:
-    """Prepares the process for JAX; with `devices` also starts it, to count them. In
-    between it calls `join`, to meet other processes.
+    """Set up JAX for this process; with `devices` also start it, to count them.
+
+    In between `join` is called, to connect to other processes.
 
     On a CPU there is one device per core, or `devices` of them; with more than one,
-    each runs its own program on its own core (`--xla_cpu_multi_thread_eigen=false`).
-    glibc keeps freed memory for the next step. Whatever the environment already sets
+    each computes on its own core (`--xla_cpu_multi_thread_eigen=false`). glibc keeps
+    freed memory for the next step. Whatever the environment already sets
     (`JAX_NUM_CPU_DEVICES`, the same flag in `XLA_FLAGS`, `MALLOC_…`) stays as it is.
 
     Raises:
@@ -59,14 +60,15 @@ def configure(
     join()
     if devices is not None and devices > jax.local_device_count():
         raise ValueError(
-            f"{devices} devices asked for, there are {jax.local_device_count()} "
-            f"({jax.default_backend()}): ask for fewer"
+            f"--devices {devices}: there are only {jax.local_device_count()} "
+            f"({jax.default_backend()}): give a smaller number"
         )
 
 
 def memory_settings() -> dict[str, str]:
-    """What `configure` sets glibc's memory to, by the variable that would do the same;
-    nothing with another C library.
+    """Return what `configure` sets of glibc's allocator, by environment variable.
+
+    With another C library there is nothing.
 
     >>> all(name.startswith("MALLOC_") for name in memory_settings())
     True
@@ -89,7 +91,7 @@ def _keep_freed_memory() -> None:
 
 
 def cores() -> int:
-    """The cores this process may use, where the system can tell.
+    """Return the number of cores that this process may use.
 
     >>> cores() >= 1
     True

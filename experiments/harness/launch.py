@@ -5,12 +5,14 @@ seconds, in which a KeyboardInterrupt would become a traceback, another exceptio
 raised below C++ code, a crash. So there the signal ends the process at once.
 """
 
+import contextlib
 import importlib
 import os
 import signal
 import sys
 from collections.abc import Callable
 
+SHOW_CURSOR = b"\x1b[?25h"  # which a progress bar hides
 CLEANUPS: list[Callable[[], None]] = []  # to call before the process ends at once
 
 
@@ -23,8 +25,12 @@ def launch(program: str, module: str = "train") -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             signal.signal(number, _exit_at_once)
-    cli = importlib.import_module("experiments.harness.cli")
-    found = importlib.import_module(f"experiments.{program}.{module}")
+    try:
+        cli = importlib.import_module("experiments.harness.cli")
+        found = importlib.import_module(f"experiments.{program}.{module}")
+    except ValueError as error:  # of a variable that JAX reads when it is imported
+        print(f"error: {error}: correct or unset that variable", file=sys.stderr)
+        return 2
     defaults = getattr(found, "defaults", None)
     code = cli.run(found.main, found.Options, program, found.__doc__, defaults)
     # What is left is Python's own end, in which nothing can be saved or lost.
@@ -40,5 +46,7 @@ def _exit_at_once(number: int, frame: object) -> None:
     """
     for cleanup in CLEANUPS:
         cleanup()
-    os.write(sys.stderr.fileno() if sys.stderr else 2, b"interrupted\n")
+    line = b"interrupted\n"
+    with contextlib.suppress(OSError):  # a closed standard error
+        os.write(2, SHOW_CURSOR + line if os.isatty(2) else line)
     os._exit(130)

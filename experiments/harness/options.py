@@ -6,11 +6,15 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
+import tyro
+
+from experiments.harness import cli
 from experiments.harness.distributed import Cluster
 from experiments.harness.temporary import removed_at_exit
 
+SCRATCH = "jaxrnn-smoke-"
 Options = TypeVar("Options", bound="CommonOptions")
 
 
@@ -23,19 +27,20 @@ class CommonOptions:
 
     workdir: Path = Path("runs")
     """Directory of the run. The same command started again continues it."""
-    data_dir: Path | None = None
-    """Where tensorflow-datasets keeps the prepared data set.
-    Default: ~/tensorflow_datasets."""
-    download_dir: Path | None = None
-    """Folder with the downloaded file of the data set, or to download it to.
-    Default: downloads in the data directory."""
-    devices: int | None = None
-    """Devices of each process; a CPU counts as one device per core. Default: all."""
+    data_dir: Annotated[Path | None, cli.default_is("~/tensorflow_datasets")] = None
+    """Where tensorflow-datasets keeps the prepared data set."""
+    download_dir: Annotated[Path | None, cli.default_is("DATA_DIR/downloads")] = None
+    """Folder with the file of the data set, or to download it to."""
+    devices: Annotated[int | None, cli.default_is("all")] = None
+    """Devices of each process; a CPU counts as one device per core."""
     cluster: Cluster = field(default_factory=Cluster)
     tensorboard: bool = False
-    """Also write TensorBoard logs, to the work directory."""
+    """Also write TensorBoard logs, to the folder tensorboard of the work directory.
+    To see them: pip install tensorboard, then tensorboard --logdir WORKDIR."""
     smoke: bool = False
     """Try everything in seconds: a tiny model on generated data."""
+    typed: tyro.conf.Suppress[tyro.conf.Fixed[tuple[str, ...]]] = ()
+    """The names of the fields that the command line gave."""
 
     @property
     def names_workdir(self) -> bool:
@@ -58,6 +63,15 @@ def scratch_if_smoke(options: Options) -> Iterator[Options]:
     if not options.smoke or options.names_workdir:
         yield options
         return
-    scratch = Path(tempfile.mkdtemp())
+    scratch = Path(tempfile.mkdtemp(prefix=SCRATCH))
     with removed_at_exit(scratch):
         yield dataclasses.replace(options, workdir=scratch)
+
+
+def is_temporary(workdir: Path) -> bool:
+    """Return whether a work directory is one of `scratch_if_smoke`.
+
+    >>> is_temporary(Path("runs/mine"))
+    False
+    """
+    return workdir.name.startswith(SCRATCH)

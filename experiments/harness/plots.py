@@ -1,4 +1,4 @@
-"""Pictures of a run: learning curves, the confusion matrix, bars, as PNG files."""
+"""Figures as PNG files: learning curves, a confusion matrix, bars."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ def plot_curves(
     x_label: str,
     panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]],
 ) -> None:
-    """One panel for each quantity, one line of (x, y) points for each of its series.
+    """Plot a panel for each quantity, with a line of (x, y) points for each series.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "curves.png"
@@ -38,7 +38,7 @@ def plot_curves(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(quantity)
         axes.grid(alpha=0.3)
-        _as_it_is(axes.legend(handles, list(lines)))
+        _show_verbatim(axes.legend(handles, list(lines)))
     figure.suptitle(title, parse_math=False)
     figure.savefig(path, dpi=120)
 
@@ -70,7 +70,7 @@ def plot_history(
 def plot_confusion(
     path: Path, title: str, counts: np.ndarray, labels: Sequence[str]
 ) -> None:
-    """The matrix `counts[truth, prediction]` with its numbers and shares of a row.
+    """Plot the matrix `counts[truth, prediction]`, with counts and shares of a row.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "confusion.png"
@@ -105,8 +105,9 @@ def plot_bars(
     title: str,
     panels: Mapping[str, Mapping[str, Mapping[str, float]]],
 ) -> None:
-    """Ratios: a panel for each section, in it a group of bars for each case, in that a
-    bar for each name, of one colour everywhere; with a line at 1.
+    """Plot ratios: panels of groups of bars, for sections, cases and names.
+
+    A name has the same colour everywhere; a line marks 1.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "bars.png"
@@ -116,7 +117,7 @@ def plot_bars(
     """
     cases = [bars for groups in panels.values() for bars in groups.values()]
     names = list(dict.fromkeys(name for bars in cases for name in bars))
-    # Made to be told apart with any colour vision (Petroff, 2021, arXiv:2107.02270).
+    # Distinguishable with any colour vision (Petroff, 2021, arXiv:2107.02270).
     colours = matplotlib.color_sequences["petroff10"]
     figure = Figure(figsize=(10, 1.2 + 2.6 * len(panels)), layout="constrained")
     for axes, (section, groups) in zip(
@@ -136,14 +137,14 @@ def plot_bars(
         axes.grid(axis="y", alpha=0.3)
         axes.set_axisbelow(True)
     handles = [Patch(color=colours[k % len(colours)]) for k in range(len(names))]
-    _as_it_is(
+    _show_verbatim(
         figure.legend(handles, names, loc="outside lower center", ncols=5, fontsize=8)
     )
     figure.suptitle(title, parse_math=False)
     figure.savefig(path, dpi=120)
 
 
-def _as_it_is(legend: Legend) -> None:
-    """A name may have a `$`, which matplotlib takes for mathematics."""
+def _show_verbatim(legend: Legend) -> None:
+    """Show labels verbatim: matplotlib would parse a `$` as mathematics."""
     for text in legend.get_texts():
         text.set_parse_math(False)

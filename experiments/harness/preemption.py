@@ -1,8 +1,8 @@
-"""Ctrl-C and SIGTERM as a request to stop at the next safe point.
+"""Ctrl-C and SIGTERM as a request to stop at the next step boundary.
 
-Between two steps a program can save what it has; in the middle of one the old state is
-already given away and the new one not there yet. Several processes must all stop after
-the same step: JAX's preemption service hears of a SIGTERM to any of them, and finds it.
+Between two steps a program can save its state; during one the old state is donated and
+the new one does not exist yet. Several processes must stop after the same step: JAX's
+preemption service agrees on one when any of them gets a SIGTERM.
 """
 
 import signal
@@ -13,8 +13,9 @@ from jax.experimental import multihost_utils
 
 
 class Interrupt:
-    """While it is open, the first Ctrl-C or SIGTERM only makes a request. A second
-    Ctrl-C interrupts at once, as usual.
+    """A context in which the first Ctrl-C or SIGTERM only makes a request.
+
+    A second Ctrl-C acts as it does outside: the program ends at once.
 
     >>> with Interrupt() as interrupt:
     ...     signal.raise_signal(signal.SIGTERM)
@@ -25,6 +26,7 @@ class Interrupt:
     requested: bool = False
 
     def __enter__(self) -> "Interrupt":
+        """Install the handlers."""
         numbers = [signal.SIGINT]
         if jax.process_count() == 1:
             numbers.append(signal.SIGTERM)  # of several processes it is JAX's
@@ -34,18 +36,19 @@ class Interrupt:
         return self
 
     def stops_after(self, step: int) -> bool:
-        """Whether to stop when `step` is done, the same in all processes."""
+        """Return whether to stop after `step`, the same in all processes."""
         if jax.process_count() == 1:
             return self.requested
         return multihost_utils.reached_preemption_sync_point(step)
 
     def __exit__(self, *_: object) -> None:
+        """Restore the handlers of before."""
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
     def _request(self, number: int, frame: object) -> None:
         self.requested = True
         signal.signal(signal.SIGINT, self._before[signal.SIGINT])
-        print("stopping when this is done ...", file=sys.stderr)
+        print("saving after this step; Ctrl-C again stops at once", file=sys.stderr)
         if jax.process_count() > 1:
             signal.raise_signal(signal.SIGTERM)

@@ -1,22 +1,25 @@
-"""What a person sees of a run: a progress bar, a table of epochs, TensorBoard logs."""
+"""What is shown of a run: progress bar or lines, table of epochs, TensorBoard logs."""
 
 import contextlib
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import jax
+from jax.sharding import Mesh
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 NARROWEST = 7  # characters of a column
+FIRST_LINE, LINE_EVERY = 10, 30  # seconds between lines where there is no terminal
 
 
 def table_header(line: dict[str, float]) -> str:
-    """The two lines above the rows of lines like this one.
+    r"""Return the two lines above the rows of such lines.
 
     >>> line = {"epoch": 1, "train_loss": 0.71234, "words_per_second": 123456.7}
-    >>> print(table_header(line) + "\\n" + table_row(line))
+    >>> print(table_header(line) + "\n" + table_row(line))
                train       words
       epoch     loss  per second
           1   0.7123     123,457
@@ -26,7 +29,7 @@ def table_header(line: dict[str, float]) -> str:
 
 
 def table_row(line: dict[str, float]) -> str:
-    """The values of a line."""
+    """Return the values of a line, in the columns of `table_header`."""
     return _align(line, [_spell(name, line[name]) for name in _shown(line)])
 
 
@@ -41,7 +44,7 @@ def _spell(name: str, value: float) -> str:
         return f"{value:.2%}"
     if name.endswith("loss") or "nats" in name:
         return f"{value:.4f}"
-    return ""  # there is more than one can read in metrics.jsonl
+    return ""  # the rest is in metrics.jsonl only
 
 
 def _title(name: str) -> tuple[str, str]:
@@ -55,11 +58,36 @@ def _align(line: dict[str, float], cells) -> str:
     return "  ".join(aligned)
 
 
+def describe_run(
+    dataset: str, parts: Mapping[str, int], units: str, parameters: int, mesh: Mesh
+) -> str:
+    """Return the line at the start of a training: data, split, model size, devices.
+
+    >>> from jaxrnn.placement import data_mesh
+    >>> mesh = data_mesh(1)
+    >>> describe_run("mine", {"train": 90_000, "validate": 10}, "words", 1234, mesh)
+    'mine: 90,000 words to train, 10 to validate; 1,234 parameters; 1 cpu device'
+    """
+    sizes = [f"{count:,}" for count in parts.values()]
+    sizes[0] += f" {units}"
+    split = ", ".join(f"{n} to {part}" for n, part in zip(sizes, parts, strict=True))
+    platform = mesh.devices.flat[0].platform
+    devices = f"{mesh.size} {platform} device{'s' if mesh.size > 1 else ''}"
+    return f"{dataset}: {split}; {parameters:,} parameters; {devices}"
+
+
 @contextlib.contextmanager
 def progress_bar(description: str, total: int) -> Iterator[Callable[..., None]]:
-    """A bar with the time left; on standard error, and on a terminal only. Gives a
-    function to call with what is completed and, if it changed, the description."""
+    """Show progress on standard error: a bar on a terminal, elsewhere lines.
+
+    Yields a function to call with what is completed and, if it changed, the
+    description. Elsewhere than on a terminal a line with the expected time left comes
+    after some seconds, then one each half minute.
+    """
     console = Console(stderr=True)
+    if not console.is_terminal:
+        yield _lines(description, total)
+        return
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -69,7 +97,6 @@ def progress_bar(description: str, total: int) -> Iterator[Callable[..., None]]:
     with Progress(
         *columns,
         console=console,
-        disable=not console.is_terminal,
         redirect_stdout=sys.stdout.isatty(),  # else rich would take it from its file
     ) as bar:
         task = bar.add_task(description, total=total)
@@ -80,17 +107,50 @@ def progress_bar(description: str, total: int) -> Iterator[Callable[..., None]]:
         yield advance
 
 
+def _lines(description: str, total: int) -> Callable[..., None]:
+    """Return an `advance` that prints a line now and then."""
+    began = next_line = time.monotonic()
+    next_line += FIRST_LINE
+    first: int | None = None  # a run that goes on does not begin at zero
+
+    def advance(completed: int, changed: str | None = None) -> None:
+        nonlocal description, next_line, first
+        description = changed or description
+        first = completed if first is None else first
+        now = time.monotonic()
+        if now < next_line or completed == first or jax.process_index() > 0:
+            return
+        next_line = now + LINE_EVERY
+        left = (now - began) / (completed - first) * (total - completed)
+        print(
+            f"{description}  {completed:,}/{total:,}  about {_minutes(left)} left",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    return advance
+
+
+def _minutes(seconds: float) -> str:
+    """Return a time in words.
+
+    >>> _minutes(29), _minutes(95), _minutes(2 * 3600)
+    ('1 minute', '2 minutes', '120 minutes')
+    """
+    minutes = max(round(seconds / 60), 1)
+    return f"{minutes} minute{'s' if minutes > 1 else ''}"
+
+
 Log = Callable[[str, int, Mapping[str, float]], None]
 
 
 @contextlib.contextmanager
 def events(path: Path | None, step: int) -> Iterator[Log]:
-    """Gives a function to call with a group, a step and values, which become scalars
-    in `path` with the name `group/name`. Without a path it does nothing, and in all
-    processes but the first.
+    """Write TensorBoard logs: yields a function of a group, a step and values.
 
-    What TensorBoard has of later steps than `step` is superseded: of a process that was
-    ended before it could save a checkpoint.
+    They become scalars in `path` with the name `group/name`. Without a path nothing is
+    written, and by the first process only. What TensorBoard has of later steps than
+    `step` is superseded: it is from a process that ended before it saved a checkpoint.
     """
     if path is None or jax.process_index() > 0:
         yield lambda group, step, values: None

@@ -1,4 +1,4 @@
-"""Versions and machine: what a result must say about where it came from."""
+"""The versions and the machine that a result was obtained with."""
 
 import importlib.metadata
 import platform
@@ -13,7 +13,7 @@ PACKAGES = ("flax", "jax", "numpy", "optax")
 
 
 def environment() -> dict[str, Any]:
-    """Of this process, as JSON has it.
+    """Return versions and machine of this process, as JSON.
 
     >>> sorted(environment())
     ['machine', 'versions']

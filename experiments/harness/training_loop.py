@@ -1,8 +1,11 @@
-"""The training loop that the programs share: epochs, progress, checkpoints, stopping.
+"""The training loop of both programs: epochs, progress, checkpoints, stopping.
 
-A run that is stopped anywhere and started again ends as if it had never been stopped:
-all that it goes on with is in the checkpoint, and the batches of an epoch are a
-function of the epoch alone. What states, batches and metrics are, the callers know.
+A run that is stopped at any step and started again ends with the same bits as one that
+never stopped: a checkpoint has all that is needed, and the batches of an epoch are a
+function of the epoch alone. States, batches and metrics are the caller's.
+
+The host runs one step ahead of the devices: it makes and dispatches the next batch
+while a step runs, and reads metrics in groups, never of the step that is running.
 """
 
 import dataclasses
@@ -25,6 +28,8 @@ from jaxrnn.training import Batch, Metrics
 
 EpochMetrics = dict[str, float]
 SAVED_EVERY = 2_000  # steps, also within an epoch: what a killed run loses at most
+# Metrics are fetched from the devices after so many steps or seconds.
+READ_EVERY, READ_SECONDS = 50, 0.2
 
 
 @dataclass
@@ -32,23 +37,23 @@ class TrainProgress:
     """What was done so far; JSON keeps it beside each checkpoint."""
 
     spent: float = 0.0  # seconds, by the processes before this one
+    planned: int = 0  # epochs; 0 in checkpoints of earlier versions
     epochs: int = 0
     steps: int = 0  # of the running epoch, as all below but the history
     seconds: float = 0.0
     totals: dict[str, list[float]] = field(default_factory=dict)
     history: list[EpochMetrics] = field(default_factory=list)
 
-    def count(self, metrics: Metrics, seconds: float) -> None:
-        """Adds a step to the running epoch."""
+    def count(self, metrics: Metrics) -> None:
+        """Add the metrics of a step to the running epoch."""
         for name, mean in metrics.items():
             total = self.totals.setdefault(name, [0.0, 0.0])
             total[0] += float(mean.total)
             total[1] += float(mean.weight)
         self.steps += 1
-        self.seconds += seconds
 
     def end_epoch(self, found: EpochMetrics, units: str, units_per_epoch: int) -> None:
-        """Closes the running epoch with a line of its means and what `found` adds."""
+        """Close the running epoch with its means and the metrics `found`."""
         means = {
             f"train_{name}": total / weight
             for name, (total, weight) in self.totals.items()
@@ -97,7 +102,7 @@ class TrainProgress:
         }
 
     def epochs_since_best(self, name: str, mode: Literal["min", "max"]) -> int:
-        """Epochs since the first one with the best value of `name`."""
+        """Return the number of epochs since the first with the best `name`."""
         values = [line[name] for line in self.history]
         if not values:
             return 0
@@ -122,53 +127,85 @@ def fit(
     after_epoch: Callable[[PyTree], None] | None = None,
     tensorboard: Path | None = None,
 ) -> tuple[PyTree, TrainProgress]:
-    """The state after the last epoch, and what was done, with a line for each epoch.
+    """Train to the last epoch; return the state after it and what was done.
 
-    It goes on from the last of `checkpoints`, if there is one. A state may hold more
-    than weights, so long as it has a `step`: what a recurrent model remembers, say.
+    Training goes on from the last of `checkpoints`, if there is one. If that run was
+    planned for another number of epochs, the learning rate follows the schedule of the
+    new number from here on, and a line says so.
+
+    Metrics are checked a few steps late, but before every save: a checkpoint never has
+    a state whose loss, gradient or evaluation was not finite.
 
     Args:
-        state: has a `step`; a checkpoint is restored into its structure.
-        batches: the batches of an epoch, each made when it is called.
-        train_step: as `jaxrnn.training.make_train_step` returns it.
-        evaluate: what to report of a state at the end of an epoch.
-        rate: the learning rate after so many steps.
-        best: the entry of `evaluate` that tells which checkpoint is the best.
-        units: what an epoch has `units_per_epoch` of, for the speed: "words".
-        began: when this process began with the run, by `time.perf_counter`.
-        patience: stop early when so many epochs in a row were not better than the best.
-        after_epoch: is called with the state when an epoch is reported and saved.
-        tensorboard: write TensorBoard's logs there, of every step and epoch.
+        state: Has a `step`; a checkpoint is restored into its structure.
+        epochs: How many to train for in all.
+        batches: Returns the batches of an epoch, each made when it is called.
+        train_step: As `jaxrnn.training.make_train_step` returns it.
+        evaluate: Returns the metrics of a state at the end of an epoch.
+        rate: The learning rate as a function of the step.
+        best: The entry of `evaluate` that decides which checkpoint is the best.
+        units: What the speed is measured in, such as "words".
+        units_per_epoch: How many of them an epoch has.
+        workdir: Where metrics.jsonl is written.
+        checkpoints: Where states are saved, with the mode of `best`.
+        began: `time.perf_counter()` when this process began with the run.
+        patience: Early stopping: epochs in a row without a better `best`.
+        after_epoch: Called with the state when an epoch is reported and saved.
+        tensorboard: Directory for TensorBoard logs of every step and epoch.
 
     Raises:
-        ValueError: a metric is not finite. The checkpoints are as they were.
-        KeyboardInterrupt: after Ctrl-C or SIGTERM, when all is saved.
+        ValueError: A metric is not finite. The checkpoints are from before it.
+        KeyboardInterrupt: After Ctrl-C or SIGTERM, when all is saved.
     """
     done = TrainProgress()
+    step = int(state.step)
     if checkpoints.steps():
         state, info = checkpoints.restore(state, "last")
         done = TrainProgress(**info)
-        print(f"continuing in {workdir.path} after step {int(state.step):,}")
+        step = int(state.step)
+        print(f"continuing in {workdir.path} after step {step:,}")
+        if done.planned not in (0, epochs):
+            print(
+                f"now {epochs} epochs, planned were {done.planned}: the learning rate "
+                f"goes on as scheduled over {epochs} epochs, at {float(rate(step)):.4g}"
+            )
+    done.planned = epochs
 
     def save(metric: float) -> None:
         info = dataclasses.asdict(done)
         info["spent"] += time.perf_counter() - began
-        checkpoints.save(int(state.step), state, info=info, metric=metric)
+        checkpoints.save(step, state, info=info, metric=metric)
 
-    def require_finite(measured: EpochMetrics, batch: int) -> None:
-        """All of it, gradient and evaluation too: they show first what the next loss
-        will, and until then the damaged state could be saved."""
-        step = int(state.step)
+    def require_finite(measured: EpochMetrics, step: int, batch: int) -> None:
+        """Check loss, gradient and evaluation: the state of any may be damaged."""
         for name, value in measured.items():
             if not math.isfinite(value):
                 raise ValueError(
                     f"{name} at step {step:,} (batch {batch:,} of epoch "
                     f"{done.epochs + 1}, learning rate {float(rate(step - 1)):.4g}) is "
-                    f"{value}: lower the learning rate and start again in another "
+                    f"{value}: lower --learning-rate and start again in another "
                     f"--workdir; the checkpoints in {workdir.path} are from before it"
                 )
 
     steps = len(batches(0))
+    unread: list[tuple[int, Metrics]] = []  # steps that were dispatched
+    read_at = time.perf_counter()
+
+    def read(steps_left: int = 0) -> None:
+        """Wait for all dispatched steps but the last `steps_left`, and count them."""
+        nonlocal read_at
+        ready = unread[: len(unread) - steps_left]
+        del unread[: len(ready)]
+        values = jax.device_get([metrics for _, metrics in ready])
+        now = time.perf_counter()
+        done.seconds += now - read_at
+        read_at = now
+        for (number, _), metrics in zip(ready, values, strict=True):
+            measured = {name: float(mean.value) for name, mean in metrics.items()}
+            require_finite(measured, number, done.steps + 1)
+            done.count(metrics)
+            log("step", number, measured)
+            advance(number, running(measured["loss"]))
 
     def running(loss: float | None = None) -> str:
         told = f"epoch {done.epochs + 1}/{epochs}"
@@ -177,9 +214,14 @@ def fit(
         speed = units_per_epoch * done.steps / steps / done.seconds
         return f"{told}  loss {loss:.3f}  {speed:,.0f} {units}/second"
 
+    if tensorboard:
+        print(
+            f"TensorBoard logs: pip install tensorboard, then tensorboard --logdir "
+            f"{tensorboard}"
+        )
     titled = False
     bar = progress_bar("training", epochs * steps)
-    logs = events(tensorboard, int(state.step))
+    logs = events(tensorboard, step)
     with Interrupt() as interrupt, logs as log, bar as advance:
         while done.epochs < epochs:
             if patience and done.epochs_since_best(best, checkpoints.mode) >= patience:
@@ -188,41 +230,45 @@ def fit(
                     f"for {patience} epochs"
                 )
                 break
-            advance(int(state.step), running())
+            advance(step, running())
+            read_at = time.perf_counter()
             for make_batch in batches(done.epochs)[done.steps :]:
-                step_began = time.perf_counter()
                 state, metrics = train_step(state, make_batch())
-                metrics = jax.device_get(metrics)
-                measured = {name: float(mean.value) for name, mean in metrics.items()}
-                step = int(state.step)
-                require_finite(measured, done.steps + 1)
-                done.count(metrics, time.perf_counter() - step_began)
-                log("step", step, measured)
-                advance(step, running(measured["loss"]))
+                step += 1
+                unread.append((step, metrics))
                 if interrupt.stops_after(step):
                     break
-                if step % SAVED_EVERY == 0 and done.steps < steps:
+                if step % SAVED_EVERY == 0 and done.steps + len(unread) < steps:
+                    read()
                     save(metric=checkpoints.worst)
+                    read_at = time.perf_counter()
+                elif len(unread) > 1:
+                    # No further ahead: memory for batches, and Ctrl-C takes effect.
+                    jax.block_until_ready(unread[-2][1])
+                    late = time.perf_counter() - read_at > READ_SECONDS
+                    if late or len(unread) > READ_EVERY:
+                        read(steps_left=1)
+            read()
             if done.steps < steps:
                 save(metric=checkpoints.worst)
             else:
                 found = evaluate(state)
-                require_finite(found, done.steps)
+                require_finite(found, step, done.steps)
                 done.end_epoch(found, units, units_per_epoch)
                 workdir.write_metrics(done.history)
                 save(metric=found[best])
                 line = done.history[-1]
-                log("epoch", int(state.step), line)
+                log("epoch", step, line)
                 if not titled or after_epoch:  # which may print between the rows
                     print(table_header(line))
                     titled = True
                 print(table_row(line), flush=True)
                 if after_epoch:
                     after_epoch(state)
-            if interrupt.stops_after(int(state.step)):
+            if interrupt.stops_after(step):
                 raise KeyboardInterrupt(
-                    f"stopped after step {int(state.step):,}, all is saved in "
-                    f"{workdir.path}: the same command continues"
+                    f"stopped after step {step:,}, all is saved in {workdir.path}: the "
+                    "same command continues"
                 )
     return state, done
 

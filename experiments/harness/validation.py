@@ -1,4 +1,4 @@
-"""What the numbers on a command line must be, said before any work is done."""
+"""Ranges of the numbers on a command line, checked before any work is done."""
 
 import math
 from collections.abc import Callable
@@ -8,8 +8,10 @@ import numpy as np
 
 
 class Range(NamedTuple):
-    """In words, and as a function of a number: as JAX has it, in float32, where the
-    greatest are infinite and the smallest zero.
+    """A range of numbers, in words and as a function.
+
+    Floats are tested after rounding to float32, which JAX computes with: large ones
+    become infinite, small ones zero.
 
     >>> from types import SimpleNamespace
     >>> COUNT.check(SimpleNamespace(batch=2, max_words=0), "batch", "max_words")
@@ -21,10 +23,10 @@ class Range(NamedTuple):
     holds: Callable[[Any], bool]
 
     def check(self, options: Any, *names: str) -> None:
-        """Whether the options of these names are in the range, or None.
+        """Check that the options of these names are in the range, or None.
 
         Raises:
-            ValueError: one is not; by its name on the command line.
+            ValueError: one is not; its option is named.
         """
         for name in names:
             value = getattr(options, name)
@@ -41,12 +43,12 @@ def _in_float32(value: Any) -> Any:
 
 
 COUNT = Range("at least 1", lambda x: x >= 1)
-# There are no more in Unicode.
+# The number of code points in Unicode.
 CHARACTERS = Range("from 1 to 1114112", lambda x: 1 <= x <= 0x110000)
 SHARE = Range("from 0 to 1", lambda x: 0 <= x <= 1)
 SHARE_BELOW_1 = Range("from 0 to below 1", lambda x: 0 <= x < 1)
 SHARE_ABOVE_0 = Range("above 0 and at most 1", lambda x: 0 < x <= 1)
 AMOUNT = Range("finite and at least 0", lambda x: 0 <= x < math.inf)
 POSITIVE = Range("finite and above 0", lambda x: 0 < x < math.inf)
-# A seed becomes a key of 32 bits; JAX drops the others silently.
+# JAX makes a key from the low 32 bits of a seed and drops the others silently.
 SEED = Range("from 0 to 4294967295", lambda x: 0 <= x < 2**32)

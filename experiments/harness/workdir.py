@@ -1,20 +1,21 @@
 """The directory of one run: settings, metrics, results, and who may write to it.
 
     settings.json     what the results depend on; a run with others is refused
-    vocab.txt         the tokens that the model knows, by id
+    vocab.txt         the vocabulary, in the order of the ids
     metrics.jsonl     one JSON object a line
     results.json      written last: a run that has it is finished
     checkpoints/      see jaxrnn.checkpoints
     lock              held by the program that trains; empty
 
-Every file appears whole or not at all. Of several processes, which must share the
-directory, the first one writes. Nothing here knows what is trained.
+Every file appears whole or not at all. Several processes must share the directory; the
+first one writes. Nothing here depends on what is trained.
 """
 
 import contextlib
 import fcntl
 import hashlib
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -37,18 +38,23 @@ from experiments.harness.provenance import environment
 from jaxrnn.text import Vocab
 
 Settings = TypeVar("Settings")
-OPTION = "--workdir"  # says where the directory is
+OPTION = "--workdir"  # names the directory
+USES_ITS_OWN = (
+    "a trained model is used with the run's own settings, leave those options out"
+)
+# With other values of these a run can go on: it is not trained differently so far.
+EXTENSIBLE = ("epochs", "patience")
 
 
 @dataclass(frozen=True)
 class About:
-    """What the settings of every run have."""
+    """Settings that every run has."""
 
     dataset: str
 
 
 class ClaimError(ValueError):
-    """A run cannot have the directory: it is another's, or cannot be written to."""
+    """The directory belongs to another run or program, or cannot be written to."""
 
 
 class WorkDir:
@@ -63,25 +69,49 @@ class WorkDir:
     """
 
     def __init__(self, path: str | Path):
+        """Only look: nothing is created before `claimed`."""
         self.path = Path(path)
 
     @contextlib.contextmanager
-    def claimed(self, settings: dict[str, Any]) -> Iterator[None]:
-        """Makes the directory that of a run with `settings`, if it is not already, and
-        keeps other programs from it until the end of the block.
+    def claimed(
+        self, settings: dict[str, Any], typed: Sequence[str] = ()
+    ) -> Iterator[None]:
+        """Lock the directory for a run with `settings`, for the length of the block.
+
+        A run that is there must have the same settings, but for more epochs and another
+        patience: then it is not finished any more.
+
+        Args:
+            settings: What the results depend on; JSON.
+            typed: Which of them the user gave, for the message.
 
         Raises:
-            ClaimError: it cannot be written to, another program holds it, or it belongs
-                to a run with other settings: every difference is named.
+            ClaimError: the directory cannot be written to, another program holds it, or
+                it belongs to a run with other settings. The differences among `typed`
+                are named; without one of those, all.
         """
         with contextlib.ExitStack() as stack:
             if jax.process_index() == 0:
                 stack.enter_context(self._locked())
                 if not self._begun:
                     self._write("settings.json", settings)
-            multihost_utils.sync_global_devices("experiments.workdir.claim")
-            self._check(settings)
+                elif self._extended_by(settings):
+                    # First the results: a program killed in between is not finished.
+                    (self.path / "results.json").unlink(missing_ok=True)
+                    self._write("settings.json", settings)
+            multihost_utils.sync_global_devices("experiments.harness.workdir.claim")
+            self._check(settings, typed)
             yield
+
+    def _extended_by(self, settings: dict[str, Any]) -> bool:
+        """Whether these are the settings of the run but for more epochs or patience."""
+        found, wanted = self.settings or {}, json.loads(json.dumps(settings))
+        new = {name: wanted[name] for name in EXTENSIBLE if name in wanted}
+        return (
+            _compared(found) != _compared(wanted)
+            and _compared(found | new) == _compared(wanted)
+            and (wanted.get("epochs") or 0) >= (found.get("epochs") or 0)
+        )
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
@@ -107,26 +137,30 @@ class WorkDir:
 
     @property
     def _begun(self) -> bool:
-        """Whether there is anything of a run: one that ended before its first
-        checkpoint does not hold the directory for its settings."""
+        """Whether a run has anything to keep, a checkpoint or results."""
         if self.settings is None:
             return False
         return self.results is not None or any(self.checkpoints.glob("*/record.json"))
 
-    def _check(self, settings: dict[str, Any]) -> None:
+    def _check(self, settings: dict[str, Any], typed: Sequence[str]) -> None:
         found = self.settings
         if found is None:
             raise ValueError(
                 f"process {jax.process_index()} does not see what process 0 wrote to "
                 f"{self.path}: give a --workdir that all of them share"
             )
-        self.require({**dict.fromkeys(found), **settings})
+        everything = {**dict.fromkeys(found), **settings}
+        with_typed = {name: everything[name] for name in typed if name in everything}
+        advice = "give another --workdir, or its own settings to continue it"
+        self.require(with_typed, advice)
+        self.require(everything, advice)
 
-    def require(self, settings: dict[str, Any]) -> None:
-        """Refuses another run than one with these settings, among others.
+    def require(self, settings: dict[str, Any], advice: str = "") -> None:
+        """Refuse a run with other values of these settings.
 
         Raises:
-            ClaimError: every difference is named.
+            ClaimError: every difference is named, and the `advice`, by default that a
+                trained model is used with its own settings.
         """
         wanted = json.loads(json.dumps(settings))  # As JSON has it: tuples are lists.
         found = {name: (self.settings or {}).get(name) for name in wanted}
@@ -134,12 +168,11 @@ class WorkDir:
             differences = describe_differences(found, wanted)
             raise ClaimError(
                 f"work directory {self.path} belongs to a run with other settings "
-                f"({differences}): give another --workdir, or its own settings to "
-                "continue it"
+                f"({differences}): {advice or USES_ITS_OWN}"
             )
 
     def require_trained(self, program: str) -> None:
-        """Refuses a directory without a run; `program` is what makes one.
+        """Refuse a directory without a run; `program` is what trains one.
 
         Raises:
             ValueError: it is such a directory.
@@ -153,10 +186,10 @@ class WorkDir:
     @property
     def settings(self) -> dict[str, Any] | None:
         """The settings of the run; None if there is no run."""
-        return read_json(self.path / "settings.json")
+        return self._read("settings.json")
 
     def settings_as(self, kind: type[Settings]) -> Settings:
-        """The settings of the run as a `kind`, a dataclass of some of them.
+        """Return the settings of the run as a `kind`, a dataclass of some of them.
 
         Raises:
             ValueError: there is no run, or one of them is not among its settings, or
@@ -184,7 +217,8 @@ class WorkDir:
         Raises:
             ValueError: the file is damaged, or another vocabulary's.
         """
-        vocab = Vocab.load(self.path / "vocab.txt")
+        with self._readable("vocab.txt"):
+            vocab = Vocab.load(self.path / "vocab.txt")
         expected = (self.settings or {}).get("vocabulary")
         if fingerprint(vocab) != expected:
             raise ValueError(
@@ -194,20 +228,21 @@ class WorkDir:
         return vocab
 
     def write_vocab(self, vocab: Vocab) -> None:
-        """The vocabulary of the run."""
+        """Write vocab.txt."""
         self._replace("vocab.txt", vocab.save)
 
     @property
     def checkpoints(self) -> Path:
+        """The directory of the checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def results(self) -> dict[str, Any] | None:
-        """What the finished run found; None if it is not finished."""
-        return read_json(self.path / "results.json")
+        """The results of the finished run; None if it is not finished."""
+        return self._read("results.json")
 
     def tell_unfinished(self, doing: str) -> None:
-        """Says, if the run is not finished, that the program is `doing` what it can."""
+        """Say on standard error that the run is not finished, if it is not."""
         if self.results is None:
             print(
                 f"the run in {self.path} is not finished: {doing} with what it has so "
@@ -216,7 +251,7 @@ class WorkDir:
             )
 
     def print_if_finished(self, summary: Callable[[dict[str, Any]], str]) -> bool:
-        """Whether the run is finished; then prints that, and `summary(results)`.
+        """Return whether the run is finished; if so print that and `summary(results)`.
 
         Raises:
             ValueError: the results are not what `summary` expects.
@@ -234,21 +269,33 @@ class WorkDir:
         return True
 
     def finish(self, results: dict[str, Any]) -> None:
-        """Writes what the finished run found, with the versions and the machine."""
+        """Write the results of the run, with the versions and the machine."""
         self._write("results.json", environment() | results)
 
+    def describe_outputs(self, command: str) -> str:
+        """Return where the outputs are, and a `command` to go on with.
+
+        >>> print(WorkDir("runs/a b").describe_outputs("python -m experiments.plot"))
+        curves, metrics, results and checkpoints are in runs/a b
+        next: python -m experiments.plot --workdir 'runs/a b'
+        """
+        return (
+            f"curves, metrics, results and checkpoints are in {self.path}\n"
+            f"next: {command} {OPTION} {shlex.quote(str(self.path))}"
+        )
+
     def write_metrics(self, lines: Sequence[dict[str, Any]]) -> None:
-        """All metrics of the run so far, one JSON object a line."""
+        """Write all metrics of the run so far, one JSON object a line."""
         self._write_text("metrics.jsonl", "".join(json.dumps(m) + "\n" for m in lines))
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """What `write_metrics` wrote last; nothing if it wrote nothing."""
         path = self.path / "metrics.jsonl"
-        if not path.exists():
-            return []
         found = []
-        for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        with self._readable("metrics.jsonl"):
+            lines = path.read_bytes().splitlines() if path.exists() else []
+        for number, line in enumerate(lines, start=1):
             try:
                 found.append(parse_object(line.decode()))
             except (RecursionError, ValueError) as error:
@@ -257,6 +304,21 @@ class WorkDir:
                 ) from error
         return found
 
+    def _read(self, name: str) -> dict[str, Any] | None:
+        with self._readable(name):
+            return read_json(self.path / name)
+
+    @contextlib.contextmanager
+    def _readable(self, name: str) -> Iterator[None]:
+        """Raise ValueError for a file that the system does not let the block read."""
+        try:
+            yield
+        except OSError as error:
+            raise ValueError(
+                f"{self.path / name} cannot be read ({error.strerror}): make it "
+                f"readable, or give another {OPTION}"
+            ) from error
+
     def _write(self, name: str, content: Any) -> None:
         self._write_text(name, format_json(content))
 
@@ -264,20 +326,22 @@ class WorkDir:
         self._replace(name, lambda path: path.write_text(text, encoding="utf-8"))
 
     def _replace(self, name: str, make: Callable[[Path], Any]) -> None:
-        """The file of that name becomes what `make` writes to the path it is given."""
+        """Replace the file of that name by what `make` writes to a given path."""
         if jax.process_index() == 0:
             replace_file(self.path / name, make, OPTION)
 
 
 def _compared(settings: dict[str, Any]) -> dict[str, Any]:
-    """Of a person's own data ("csv: mine.csv") the kind without the path, which can be
-    spelled in many ways: beside it stands a hash of what was read."""
+    """Return the settings without the path of a user's own data ("csv: mine.csv").
+
+    A path can be written in many ways; the settings also have a hash of what was read.
+    """
     kind, _, _ = str(settings.get("dataset")).partition(": ")
     return settings | {"dataset": kind}
 
 
 def fingerprint(vocab: Vocab) -> str:
-    """What tells one vocabulary from another in a line.
+    """Return the size and the beginning of a hash of a vocabulary.
 
     >>> fingerprint(Vocab(("a", "b")))
     '2 tokens, 7e18f737311b'

@@ -1,3 +1,5 @@
+"""Run `experiments.imdb.train`."""
+
 import sys
 
 from experiments.harness.launch import launch

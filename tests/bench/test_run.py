@@ -273,7 +273,7 @@ def test_wrong_arguments_exit_with_2(run, capsys, arguments):
         (["--rounds", 0], "--rounds must be at least 1, got 0"),
         (["--seconds", -1], "--seconds must be finite and at least 0, got -1.0"),
         (["--seconds", "nan"], "--seconds must be finite and at least 0, got nan"),
-        (["--devices", 99], "99 devices asked for"),
+        (["--devices", 99], "--devices 99: there are only"),
         (["--out", __file__], "File exists"),
     ],
     ids=lambda value: " ".join(map(str, value[:2])) if isinstance(value, list) else "",

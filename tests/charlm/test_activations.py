@@ -69,7 +69,7 @@ def test_values_are_what_is_remembered(rng):
 def test_memory_is_what_the_loop_finds(rng, size):
     units, ids = rng.normal(size=(size, 3)), rng.integers(1, 4, size)
     lag = 10 if size > 10 else 0
-    for k, found in enumerate(activations.memory(units, ids)):
+    for k, found in enumerate(activations.memory_scores(units, ids)):
         left = [
             units[t, k]
             - np.mean([units[s, k] for s in range(size) if ids[s] == ids[t]])
@@ -83,7 +83,7 @@ def test_the_page_is_told_the_most_interesting_units_first(monkeypatch):
     monkeypatch.setattr(activations, "SHOWN", 7)
     _, model, carried = make("gru")
     params = carried.train.params
-    found = activations.describe(Writer(model, params, VOCAB), TEXT, "it")
+    found = activations.describe(Writer(model, params, VOCAB), TEXT)
     assert "".join(found["characters"]) == TEXT
     assert (found["of"], len(found["units"])) == (10, 7)
 
@@ -96,7 +96,7 @@ def test_the_page_is_told_the_most_interesting_units_first(monkeypatch):
     outputs, probabilities = np.array(outputs), np.array(probabilities)
     scores = [unit["score"] for unit in found["units"]]
     assert scores == sorted(scores, reverse=True)
-    of_all = activations.memory(outputs.reshape(len(ids), -1), ids)
+    of_all = activations.memory_scores(outputs.reshape(len(ids), -1), ids)
     np.testing.assert_allclose(scores, np.sort(of_all)[::-1][:7], atol=1e-6)
     values = numbers(found["values"], np.int8).reshape(7, len(ids)) / 127
     for unit, row in zip(found["units"], values, strict=True):
@@ -137,7 +137,7 @@ def test_the_page_holds_the_text(run, charlm_run, tmp_path):
     file.write_text(TEXT, encoding="utf-8")
     options = ("--workdir", run, "--neurons", file, "--html", page)
     code, out, err = charlm_run(*options)
-    assert (code, out, err) == (0, f"{page} shows 5 of 5 units\n", "")
+    assert (code, out, err) == (0, f"{page}: 5 of 5 units, reading {file}\n", "")
     [data] = re.findall(r'id="data">(.*?)</script>', page.read_text())
     data = json.loads(data)
     assert "".join(data["characters"]) == TEXT
@@ -145,7 +145,9 @@ def test_the_page_holds_the_text(run, charlm_run, tmp_path):
     assert data["bytes"] is False
 
     file.write_text(f"{TEXT}z", encoding="utf-8")
-    assert_refused(charlm_run(*options), "has characters that the model has never seen")
+    assert_refused(
+        charlm_run(*options), "has characters outside the model's vocabulary"
+    )
     assert charlm_run(*options, "--unknown", "skip")[0] == 0
 
 
@@ -172,12 +174,20 @@ def test_settings_must_say_what_the_page_does(
     assert not page.exists()
 
 
-def test_a_page_has_bounds(run, charlm_run, tmp_path):
-    page, file = tmp_path / "out.html", tmp_path / "text"
-    file.write_text("a" * 10_001)
-    result = charlm_run("--workdir", run, "--neurons", file, "--html", page)
-    assert_refused(result, "has 10,001 characters, a page takes at most 10,000: give")
-    assert not page.exists()
+def test_of_a_long_text_the_page_has_the_beginning_and_says_so(
+    run, charlm_run, tmp_path
+):
+    """By default the page is in the work directory."""
+    path, file = shutil.copytree(run, tmp_path / "run"), tmp_path / "text"
+    file.write_text("a" * 10_000 + "b")
+    told = f"the first 10,000 of 10,001 characters of {file}"
+    page = path / "neurons.html"
+    result = charlm_run("--workdir", path, "--neurons", file)
+    assert result == (0, f"{page}: 5 of 5 units, reading {told}\n", "")
+    [data] = re.findall(r'id="data">(.*?)</script>', page.read_text())
+    data = json.loads(data)
+    assert data["characters"] == ["a"] * 10_000
+    assert data["model"].endswith(f", reading {told}")
 
 
 def test_one_process_writes_the_page(run, charlm_run, tmp_path, monkeypatch):

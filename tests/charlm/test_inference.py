@@ -1,4 +1,4 @@
-"""The character model at work: what it writes, and how it judges."""
+"""Inference with the character model: sampling, streamed, and scoring."""
 
 import io
 import math
@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.charlm import generator
+from experiments.charlm import generator, inference
 from experiments.charlm import model as charlm_model
 from experiments.charlm import train as charlm_train
 from experiments.charlm.config import Settings
@@ -73,10 +73,10 @@ def test_nats_are_those_of_one_pass(trained, rng, monkeypatch):
 
 def test_unknown_characters_are_named_or_skipped(trained):
     assert trained.known("1+1=2", "it", skip=False) == "1+1=2"
-    with pytest.raises(ValueError, match=r"^it has .* never seen, 'a', 'é': leave"):
+    with pytest.raises(ValueError, match=r"^it has .* vocabulary, 'a', 'é': leave"):
         trained.known("1é+aé", "it", skip=False)
     assert trained.known("1é+aé", "it", skip=True) == "1+"
-    with pytest.raises(ValueError, match=r"^it has no character that"):
+    with pytest.raises(ValueError, match=r"^it has no character of the"):
         trained.known("éa", "it", skip=True)
     with pytest.raises(ValueError, match="'i', 'j' and others: leave them out"):
         trained.known("abcdefghijk", "it", skip=False)
@@ -148,8 +148,8 @@ def test_without_a_model_one_is_trained_first(
     ("arguments", "message"),
     [
         (["--prompt", ""], "--prompt is empty: give at least one character"),
-        (["--prompt", "8+é"], "the prompt has characters that the model has never se"),
-        (["--prompt", "é", "--unknown", "skip"], "the prompt has no character that"),
+        (["--prompt", "8+é"], "the prompt has characters outside the model's vocab"),
+        (["--prompt", "é", "--unknown", "skip"], "the prompt has no character of the"),
         (["--prompt", "@nowhere"], "nowhere: cannot be read: No such file"),
         (["--length", 0], "--length must be at least 1, got 0"),
         (["--length", -5], "--length must be at least 1, got -5"),
@@ -160,7 +160,7 @@ def test_without_a_model_one_is_trained_first(
         (["--temperature", "1e39"], "--temperature must be finite"),  # in float32
         (["--top-k", 0], "--top-k must be from 1 to 1114112, got 0"),
         (["--top-k", 99999999999], "--top-k must be from 1 to 1114112, got 9999999"),
-        (["--top-k", 15], "--top-k must be at most 14, the characters that the mode"),
+        (["--top-k", 15], "--top-k must be at most 14, the size of the model's"),
         (["--top-p", "1e-50"], "--top-p must be above 0 and at most 1, got 1e-50"),
         (["--min-p", 1.5], "--min-p must be from 0 to 1, got 1.5"),
         (["--text", __file__], "other settings (text '4005 characters"),
@@ -193,7 +193,7 @@ def test_score_is_the_mean_of_the_characters(
     text, path = "8+6=14. 5+2=8. é1+1=2. ", tmp_path / "text"
     path.write_text(text)
     arguments = ("--workdir", charlm_smoke[0], "--score", path)
-    assert_refused(charlm_run(*arguments), f"{path} has characters that the model")
+    assert_refused(charlm_run(*arguments), f"{path} has characters outside the")
     code, out, err = charlm_run(*arguments, "--unknown", "skip", "--per-character")
     assert (code, err) == (0, "")
     known = text.replace("é", "")
@@ -217,7 +217,7 @@ def test_score_is_the_mean_of_the_characters(
     [
         (None, "cannot be read: No such file"),
         (b"", "is empty: give at least one character"),
-        (b"1", "has but one character, which nothing predicts"),
+        (b"1", "has only one character: at least two are needed"),
         (b"1+\xff", "line 1: not UTF-8: byte 0xff at offset 2"),
     ],
 )
@@ -287,7 +287,7 @@ def test_a_closed_pipe_ends_quietly(charlm_smoke):
     arguments = ["--sample", f"--workdir={charlm_smoke[0]}", "--length=1000000"]
     with subprocess.Popen(
         [sys.executable, "-m", "experiments.charlm", *arguments],
-        cwd=Path(charlm_train.__file__).parent.parent,
+        cwd=Path(charlm_train.__file__).parent.parent.parent,
         env=os.environ | {"JAX_PLATFORMS": "cpu"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -298,3 +298,24 @@ def test_a_closed_pipe_ends_quietly(charlm_smoke):
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 141
+
+
+def test_a_text_is_shown_as_it_is_made(charlm_smoke, monkeypatch):
+    """What is on a buffered standard output when each piece is asked for, and at the
+    end: all the pieces before."""
+    written, pieces, seen = io.BytesIO(), [], []
+    make = Writer.write
+
+    def watched(*arguments, **options):
+        for piece in make(*arguments, **options):
+            pieces.extend(piece)
+            yield piece
+            seen.append(written.getvalue().decode())
+
+    monkeypatch.setattr(Writer, "write", watched)
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BufferedWriter(written)))  # pyright: ignore[reportArgumentType]
+    drawing = inference.Sampling(length=2 * generator.PIECE + 30)
+    inference.sample(charlm_smoke[0], drawing, SUM.encode(), seed=3, skip=False)
+    assert [len(piece) for piece in pieces] == [generator.PIECE] * 2 + [30]
+    assert seen == [SUM + "".join(pieces[: k + 1]) for k in range(3)]
+    assert written.getvalue().decode() == f"{seen[-1]}\n"

@@ -179,36 +179,34 @@ def test_the_network_is_what_the_settings_say():
     )  # fmt: skip
     model = charlm_model.make_model(settings, VOCAB)
     optimizer = charlm_model.make_optimizer(settings, 10)
-    carried = jax.eval_shape(
-        lambda: charlm_model.make_state(model, optimizer, settings)
-    )
-    params = carried.train.params["params"]
+    state = jax.eval_shape(lambda: charlm_model.make_state(model, optimizer, settings))
+    params = state.train.params["params"]
     assert params["embed"]["embedding"].shape == (VOCAB, 3)
     assert params["encoder"].keys() == {"l0", "l1"}
     assert params["encoder"]["l1"]["w_h"].shape == (4, 4)
     assert params["project"]["kernel"].shape == (4, 3)
-    assert [leaf.shape for leaf in carried.memory] == [(16, 4), (16, 4)]
+    assert [leaf.shape for leaf in state.carry] == [(16, 4), (16, 4)]
     assert model.dropout == model.encoder.dropout == 0.5
     assert model.locked_dropout is model.encoder.locked_dropout is True
 
 
-def test_a_step_reads_on_where_rows_do_not_start(rng):
-    """Its loss is that of a row alone from zeros, or from what was remembered."""
+def test_a_step_carries_the_state_where_streams_do_not_restart(rng):
+    """Its loss is that of a stream alone from zeros, or from the carried state."""
     model = charlm_model.make_model(TINY, VOCAB)
     optimizer = charlm_model.make_optimizer(TINY, 10)
     step = charlm_model.make_train_step(model, optimizer, placement.data_mesh(2))
-    carried = charlm_model.make_state(model, optimizer, TINY)
-    carried = carried.replace(memory=(rng.normal(size=(4, 4)).astype(np.float32),))
+    state = charlm_model.make_state(model, optimizer, TINY)
+    state = state.replace(carry=(rng.normal(size=(4, 4)).astype(np.float32),))
     inputs, targets = rng.integers(VOCAB, size=(2, 4, 5)).astype(np.int32)
     starts = np.array([True, False, False, True])
-    zeros = np.where(starts[:, None], 0, carried.memory[0])
-    logits, after = model.apply(carried.train.params, inputs, state=(zeros,))
+    zeros = np.where(starts[:, None], 0, state.carry[0])
+    logits, after = model.apply(state.train.params, inputs, state=(zeros,))
     expected = float(metrics.cross_entropy(logits, targets).mean())
     new, measured = step(
-        carried, {"inputs": inputs, "targets": targets, "starts": starts}
+        state, {"inputs": inputs, "targets": targets, "starts": starts}
     )
     assert float(measured["loss"].value) == pytest.approx(expected, rel=1e-5)
-    np.testing.assert_allclose(new.memory[0], after[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(new.carry[0], after[0], rtol=1e-5, atol=1e-6)
     assert int(new.step) == 1
 
 
@@ -231,9 +229,9 @@ def test_bfloat16_rounds_factors_and_nothing_else(rng, tie_embeddings):
         model = charlm_model.make_model(settings, VOCAB)
         optimizer = charlm_model.make_optimizer(settings, 10)
         step = charlm_model.make_train_step(model, optimizer, placement.data_mesh(2))
-        carried = charlm_model.make_state(model, optimizer, settings)
-        carried, measured = step(carried, batch)
-        kept = jax.tree.leaves((carried.train.params, carried.memory))
+        state = charlm_model.make_state(model, optimizer, settings)
+        state, measured = step(state, batch)
+        kept = jax.tree.leaves((state.train.params, state.carry))
         assert {str(leaf.dtype) for leaf in kept} == {"float32"}
         losses.append(float(measured["loss"].value))
     assert losses[0] != losses[1]
@@ -248,11 +246,11 @@ def test_what_is_dropped_is_drawn_anew_at_each_step(rng, name):
     step = charlm_model.make_train_step(
         model, optimizer, placement.data_mesh(1), settings.weight_drop
     )
-    carried = charlm_model.make_state(model, optimizer, settings)
+    state = charlm_model.make_state(model, optimizer, settings)
     inputs, targets = rng.integers(VOCAB, size=(2, 4, 5)).astype(np.int32)
     batch = {"inputs": inputs, "targets": targets, "starts": np.full(4, True)}
     losses = []
     for _ in range(3):
-        carried, measured = step(carried, batch)
+        state, measured = step(state, batch)
         losses.append(float(measured["loss"].value))
     assert len(set(losses)) == 3

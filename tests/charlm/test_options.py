@@ -56,7 +56,9 @@ def test_options_reach_the_training(tmp_path, charlm_run, monkeypatch):
     path.write_bytes(TEXT)
     files = ("--text", path, "--workdir", run, "--hidden", 2, "--embed", 2)
     options = ("--patience", 7, "--tensorboard", "--weight-drop", 0.25)
-    assert charlm_run(*files, *options) == (130, "", "seen enough\n")
+    code, out, err = charlm_run(*files, *options)
+    assert (code, err) == (130, "seen enough\n")
+    assert out.startswith(f"text: {path}: 6,840 characters to train, 760 to validate; ")
     expected = {"patience": 7, "tensorboard": run / "tensorboard", "weight_drop": 0.25}
     assert seen == expected
 
@@ -78,7 +80,7 @@ def test_help_shows_the_settings_of_the_preset(charlm_run, capsys):
     for flag in ("--cell {lstm,gru,rnn}", "--sample", "--score", "--bytes", "--smoke"):
         assert flag in out
     assert "(default: 0.005)" in out
-    for group in ("settings", "cluster", "drawing", "reading"):
+    for group in ("settings", "cluster", "sampling", "analysis"):
         assert f" {group} options " in out
         assert f"--{group}" not in out
 
@@ -89,7 +91,8 @@ def test_a_short_text_shrinks_the_batch_and_says_so(tmp_path, capsys):
     assert (run.settings.batch, run.settings.seq_len) == (2, 128)
     assert run.identity["batch"] == 2
     assert capsys.readouterr().err == (
-        "270 characters to train on fill --batch 2 --seq-len 128, not 16 and 128\n"
+        "the text is short: training on 270 characters with --batch 2 --seq-len 128 "
+        "instead of 16 and 128\n"
     )
     assert run.mesh.size == 2
     with pytest.raises(ValueError, match="3 devices do not divide a batch of 2"):
@@ -107,7 +110,7 @@ def test_a_short_text_shrinks_the_batch_and_says_so(tmp_path, capsys):
         (b"a" * 1000, ["--bytes"], "all 1,000 characters are 'a'"),
         (b"a line\n" * 9 + b"\xff", [], "line 10: not UTF-8: byte 0xff at offset 63"),
         (TEXT, ["--devices", 0], "--devices must be at least 1, got 0"),
-        (TEXT, ["--devices", 3], "3 devices asked for, there"),
+        (TEXT, ["--devices", 3], "--devices 3: there are only"),
         (
             TEXT,
             ["--devices", 2, "--batch", 15],
@@ -124,8 +127,12 @@ def test_a_short_text_shrinks_the_batch_and_says_so(tmp_path, capsys):
         ),
         (TEXT, ["--clip", 0], "--clip must be finite and above 0, got 0.0"),
         (TEXT, ["--seed", -1], "--seed must be from 0 to 4294967295, got -1"),
-        (TEXT, ["--sample", "--top-k", 9], "--top-k must be at most 8, the characters"),
-        (TEXT, ["--sample", "--prompt", "é"], "the model has never seen, 'é': leave"),
+        (
+            TEXT,
+            ["--sample", "--top-k", 9],
+            "--top-k must be at most 8, the size of",
+        ),
+        (TEXT, ["--sample", "--prompt", "é"], "the model's vocabulary, 'é': leave"),
         (TEXT, ["--sample", "--prompt", "@/dev/null"], "the prompt is empty: give at"),
     ],
 )

@@ -20,6 +20,7 @@ from experiments.charlm.train import Options
 from experiments.harness.workdir import WorkDir
 from jaxrnn.checkpoints import Checkpoints
 from tests.harness.test_training_loop import assert_identical, files_below, stopping_at
+from tests.harness.test_workdir import another_process
 from tests.imdb.test_train import assert_refused
 
 STEPS = (3604 - 1) // (8 * 16)  # of an epoch of the generated text
@@ -60,16 +61,46 @@ def test_smoke_learns_and_says_what_it_found(charlm_smoke):
     # Embedding, LSTM, and logits of the 14 characters.
     assert results["parameters"] == 14 * 8 + (8 + 32 + 1) * 4 * 32 + (32 + 1) * 14
 
-    lines = out.splitlines()
+    lines = out.splitlines()[1:-2]
     assert [line.split()[0] for line in lines[1:-1:5]] == ["epoch"] * 3
     assert [line.split()[0] for line in lines[2:-1:5]] == ["1", "2", "3"]
     for glimpse in lines[3:-1:5]:
-        assert len(glimpse) == charlm_inference.GLIMPSE
+        assert len(glimpse) == charlm_inference.PREVIEW
         assert set(glimpse) <= set("0123456789+=. ")
     assert lines[-1].startswith(
-        "generated: validation nats per character window 64 "
-        f"{results['validation_nats_window_64']:.4f} ("
+        "generated: validation nats per character "
+        f"{results['validation_nats_window_64']:.4f} windows of 64 ("
     )
+
+
+def test_the_output_begins_with_the_data_and_ends_with_what_to_do_next(charlm_smoke):
+    path, out, _ = charlm_smoke
+    first, *_, where, following = out.splitlines()
+    parameters = 14 * 8 + (8 + 32 + 1) * 4 * 32 + (32 + 1) * 14
+    assert first == (
+        f"generated: 3,604 characters to train, 401 to validate; {parameters:,} "
+        "parameters; 2 cpu devices"
+    )
+    assert where == f"curves, metrics, results and checkpoints are in {path}"
+    for name in ("curves.png", "metrics.jsonl", "results.json", "checkpoints"):
+        assert (path / name).exists()
+    assert following == f"next: python -m experiments.charlm --sample --workdir {path}"
+
+
+def test_a_scratch_directory_is_not_told_of(charlm_run, monkeypatch):
+    """It is gone when the program ends."""
+    seen = []
+    monkeypatch.setattr(charlm_train.WorkDir, "print_if_finished", lambda *_: True)
+    claimed = charlm_train.WorkDir.claimed
+
+    def watched(workdir, *arguments):
+        seen.append(workdir.path)
+        return claimed(workdir, *arguments)
+
+    monkeypatch.setattr(charlm_train.WorkDir, "claimed", watched)
+    assert charlm_run("--smoke") == (0, "", "")
+    [path] = seen
+    assert not path.exists()
 
 
 def test_results_are_those_of_the_best_checkpoint(charlm_smoke):
@@ -133,7 +164,7 @@ def test_a_run_stopped_again_and_again_ends_bit_for_bit_the_same(
             with pytest.raises(KeyboardInterrupt, match=f"after step {stop}, all is"):
                 charlm_train.main(options)
             # What the model remembers of each place is not what it began with.
-            assert np.abs(load_state(tmp_path, "last").memory[0].h).min() > 0
+            assert np.abs(load_state(tmp_path, "last").carry[0].h).min() > 0
     charlm_train.main(options)
     for which in ("last", "best"):
         assert_identical(
@@ -156,7 +187,7 @@ def test_a_finished_run_says_so_and_changes_nothing(charlm_smoke, charlm_run):
     assert (code, err) == (0, "")
     assert again.splitlines() == [
         f"{path} holds a finished run",
-        out.splitlines()[-1],
+        *out.splitlines()[-3:],
     ]
     assert files_below(path) == before
 
@@ -200,6 +231,161 @@ def test_a_work_directory_of_another_text(tmp_path, charlm_smoke, charlm_run):
     path.write_text("to be or not to be\n" * 400)
     before = files_below(charlm_smoke[0])
     result = charlm_run("--text", path, "--workdir", charlm_smoke[0])
+    assert_refused(result, "belongs to a run with other settings (text '4005 char")
+    assert "batch" not in result[2]  # which was not typed
+    result = charlm_run("--workdir", charlm_smoke[0], "--hidden", 77)
+    assert_refused(result, "belongs to a run with other settings (hidden 32, not 77): ")
+    result = charlm_run("--workdir", charlm_smoke[0], "--hidden", 32)
     assert_refused(result, "belongs to a run with other settings (batch 8, not 16")
-    assert "vocabulary '14 tokens, " in result[2]
     assert files_below(charlm_smoke[0]) == before
+
+
+@pytest.fixture
+def unfinished(charlm_smoke, tmp_path):
+    """All steps are done, the results are not written."""
+    path = shutil.copytree(charlm_smoke[0], tmp_path / "run")
+    (path / "results.json").unlink()
+    return path
+
+
+@pytest.fixture
+def sampled(charlm_smoke, charlm_run):
+    """What the finished run writes."""
+    _, out, _ = charlm_run("--sample", "--workdir", charlm_smoke[0], "--length", 20)
+    assert len(out) == 21
+    return out
+
+
+def told(path, doing):
+    return f"the run in {path} is not finished: {doing} with what it has so far\n"
+
+
+def test_an_interrupted_sample_goes_on_to_train(unfinished, sampled, charlm_run):
+    arguments = ("--sample", "--smoke", "--workdir", unfinished, "--length", 20)
+    code, out, err = charlm_run(*arguments)
+    assert (code, out) == (0, sampled)
+    assert f"\ncontinuing in {unfinished} after step 84\n" in err
+    assert json.loads((unfinished / "results.json").read_text())["best_epoch"] > 0
+    assert charlm_run(*arguments) == (0, sampled, "")
+
+
+def test_it_goes_on_with_a_text_that_is_spelled_otherwise(
+    unfinished, sampled, charlm_run, tmp_path
+):
+    settings = json.loads((unfinished / "settings.json").read_text())
+    settings["dataset"] = "text: text"
+    (unfinished / "settings.json").write_text(json.dumps(settings))
+    path = tmp_path / "text"
+    path.write_text(charlm_datasets.generate(seed=SMOKE.seed).content)
+    options = [
+        part
+        for name, value in vars(SMOKE).items()
+        if value != getattr(Settings(), name)
+        for part in (f"--{name.replace('_', '-')}", value)
+    ]
+    arguments = ("--sample", "--workdir", unfinished, "--length", 20, "--text", path)
+    code, out, err = charlm_run(*arguments, *options)
+    assert (code, out) == (0, sampled)
+    assert f"\ncontinuing in {unfinished} after step 84\n" in err
+    results = json.loads((unfinished / "results.json").read_text())
+    assert results["dataset"] == f"text: {path}"
+
+
+def test_beside_a_program_at_work_it_writes_with_what_there_is(
+    unfinished, sampled, charlm_run
+):
+    arguments = ("--sample", "--smoke", "--workdir", unfinished, "--length", 20)
+    with another_process(unfinished) as process:
+        result = charlm_run(*arguments)
+        process.kill()
+    why = (
+        f"training is not continued: another program is at work in {unfinished}: wait "
+        "for its end, or give another --workdir\n"
+    )
+    assert result == (0, sampled, why + told(unfinished, "sampling"))
+    assert not (unfinished / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changed", "goes_on"),
+    [
+        (["--smoke"], {}, True),
+        (["--smoke"], {"batch": 3, "seq_len": 5}, True),  # lessened by a short text
+        (["--smoke"], {"state_reset_prob": 0.5}, False),
+        (["--smoke"], {"bytes": True}, False),
+        (["--smoke"], {"dataset": "text: mine"}, False),
+        (["--smoke", "--seed", 3], {}, False),
+        ([], {}, False),
+    ],
+)
+def test_it_trains_with_the_settings_of_the_run_alone(
+    unfinished, charlm_run, monkeypatch, arguments, changed, goes_on
+):
+    seen = []
+    monkeypatch.setattr(
+        charlm_train, "train", lambda given, _: seen.append(given.workdir)
+    )
+    monkeypatch.setattr(charlm_train.inference, "sample", lambda *_, **__: None)
+    settings = json.loads((unfinished / "settings.json").read_text())
+    (unfinished / "settings.json").write_text(json.dumps(settings | changed))
+    result = charlm_run("--sample", "--workdir", unfinished, *arguments)
+    assert result == (0, "", "")
+    assert seen == [unfinished] * goes_on
+
+
+def test_other_settings_are_refused(unfinished, charlm_run):
+    arguments = ("--sample", "--workdir", unfinished, "--hidden", 77)
+    assert_refused(charlm_run(*arguments), "hidden 32, not 77")
+
+
+@pytest.mark.parametrize(
+    ("option", "doing"), [("--score", "scoring"), ("--neurons", "analysing")]
+)
+def test_reading_says_so(unfinished, charlm_run, tmp_path, option, doing):
+    path, page = tmp_path / "text", tmp_path / "page.html"
+    path.write_text("8+6=14. ")
+    more = ("--html", page) if option == "--neurons" else ()
+    code, _, err = charlm_run("--workdir", unfinished, option, path, *more)
+    assert (code, err) == (0, told(unfinished, doing))
+
+
+def test_a_finished_run_goes_on_to_more_epochs(charlm_smoke, charlm_run, tmp_path):
+    """The cosine falls to zero at the new end, so the rate is no longer zero."""
+    path = shutil.copytree(charlm_smoke[0], tmp_path / "run")
+    settings = [
+        part
+        for name, value in vars(SMOKE).items()
+        if value != getattr(Settings(), name) and name != "epochs"
+        for part in (f"--{name.replace('_', '-')}", value)
+    ]
+    file = tmp_path / "text"
+    file.write_text(charlm_datasets.generate(seed=SMOKE.seed).content)
+    found = json.loads((path / "settings.json").read_text())
+    (path / "settings.json").write_text(json.dumps(found | {"dataset": "text: text"}))
+    arguments = ("--text", file, "--workdir", path, *settings)
+    assert_refused(charlm_run(*arguments, "--epochs", 2), "(epochs 3, not 2)")
+    code, out, err = charlm_run(*arguments, "--epochs", 4)
+    assert (code, err) == (0, "")
+    steps, warmup = 4 * STEPS, np.ceil(0.05 * 4 * STEPS)
+    rate = 1e-2 * (1 + np.cos(np.pi * (3 * STEPS - warmup) / (steps - warmup)))
+    assert out.splitlines()[1:3] == [
+        f"continuing in {path} after step {3 * STEPS}",
+        "now 4 epochs, planned were 3: the learning rate goes on as scheduled over 4 "
+        f"epochs, at {rate:.4g}",
+    ]
+    assert [line["epoch"] for line in read_metrics(path)] == [1, 2, 3, 4]
+    assert read_results(path)["epochs"] == 4
+    code, out, err = charlm_run(*arguments, "--epochs", 4)
+    assert out.startswith(f"{path} holds a finished run\n")
+
+
+def test_a_sample_is_refused_for_what_was_typed_alone(charlm_smoke, charlm_run):
+    """And what the run was trained with may be typed."""
+    arguments = ("--sample", "--length", 20, "--workdir", charlm_smoke[0])
+    assert charlm_run(*arguments, "--hidden", 32, "--cell", "lstm")[0] == 0
+    result = charlm_run(*arguments, "--hidden", 77, "--cell", "lstm")
+    assert_refused(
+        result,
+        "belongs to a run with other settings (hidden 32, not 77): a trained model is "
+        "used with the run's own settings, leave those options out",
+    )

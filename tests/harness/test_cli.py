@@ -12,6 +12,7 @@ from typing import Annotated
 
 import pytest
 import tyro
+from jax.errors import JaxRuntimeError
 
 from experiments.harness import cli
 
@@ -71,14 +72,22 @@ def test_an_argument_may_be_short_for_others(run, monkeypatch, capsys):
         (
             IsADirectoryError(21, "Is a directory", "vocab.txt"),
             2,
-            "error: [Errno 21] Is a directory: 'vocab.txt'\n",
+            "error: vocab.txt: Is a directory\n",
         ),
         (
             OSError(2, "No file", "a\x1b\nb"),
             2,
-            "error: [Errno 2] No file: 'a\\x1b\\nb'\n",
+            "error: a\\x1b\\nb: No file\n",
         ),
         (ValueError("a\x1b[2J\nb: none"), 2, "error: a\\x1b[2J\\nb: none\n"),
+        (OSError(28, "full"), 2, "error: [Errno 28] full\n"),
+        (
+            JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."),
+            2,
+            "error: not enough memory for a model or a batch of this size "
+            "(RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.): lower --hidden, "
+            "--embed, --layers or --batch\n",
+        ),
         (MemoryError("8 GiB"), 2, "error: not enough memory: 8 GiB\n"),
         (MemoryError(), 2, "error: not enough memory: the system gives no more\n"),
         (KeyboardInterrupt("all is saved"), 130, "all is saved\n"),
@@ -154,6 +163,84 @@ def test_a_tilde_is_the_home_directory_in_every_path(monkeypatch):
     assert seen == [Travel(Places(home / "a", runs), home)]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--out", ""], "--out is empty: name a path"),
+        (["--out="], "--out is empty: name a path"),
+        (["--runs", "a", ""], "--runs is empty: name a path"),
+    ],
+)
+def test_an_empty_path_is_not_the_current_directory(
+    monkeypatch, capsys, arguments, message
+):
+    """As of `"$UNSET"` in a shell."""
+    monkeypatch.setattr(sys, "argv", ["program", *arguments])
+    assert cli.run(failing(AssertionError), Travel, "greet", None) == 2
+    assert capsys.readouterr().err == f"error: {message}\n"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Numbers of a layer."""
+
+    hidden: int = 8
+    """Size."""
+    clip: float | None = None
+    """Norm."""
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """Numbers below each other."""
+
+    layer: Layer = field(default_factory=Layer)
+    rate: float = 0.5
+    bias: bool = True
+    typed: tyro.conf.Suppress[tyro.conf.Fixed[tuple[str, ...]]] = ()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], Numbers()),
+        (["--hidden", "8"], Numbers(typed=("hidden",))),
+        (
+            ["--no-bias", "--clip=1"],
+            Numbers(Layer(clip=1.0), bias=False, typed=("clip", "bias")),
+        ),
+        (
+            ["--rate", "-0.5", "--clip", "None"],
+            Numbers(rate=2.0, typed=("clip", "rate")),
+        ),
+    ],
+)
+def test_the_options_say_what_was_typed(monkeypatch, arguments, expected):
+    seen = []
+    monkeypatch.setattr(sys, "argv", ["program", *arguments])
+    assert cli.run(seen.append, Numbers, "greet", None) == 0
+    assert seen == [expected]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--hidden", "2.5"], "--hidden: it must be an integer, got '2.5'"),
+        (["--rate", "1,5"], "--rate: it must be a number, got '1,5'"),
+        (["--clip", "low"], "it must be a number, got 'low'"),
+    ],
+)
+def test_what_is_no_number(monkeypatch, capsys, arguments, message):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "argv", ["program", *arguments])
+    with pytest.raises(SystemExit) as exit_:
+        cli.run(failing(AssertionError), Numbers, "greet", None)
+    assert exit_.value.code == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert "invalid literal" not in err
+
+
 CHATTY = """
 import sys
 import warnings
@@ -203,8 +290,8 @@ def test_standard_output_that_takes_no_more(run, monkeypatch):
         code, _, err = run(main)
         assert code == 2
         assert err == (
-            "error: cannot write to standard output: No space left on device: give it "
-            "another place\n"
+            "error: cannot write to standard output: No space left on device: redirect "
+            "it elsewhere\n"
         )
 
 

@@ -262,6 +262,12 @@ def test_a_cluster_of_one_is_none(environment, expected):
     assert distributed._is_alone(environment) == expected
 
 
+def test_a_number_of_processes_that_is_none_names_its_variable():
+    message = "the environment variable SLURM_NTASKS must be a number of processes, got"
+    with pytest.raises(ValueError, match=f"{message} 'two': correct or unset it"):
+        distributed._is_alone({"SLURM_NTASKS": "two"})
+
+
 def test_without_a_cluster_there_is_one_process():
     Cluster().join()
     Cluster(num_processes=1).join()
@@ -270,7 +276,8 @@ def test_without_a_cluster_there_is_one_process():
 
 def test_slurm_is_joined_by_itself():
     code = (
-        "import jax; from experiments.cluster import Cluster; Cluster().join();"
+        "import jax; from experiments.harness import distributed;"
+        "distributed.Cluster().join();"
         "print(jax.process_index(), jax.process_count(), flush=True);"
     )
     # A job number whose coordinator has a free port: JAX puts it at 61440 + job % 4096.

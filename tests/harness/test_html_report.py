@@ -243,6 +243,17 @@ def test_a_phone_shows_all_of_it(visit, kind, data, thing, scheme):
     assert contrast.max() >= 7  # of text for everybody: WCAG's level AAA
 
 
+def test_on_paper_nothing_covers_the_text(visit):
+    page = visit("neurons", UNITS)
+    positions = "things => things.map(x => getComputedStyle(x).position)"
+    sticky = page.locator(".tools, aside")
+    assert sticky.evaluate_all(positions) == ["sticky", "sticky"]
+    page.emulate_media(media="print")
+    assert sticky.evaluate_all(positions) == ["static", "static"]
+    exact = "getComputedStyle(document.body).printColorAdjust"
+    assert page.evaluate(exact) == "exact"  # else shades would not be printed
+
+
 def test_nothing_ends_the_data():
     assert "<" not in embed([HOSTILE, "\u2028"])
     with pytest.raises(ValueError, match="not JSON compliant"):

@@ -94,7 +94,7 @@ def test_more_devices_than_there_are():
         "try: runtime.configure(3)\n"
         "except ValueError as error: print(error)"
     )
-    assert printed == "3 devices asked for, there are 2 (cpu): ask for fewer"
+    assert printed == "--devices 3: there are only 2 (cpu): give a smaller number"
 
 
 @pytest.mark.parametrize("devices", [0, -1])

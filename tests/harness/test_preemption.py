@@ -8,6 +8,8 @@ import pytest
 
 from experiments.harness.preemption import Interrupt
 
+SAID = "saving after this step; Ctrl-C again stops at once\n"
+
 
 @pytest.fixture(autouse=True)
 def usual_handler():
@@ -27,7 +29,7 @@ def test_the_first_signal_only_asks(number, capsys):
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
-    assert capsys.readouterr().err == "stopping when this is done ...\n"
+    assert capsys.readouterr().err == SAID
 
 
 def test_signals_are_as_before_after_an_error():

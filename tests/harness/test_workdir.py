@@ -1,10 +1,14 @@
-"""The directory of a run: claimed once, refused to others, never half written."""
+"""The directory of a run: one program's at a time, and never half written."""
 
+import contextlib
 import errno
+import fcntl
 import json
 import os
 import platform
 import re
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +20,7 @@ import jaxrnn
 from experiments.harness.provenance import environment
 from experiments.harness.workdir import WorkDir, fingerprint
 from jaxrnn.text import Vocab
+from tests.imdb.test_train import assert_refused
 
 SETTINGS = {"cell": "lstm", "pooling": ("max", "mean"), "seed": 0, "rate": 0.1}
 
@@ -249,3 +254,147 @@ def test_only_the_vocabulary_of_the_run_is_taken(tmp_path):
     workdir.write_vocab(Vocab(("x", "y")))
     with pytest.raises(ValueError, match=r"is not the vocabulary .* has 2 tokens, "):
         _ = workdir.vocab
+
+
+SEED = {"seed": 0}
+
+# Another process, that knows nothing of ours but the name of the file.
+HOLDER = """
+import fcntl, sys
+file = open(sys.argv[1], "a")
+fcntl.flock(file, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def another_process(path):
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, path / "lock"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        yield process
+
+
+def test_the_second_is_refused_until_the_first_is_done(tmp_path):
+    with WorkDir(tmp_path).claimed(SEED):
+        message = f"another program is at work in {tmp_path}: wait for its end, or give"
+        with (
+            pytest.raises(ValueError, match=message) as error,
+            WorkDir(tmp_path).claimed(SEED),
+        ):
+            raise AssertionError("claimed twice")
+        assert "\n" not in str(error.value)
+    with WorkDir(tmp_path).claimed(SEED):
+        assert WorkDir(tmp_path).settings == SEED
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, KeyboardInterrupt])
+def test_an_error_lets_go_of_it(tmp_path, error):
+    with pytest.raises(error), WorkDir(tmp_path).claimed(SEED):
+        raise error
+    with open(tmp_path / "lock") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_so_do_other_settings(tmp_path):
+    with WorkDir(tmp_path).claimed(SEED):
+        WorkDir(tmp_path).finish({"accuracy": 1.0})
+    with (
+        pytest.raises(ValueError, match="other settings"),
+        WorkDir(tmp_path).claimed({"seed": 1}),
+    ):
+        raise AssertionError("claimed")
+    with WorkDir(tmp_path).claimed(SEED):
+        assert (tmp_path / "lock").read_bytes() == b""
+
+
+def test_a_run_without_a_checkpoint_makes_room_for_other_settings(tmp_path):
+    """It ended before there was anything to keep: its settings were the reason."""
+    for settings in (SEED, {"seed": 1}):
+        with WorkDir(tmp_path).claimed(settings):
+            assert WorkDir(tmp_path).settings == settings
+
+
+def test_a_killed_process_leaves_nothing_to_clean_up(tmp_path):
+    with another_process(tmp_path) as process:
+        with (
+            pytest.raises(ValueError, match="another program is at work"),
+            WorkDir(tmp_path).claimed(SEED),
+        ):
+            raise AssertionError("claimed")
+        assert WorkDir(tmp_path).settings is None
+        process.kill()
+    with WorkDir(tmp_path).claimed(SEED):
+        assert WorkDir(tmp_path).settings == SEED
+
+
+def test_both_programs_refuse_and_write_nothing(tmp_path, program_run, charlm_run):
+    with another_process(tmp_path) as process:
+        for run in (program_run, charlm_run):
+            result = run("--smoke", "--workdir", tmp_path)
+            assert_refused(result, f"another program is at work in {tmp_path}")
+        assert [file.name for file in tmp_path.iterdir()] == ["lock"]
+        process.kill()
+
+
+EXTENDED = {"epochs": 4, "patience": None, "seed": 0, "dataset": "csv: a"}
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize(
+    "changed",
+    [{"epochs": 5}, {"epochs": 9, "patience": 2}, {"patience": 3, "dataset": "csv: b"}],
+)
+def test_more_epochs_or_patience_let_a_run_go_on(tmp_path, finished, changed):
+    claim(tmp_path, EXTENDED)
+    (tmp_path / "checkpoints" / "step_1").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "step_1" / "record.json").write_text("{}")
+    if finished:
+        WorkDir(tmp_path).finish({"accuracy": 1.0})
+    claim(tmp_path, EXTENDED | changed)
+    assert WorkDir(tmp_path).settings == EXTENDED | changed
+    assert WorkDir(tmp_path).results is None
+
+
+@pytest.mark.parametrize("changed", [{"epochs": 3}, {"epochs": 5, "seed": 1}])
+def test_fewer_epochs_or_other_settings_besides_do_not(tmp_path, changed):
+    claim(tmp_path, EXTENDED)
+    WorkDir(tmp_path).finish({"accuracy": 1.0})
+    with pytest.raises(ValueError, match="epochs 4, not"):
+        claim(tmp_path, EXTENDED | changed)
+    assert WorkDir(tmp_path).settings == EXTENDED
+    assert WorkDir(tmp_path).results is not None
+
+
+def test_the_refusal_names_what_was_typed(tmp_path):
+    begin(tmp_path)
+    others = SETTINGS | {"seed": 1, "rate": 0.2}
+    for typed, differences in (
+        (["rate", "cell"], "(rate 0.1, not 0.2)"),
+        (["cell", "workdir"], "(rate 0.1, not 0.2, seed 0, not 1)"),
+    ):
+        with (
+            pytest.raises(ValueError, match="give another --workdir, or its") as error,
+            WorkDir(tmp_path).claimed(others, typed),
+        ):
+            raise AssertionError("claimed")
+        assert differences in str(error.value)
+    with pytest.raises(ValueError, match="used with the run's own settings, leave th"):
+        WorkDir(tmp_path).require({"seed": 1})
+
+
+@pytest.mark.parametrize(
+    "name", ["settings.json", "results.json", "vocab.txt", "metrics.jsonl"]
+)
+def test_a_file_that_cannot_be_read_names_the_remedy(tmp_path, name):
+    (tmp_path / name).mkdir()  # chmod would not stop root
+    attribute = name.split(".")[0]
+    message = f"{tmp_path}/{name} cannot be read .Is a directory.: make it readable, or"
+    with pytest.raises(ValueError, match=message) as error:
+        getattr(WorkDir(tmp_path), attribute)
+    assert str(error.value).endswith("give another --workdir")

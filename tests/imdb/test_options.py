@@ -210,7 +210,7 @@ def test_the_command_line_is_the_settings(csv_run, csv_file, program_run):
     [
         (["--seed", 1], "(seed 0, not 1"),
         (["--hidden", 5, "--layers", 2], "(hidden 4, not 5, layers 1, not 2)"),
-        (["--devices", 3], "3 devices asked for, there are 2"),
+        (["--devices", 3], "--devices 3: there are only 2"),
         (["--devices", 0], "--devices must be at least 1, got 0"),
         (["--max-words", 0], "--max-words must be at least 1, got 0"),
         (["--word-dropout", 1.5], "--word-dropout must be from 0 to 1, got 1.5"),

@@ -61,7 +61,7 @@ function move(wanted) {
   tell();
 }
 
-/* What the model expects after the place, and what does come. */
+/* Show the predictions after the current character, and the one that follows. */
 function tell() {
   const before = data.characters.slice(Math.max(0, place - 12), place).map(visible).join("");
   part("context").replaceChildren(
@@ -110,8 +110,8 @@ part("model").textContent = data.model;
 part("legend").append("\u22121", scale(), "+1");
 part("slider").max = data.units.length;
 part("ranking").textContent =
-  `The ${data.units.length} of ${data.of.toLocaleString("en")} units that remember most of this text come first, by this score: ` +
-  "from each value the mean at the same character is taken away, so that what the unit has from earlier characters is left; " +
-  `the score is the mean product of what is left with what is left ${data.lag} characters later. ` +
-  "It is great for a unit that swings widely and keeps what it has.";
+  `Shown are ${data.units.length} of ${data.of.toLocaleString("en")} units, by this score: ` +
+  "from each activation the mean over all positions with the same character is subtracted, so that the residual depends on earlier characters; " +
+  `the score is the mean of the residual times the residual ${data.lag} characters later (an autocovariance). ` +
+  "It is large for a unit that varies a lot, and slowly.";
 choose(0);
