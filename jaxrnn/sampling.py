@@ -272,18 +272,19 @@ def decode(
     optional = {"top_p": top_p, "min_p": min_p}
     options |= {name: x for name, x in optional.items() if x is not None}
     options = {name: per_row(name, x, rows) for name, x in options.items()}
+    stop_ids = None
     if stop is not None:
-        stop = as_int32(1, stop=stop)
-        if not stop.size:
+        stop_ids = as_int32(1, stop=stop)
+        if not stop_ids.size:
             raise ValueError("stop is empty: give at least one token, or None")
-        check_within(0, vocab_size - 1, stop=concrete_or_none(stop))
+        check_within(0, vocab_size - 1, stop=concrete_or_none(stop_ids))
     return _decode(
         step,
         params,
-        _with_tail(decode_state, 0 if stop is None else stop.size),
+        _with_tail(decode_state, 0 if stop_ids is None else stop_ids.size),
         key,
         options,
-        stop,
+        stop_ids,
         as_int32(0, pad_id=pad_id),
         as_int32(0, limit=length if limit is None else limit),
         length=length,
