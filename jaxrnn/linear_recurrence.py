@@ -24,7 +24,8 @@ import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from jaxrnn.types import Array, Bool, knows_of_devices
+from jaxrnn._jax_compat import has_sharding_in_type
+from jaxrnn.types import Array, Bool
 
 
 def linear_recurrence(
@@ -144,7 +145,7 @@ def _like(name: str, mask: Bool[Array, "t *b"] | None, a: Array) -> Array | None
 
 
 def _bind(a: Array, b: Array, initial: Array, reverse: bool) -> Array:
-    if any(map(knows_of_devices, (a, b, initial))):
+    if any(map(has_sharding_in_type, (a, b, initial))):
         # Only JAX's own operations have derivatives with such types, and a loop must
         # return the types that it takes.
         initial = initial + jnp.zeros_like(a[0]) + jnp.zeros_like(b[0])

@@ -209,6 +209,8 @@ class Recurrent(nn.Module):
         return (self._fresh_state(batch_shape, (1,)),)
 
     def _over_time(self, cell: Any, state, x, **options):
+        if self.resolved_backends == ("parallel",):
+            return cell.over_time(state, cell.project(x), **options)
         if self.resolved_backends == ("fused",):
             return fused(cell, state, cell.project(x), **options)
         if self._projects_ahead:
@@ -240,13 +242,16 @@ class Recurrent(nn.Module):
 
     @property
     def resolved_backends(self) -> tuple[str, ...]:
-        """Which recurrence runs each cell: `"fused"`, or `"scan"` of `flax.linen`.
+        """Which recurrence runs each cell: `"fused"`, `"parallel"` (all steps at
+        once), or `"scan"` of `flax.linen`.
 
         >>> Recurrent(cells.GRUCell(8)).resolved_backends
         ('fused',)
         >>> Recurrent(nn.GRUCell(8)).resolved_backends
         ('scan',)
         """
+        if self.backend == "auto" and cells.runs_in_parallel(self.cell):
+            return ("parallel",)
         fast = self.backend == "auto" and supports(self.cell)
         return ("fused" if fast else "scan",)
 

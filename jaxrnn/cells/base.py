@@ -43,20 +43,22 @@ class Cell(nn.RNNCellBase):
     param_dtype: Dtype = jnp.float32
 
     gates: ClassVar[int]
+    # Of how many gates the state has a share (none: there is no w_h), and how many, the
+    # first ones, have a bias; all of them if None.
+    recurrent_gates: ClassVar[int | None] = None
+    bias_gates: ClassVar[int | None] = None
 
     def __post_init__(self):
         check_min(1, features=self.features)
         super().__post_init__()
 
     def setup(self):
-        self.w_h = self.param(
-            "w_h",
-            self._each_gate(self.recurrent_init),
-            (self.output_features, self.gates * self.features),
-            self.param_dtype,
-        )
-        if self.use_bias:
-            shape = (self.gates * self.features,)
+        if self.recurrent_gates != 0:
+            number = self.recurrent_gates or self.gates
+            shape = (self.output_features, number * self.features)
+            self.w_h = self._matrix("w_h", shape, self.recurrent_init)
+        if self.use_bias and self.bias_gates != 0:
+            shape = (sum(self._widths[: self.bias_gates]),)
             self.b = self.param("b", self._bias_init, shape, self.param_dtype)
 
     @nn.compact  # The inputs alone decide the shape of w_x.
@@ -75,13 +77,7 @@ class Cell(nn.RNNCellBase):
         Array([[1.75, 1.75]], dtype=float32)
         """
         self._check_inputs(x)
-        w_x = self.param(
-            "w_x",
-            self._each_gate(self.kernel_init),
-            (x.shape[-1], self.gates * self.features),
-            self.param_dtype,
-        )
-        return product(x.astype(self.state_dtype), w_x, self.compute_dtype)
+        return self._project(x.astype(self.state_dtype))
 
     def recur(
         self, state: CellState, x_gates: Float[Array, "*b g"]
@@ -99,10 +95,10 @@ class Cell(nn.RNNCellBase):
         Array([[4.5, 0. ]], dtype=float32)
         """
         self._check_gates(state, x_gates)
-        if self.use_bias:
-            x_gates = x_gates + self._broadcast(self.b, x_gates.ndim)
-        w_h = self.w_h.astype(self.compute_dtype)
-        state, output = self._step(state, x_gates, w_h)
+        w_h = None
+        if self.recurrent_gates != 0:
+            w_h = self.w_h.astype(self.compute_dtype)
+        state, output = self._step(state, self._with_bias(x_gates), w_h)
         return state, output.astype(self.compute_dtype)
 
     def __call__(
@@ -178,38 +174,93 @@ class Cell(nn.RNNCellBase):
     def _step(
         self, state: Any, x_gates: Float[Array, "*b g"], w_h: Float[Array, "h g"]
     ) -> tuple[Any, Float[Array, "*b h"]]:
-        """The next state, and the output in its dtype."""
+        """The next state, and the output in its dtype; the bias is in `x_gates`."""
         raise TypeError(f"{type(self).__name__} does not define a step")
+
+    def _project(self, x: Float[Array, "*b d"]) -> Float[Array, "*b g"]:
+        """What `project` returns, of inputs in the dtype of the state."""
+        return self._input_product(x)
+
+    @property
+    def _widths(self) -> tuple[int, ...]:
+        """The features of each gate in `x_gates`."""
+        return (self.features,) * self.gates
+
+    def _input_product(
+        self, x: Float[Array, "*b d"], name: str = "w_x", gates: int | None = None
+    ) -> Float[Array, "*b g"]:
+        """`x` times a weight with columns for the first so many gates; in `project`."""
+        widths = self._widths[:gates]
+        shape = (x.shape[-1], sum(widths))
+        w_x = self._matrix(name, shape, self.kernel_init, widths)
+        return product(x, w_x, self.compute_dtype)
+
+    def _dot(
+        self, a: Float[Array, "*b h"], w: Float[Array, "h g"]
+    ) -> Float[Array, "*b g"]:
+        """Their product, with factors in the dtype that the cell computes in."""
+        return product(a, w.astype(self.compute_dtype), self.compute_dtype)
+
+    def _matrix(
+        self,
+        name: str,
+        shape: tuple[int, int],
+        init: Initializer,
+        widths: tuple[int, ...] | None = None,
+    ) -> Float[Array, "h g"]:
+        """A parameter with columns for gates of these widths, `features` each if None,
+        made by `init` for each gate on its own: the whole is no matrix of its own."""
+        if widths is None:
+            widths = (self.features,) * (shape[-1] // self.features)
+
+        def each_gate(key, shape, dtype):
+            keys = jax.random.split(key, len(widths))
+            shapes = [(shape[0], width) for width in widths]
+            gates = [
+                narrowed(init)(k, s, dtype) for k, s in zip(keys, shapes, strict=True)
+            ]
+            for gate, expected in zip(gates, shapes, strict=True):
+                if gate.shape != expected:
+                    raise ValueError(
+                        f"an initializer must return one gate's matrix, {expected}, "
+                        f"got {gate.shape}"
+                    )
+            return jnp.concatenate(gates, axis=-1)
+
+        return self.param(name, each_gate, shape, self.param_dtype)
+
+    def _vector(
+        self, name: str, init: Initializer, size: int | None = None
+    ) -> Float[Array, "h"]:
+        """A parameter with `size` numbers, `features` if None."""
+        shape = (self.features if size is None else size,)
+        return self.param(name, narrowed(init), shape, self.param_dtype)
 
     def _bias_init(self, key, shape, dtype):
         return self.bias_init(key, shape, dtype)
 
-    def _each_gate(self, init: Initializer) -> Initializer:
-        """`init` for each gate on its own: the fused array is no matrix of its own."""
+    def _with_bias(self, x_gates: Float[Array, "*b g"]) -> Float[Array, "*b g"]:
+        if not self.use_bias or self.bias_gates == 0:
+            return x_gates
+        b = self.b
+        if b.shape[0] < x_gates.shape[-1]:
+            b = jnp.pad(b, (0, x_gates.shape[-1] - b.shape[0]))
+        return x_gates + self._broadcast(b, x_gates.ndim)
 
-        def each_gate(key, shape, dtype):
-            shape = (shape[0], self.features)
-            keys = jax.random.split(key, self.gates)
-            gates = [narrowed(init)(k, shape, dtype) for k in keys]
-            if {gate.shape for gate in gates} != {shape}:
-                raise ValueError(
-                    f"an initializer must return one gate's matrix, {shape}, "
-                    f"got {gates[0].shape}"
-                )
-            return jnp.concatenate(gates, axis=-1)
-
-        return each_gate
-
-    def _broadcast(self, bias: Float[Array, "g"], ndim: int) -> Array:
-        return jnp.expand_dims(bias.astype(self.state_dtype), range(ndim - 1))
+    def _broadcast(self, vector: Float[Array, "g"], ndim: int) -> Array:
+        """The vector in the dtype of the state, with so many axes."""
+        return jnp.expand_dims(vector.astype(self.state_dtype), range(ndim - 1))
 
     def _check_gates(self, state: CellState, x_gates: Float[Array, "*b g"]) -> None:
         *rows, width = jnp.shape(x_gates)
-        if width != self.gates * self.features:
+        if width != sum(self._widths):
             raise ValueError(
-                f"the inputs' share of the gates has {self.gates * self.features} "
+                f"the inputs' share of the gates has {sum(self._widths)} "
                 f"features, as project makes them, got {width}"
             )
+        self._check_rows(state, rows)
+
+    def _check_rows(self, state: CellState, rows: list[int]) -> None:
         for leaf in jax.tree.leaves(state):
             if [*leaf.shape[:-1]] != rows:
                 raise ValueError(
@@ -225,8 +276,9 @@ class Cell(nn.RNNCellBase):
                 f"inputs are {x.dtype}, but the cell computes in "
                 f"{jnp.dtype(self.compute_dtype)}: cast them, or set dtype"
             )
-        if self.has_variable("params", "w_x"):
-            made_for = self.get_variable("params", "w_x").shape[0]
+        names = [n for n in ("w_in", "w_x") if self.has_variable("params", n)]
+        if names:
+            made_for = self.get_variable("params", names[0]).shape[0]
             if x.shape[-1] != made_for:
                 raise ValueError(
                     f"inputs have {x.shape[-1]} features, "

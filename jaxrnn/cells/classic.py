@@ -1,11 +1,12 @@
-"""The recurrent cells as Flax modules: `equations` on what `Cell` gives them."""
+"""The simple recurrent network, the LSTM and the GRU, in PyTorch's and the published
+form: `equations` on what `Cell` gives them."""
 
 from typing import ClassVar
 
 import jax.numpy as jnp
 
 from jaxrnn._validation import check_min
-from jaxrnn.cell import Cell, narrowed
+from jaxrnn.cells.base import Cell, narrowed
 from jaxrnn.equations import (
     ACTIVATIONS,
     Activation,

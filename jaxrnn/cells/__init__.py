@@ -1,0 +1,62 @@
+"""Recurrent cells as Flax modules, one file a family."""
+
+from jaxrnn.cells.base import Cell
+from jaxrnn.cells.classic import GRUCell, LSTMCell, ResetBeforeGRUCell, RNNCell
+from jaxrnn.cells.gated import (
+    CoupledLSTMCell,
+    JANETCell,
+    LayerNormGRUCell,
+    LayerNormLSTMCell,
+    LiGRUCell,
+    MGUCell,
+    MinimalRNNCell,
+    MogrifierLSTMCell,
+    MultiplicativeLSTMCell,
+    PeepholeLSTMCell,
+    RHNCell,
+    SCRNCell,
+    UGRNNCell,
+)
+from jaxrnn.cells.linear import (
+    LinearCell,
+    LRUCell,
+    MinGRUCell,
+    MinLSTMCell,
+    QRNNCell,
+    QRNNState,
+    RGLRUCell,
+    S5Cell,
+    SRUCell,
+    runs_in_parallel,
+)
+
+__all__ = [
+    "Cell",
+    "CoupledLSTMCell",
+    "GRUCell",
+    "JANETCell",
+    "LRUCell",
+    "LSTMCell",
+    "LayerNormGRUCell",
+    "LayerNormLSTMCell",
+    "LiGRUCell",
+    "LinearCell",
+    "MGUCell",
+    "MinGRUCell",
+    "MinLSTMCell",
+    "MinimalRNNCell",
+    "MogrifierLSTMCell",
+    "MultiplicativeLSTMCell",
+    "PeepholeLSTMCell",
+    "QRNNCell",
+    "QRNNState",
+    "RGLRUCell",
+    "RHNCell",
+    "RNNCell",
+    "ResetBeforeGRUCell",
+    "S5Cell",
+    "SCRNCell",
+    "SRUCell",
+    "UGRNNCell",
+    "runs_in_parallel",
+]
