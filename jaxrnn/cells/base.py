@@ -186,6 +186,12 @@ class Cell(nn.RNNCellBase):
         """The features of each gate in `x_gates`."""
         return (self.features,) * self.gates
 
+    @property
+    def _time_features(self) -> int:
+        """How many of the inputs' features, the last ones, are lengths of steps, which
+        have no weights."""
+        return 0
+
     def _input_product(
         self, x: Float[Array, "*b d"], name: str = "w_x", gates: int | None = None
     ) -> Float[Array, "*b g"]:
@@ -204,7 +210,7 @@ class Cell(nn.RNNCellBase):
     def _matrix(
         self,
         name: str,
-        shape: tuple[int, int],
+        shape: tuple[int, ...],
         init: Initializer,
         widths: tuple[int, ...] | None = None,
     ) -> Float[Array, "h g"]:
@@ -215,7 +221,7 @@ class Cell(nn.RNNCellBase):
 
         def each_gate(key, shape, dtype):
             keys = jax.random.split(key, len(widths))
-            shapes = [(shape[0], width) for width in widths]
+            shapes = [(*shape[:-1], width) for width in widths]
             gates = [
                 narrowed(init)(k, s, dtype) for k, s in zip(keys, shapes, strict=True)
             ]
@@ -278,7 +284,8 @@ class Cell(nn.RNNCellBase):
             )
         names = [n for n in ("w_in", "w_x") if self.has_variable("params", n)]
         if names:
-            made_for = self.get_variable("params", names[0]).shape[0]
+            weights = self.get_variable("params", names[0])
+            made_for = weights.shape[-2] + self._time_features
             if x.shape[-1] != made_for:
                 raise ValueError(
                     f"inputs have {x.shape[-1]} features, "

@@ -1,0 +1,119 @@
+"""The convolutional LSTM, in one, two or three dimensions."""
+
+import math
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from jaxrnn.arguments import at_least, sizes
+from jaxrnn.cells.base import Cell
+from jaxrnn.types import Array, Float, LSTMState
+
+
+class ConvLSTMCell(Cell):
+    """The convolutional LSTM (Shi et al., 2015, "Convolutional LSTM network",
+    arXiv:1506.04214, equation 3, without its peepholes):
+
+        i, f, o = sigmoid(...), g = tanh(...) of conv(x, w_x) + conv(h, w_h) + b
+        c' = f * c + i * g, h' = o * tanh(c')
+
+    The inputs of a step are `[*b, *space, d]` with as many axes of space as
+    `kernel_size` has numbers, one to three, and the outputs `[*b, *space, h]`, as many
+    as the inputs: they are padded with zeros at the border. Gates lie in the order
+    i f g o. `kernel_init` and `recurrent_init` make one gate's kernel.
+
+    Raises:
+        ValueError: `kernel_size` has no number, or more than three.
+
+    >>> from jaxrnn import Recurrent
+    >>> layer = Recurrent(ConvLSTMCell(features=4, kernel_size=(3, 3)))
+    >>> video = jnp.ones((2, 5, 8, 8, 3))
+    >>> (y, (state,)), variables = layer.init_with_output(
+    ...     jax.random.key(0), video, lengths=jnp.array([5, 2])
+    ... )
+    >>> y.shape, state.c.shape
+    ((2, 5, 8, 8, 4), (2, 8, 8, 4))
+    """
+
+    kernel_size: tuple[int, ...] = (3, 3)
+    forget_bias: float = 1.0
+    gates: ClassVar[int] = 4
+
+    def __post_init__(self):
+        kernel = sizes(kernel_size=self.kernel_size)
+        if not 1 <= len(kernel) <= 3:
+            raise ValueError(
+                f"kernel_size must have one to three numbers, got {self.kernel_size}"
+            )
+        for size in kernel:
+            at_least(1, kernel_size=size)
+        object.__setattr__(self, "kernel_size", kernel)
+        super().__post_init__()
+
+    def setup(self):
+        shape = (*self.kernel_size, self.features, 4 * self.features)
+        self.w_h = self._matrix("w_h", shape, self.recurrent_init)
+        if self.use_bias:
+            shape = (4 * self.features,)
+            self.b = self.param("b", self._bias_init, shape, self.param_dtype)
+
+    def zero_state(self, batch_shape):
+        """Raises a `ValueError`: the state has the space of the inputs.
+
+        >>> ConvLSTMCell(features=4).zero_state((2,))
+        Traceback (most recent call last):
+            ...
+        ValueError: the state has the space of the inputs: use initialize_carry
+        """
+        raise ValueError("the state has the space of the inputs: use initialize_carry")
+
+    def initialize_carry(self, rng, input_shape):
+        """Zeros, for inputs `[*b, *space, d]` of one step.
+
+        >>> cell = ConvLSTMCell(features=4)
+        >>> cell.initialize_carry(jax.random.key(0), (2, 8, 8, 3)).h.shape
+        (2, 8, 8, 4)
+        """
+        shape = (*input_shape[:-1], self.features)
+        return LSTMState(*(jnp.zeros(shape, self.state_dtype) for _ in range(2)))
+
+    @property
+    def num_feature_axes(self) -> int:
+        """How many axes of an input, the last ones, are space and features.
+
+        >>> ConvLSTMCell(features=4, kernel_size=(3, 3)).num_feature_axes
+        3
+        """
+        return len(self.kernel_size) + 1
+
+    def _project(self, x):
+        shape = (*self.kernel_size, x.shape[-1], 4 * self.features)
+        w_x = self._matrix("w_x", shape, self.kernel_init)
+        return self._convolve(x, w_x)
+
+    def _step(self, state, x_gates, w_h):
+        gates = x_gates + self._convolve(state.h, w_h)
+        i, f, g, o = jnp.split(gates, 4, axis=-1)
+        c = jax.nn.sigmoid(f) * state.c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        h = jax.nn.sigmoid(o) * jnp.tanh(c)
+        return LSTMState(h, c), h
+
+    def _convolve(self, x: Array, w: Float[Array, "*k d g"]) -> Array:
+        """Over space, which stays as large; any number of axes before it."""
+        batch = x.shape[: -self.num_feature_axes]
+        space = x.shape[len(batch) :]
+        axes = "DHW"[-len(self.kernel_size) :]
+        out = jax.lax.conv_general_dilated(
+            x.reshape(math.prod(batch), *space).astype(self.compute_dtype),
+            w.astype(self.compute_dtype),
+            (1,) * len(self.kernel_size),
+            "SAME",
+            dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
+        )
+        return out.reshape(*batch, *out.shape[1:]).astype(self.state_dtype)
+
+    def _bias_init(self, key, shape, dtype):
+        b = jnp.asarray(self.bias_init(key, shape, dtype))
+        forget = slice(self.features, 2 * self.features)
+        return b.at[forget].add(jnp.asarray(self.forget_bias, dtype))
