@@ -9,7 +9,9 @@ __version__ = "0.1.0"
 
 from jaxrnn import (
     batching,
+    cells,
     checkpoints,
+    linear_recurrence,
     metrics,
     models,
     placement,
@@ -22,7 +24,7 @@ from jaxrnn import (
 )
 from jaxrnn.cells import GRUCell, LSTMCell, ResetBeforeGRUCell, RNNCell
 from jaxrnn.combinators import Bidirectional, Stack
-from jaxrnn.layers import GRU, LSTM, RNN
+from jaxrnn.layers import GRU, LSTM, RNN, Layer
 from jaxrnn.recurrent import Recurrent
 from jaxrnn.types import LSTMState
 
@@ -34,12 +36,15 @@ __all__ = [
     "GRUCell",
     "LSTMCell",
     "LSTMState",
+    "Layer",
     "RNNCell",
     "Recurrent",
     "ResetBeforeGRUCell",
     "Stack",
     "batching",
+    "cells",
     "checkpoints",
+    "linear_recurrence",
     "metrics",
     "models",
     "placement",

@@ -69,6 +69,23 @@ def check_scalar(**named: SupportsFloat) -> float:
     raise TypeError(f"{name} must be a number, got {value!r}")
 
 
+def check_positive(**named: SupportsFloat) -> float:
+    """A number above zero.
+
+    Raises:
+        TypeError: it is not a number.
+        ValueError: it is zero or below, or not a number (NaN).
+
+    >>> check_positive(dt=0.5)
+    0.5
+    """
+    ((name, value),) = named.items()
+    value = check_scalar(**named)
+    if not value > 0:
+        raise ValueError(f"{name} must be positive, got {value}")
+    return value
+
+
 def check_shape(**named: Iterable[int]) -> tuple[int, ...]:
     """The sizes of the axes of an array.
 

@@ -1,4 +1,5 @@
-"""The recurrent layers `RNN`, `LSTM` and `GRU`, with the arguments of PyTorch's.
+"""The recurrent layers: `Layer` of any cell, and `RNN`, `LSTM` and `GRU` with the
+arguments of PyTorch's.
 
 Every layer of the library has the same three methods, so that each can stand where
 another does:
@@ -16,10 +17,12 @@ state is a flat tuple with one entry per cell, in PyTorch's order. The files `sc
 """
 
 import dataclasses
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.core import FrozenDict
 from flax.typing import Initializer
 from jax.typing import ArrayLike
 
@@ -32,8 +35,7 @@ from jaxrnn.types import Array, Dtype, Float, Int, State
 
 
 class Layer(nn.Module):
-    """`num_layers` layers of one kind of cell, in one or both directions: what `RNN`,
-    `LSTM` and `GRU` share.
+    """`num_layers` layers of one kind of cell, in one or both directions.
 
     The parameters have PyTorch's suffixes: `l0`, `l0_reverse`, `l1`, and so on, and so
     has the order of the state's entries.
@@ -41,7 +43,19 @@ class Layer(nn.Module):
     All but the first are given by name: PyTorch's `(inputs, outputs)` would else be
     taken for something else.
 
+    >>> import jax
+    >>> layer = Layer(cells.MGUCell, features=8, num_layers=2, bidirectional=True)
+    >>> x = jnp.ones((2, 5, 3))
+    >>> (y, state), variables = layer.init_with_output(jax.random.key(0), x)
+    >>> y.shape, len(state), sorted(variables["params"])
+    ((2, 5, 16), 4, ['l0', 'l0_reverse', 'l1', 'l1_reverse'])
+    >>> options = {"rounds": 4}
+    >>> layer = Layer(cells.MogrifierLSTMCell, features=8, cell_options=options)
+    >>> layer.resolved_backends
+    ('scan',)
+
     Attributes:
+        cell_type: a class of `jaxrnn.cells`, or a subclass of `cells.Cell`.
         features: outputs of each direction of each layer.
         num_layers: how many are on top of each other.
         bidirectional: read in both directions; their outputs stand side by side.
@@ -58,13 +72,17 @@ class Layer(nn.Module):
         backend: `"scan"`, or `"auto"` for the fastest recurrence there is.
         remat_chunk: steps between the states that the backward pass keeps, which
             computes the others again; None keeps all it needs. For long sequences.
+        cell_options: what else the cells are made with, by name.
 
     Raises:
-        TypeError, ValueError: if what should be a number is not one, or out of range.
+        TypeError: `cell_type` is no such class, the cell has not one of `cell_options`,
+            or what should be a number is not one.
+        ValueError: a number is out of range.
     """
 
-    features: int
+    cell_type: type[cells.Cell]
     _: dataclasses.KW_ONLY
+    features: int
     num_layers: int = 1
     bidirectional: bool = False
     dropout: float = 0.0
@@ -77,10 +95,26 @@ class Layer(nn.Module):
     param_dtype: Dtype = jnp.float32
     backend: Backend = "auto"
     remat_chunk: int | None = None
-
-    cell_type: ClassVar[type[cells.Cell]]
+    cell_options: Mapping[str, Any] = FrozenDict()
 
     def __post_init__(self):
+        if not isinstance(self.cell_type, type) or not issubclass(
+            self.cell_type, cells.Cell
+        ):
+            raise TypeError(
+                "cell_type must be a class of jaxrnn.cells, "
+                f"got {self.cell_type!r:.200}: for one of anyone's make the layer of "
+                "Recurrent(cell)"
+            )
+        # A module is hashable.
+        object.__setattr__(self, "cell_options", FrozenDict(self.cell_options))
+        known = {field.name for field in dataclasses.fields(self.cell_type)}
+        unknown = sorted(set(self.cell_options) - (known - _OF_EVERY_CELL))
+        if unknown:
+            raise TypeError(
+                f"{self.cell_type.__name__} has no option {unknown[0]!r}, it has "
+                f"{sorted(known - _OF_EVERY_CELL)}"
+            )
         check_min(1, features=self.features)
         check_min(1, num_layers=self.num_layers)
         check_probability(dropout=self.dropout)
@@ -187,8 +221,12 @@ class Layer(nn.Module):
             **place,
         )
 
-    def _cell_options(self) -> dict[str, Any]:
-        return {}
+    def _cell_options(self) -> Mapping[str, Any]:
+        return self.cell_options
+
+
+# Given by arguments of the layer, or by Flax.
+_OF_EVERY_CELL = {field.name for field in dataclasses.fields(cells.Cell)}
 
 
 class RNN(Layer):
@@ -205,9 +243,13 @@ class RNN(Layer):
     ((2, 5, 8), 2, ['l0', 'l1'])
     """
 
+    cell_type: type[cells.Cell] = dataclasses.field(default=cells.RNNCell, init=False)
+    cell_options: Mapping[str, Any] = dataclasses.field(
+        default=FrozenDict(), init=False
+    )
+    features: int
     _: dataclasses.KW_ONLY
     activation: Activation = "tanh"
-    cell_type: ClassVar[type[cells.Cell]] = cells.RNNCell
 
     def _cell_options(self):
         return {"activation": self.activation}
@@ -231,10 +273,14 @@ class LSTM(Layer):
     ((2, 5, 16), (2, 8), ['l0', 'l0_reverse'])
     """
 
+    cell_type: type[cells.Cell] = dataclasses.field(default=cells.LSTMCell, init=False)
+    cell_options: Mapping[str, Any] = dataclasses.field(
+        default=FrozenDict(), init=False
+    )
+    features: int
     _: dataclasses.KW_ONLY
     proj_size: int = 0
     forget_bias: float = 1.0
-    cell_type: ClassVar[type[cells.Cell]] = cells.LSTMCell
 
     def _cell_options(self):
         return {"proj_size": self.proj_size, "forget_bias": self.forget_bias}
@@ -252,5 +298,9 @@ class GRU(Layer):
     ((5, 8), (8,))
     """
 
+    cell_type: type[cells.Cell] = dataclasses.field(default=cells.GRUCell, init=False)
+    cell_options: Mapping[str, Any] = dataclasses.field(
+        default=FrozenDict(), init=False
+    )
+    features: int
     _: dataclasses.KW_ONLY  # of the fields that Flax adds
-    cell_type: ClassVar[type[cells.Cell]] = cells.GRUCell

@@ -4,8 +4,10 @@ is a row here."""
 import functools
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from jaxrnn import cells
-from tests import oracles, oracles_gated, oracles_linear
+from tests import oracles, oracles_gated, oracles_linear, oracles_structured
 
 D, H = 3, 4
 
@@ -96,6 +98,73 @@ CELLS = {
         cells.SCRNCell,
         oracles_gated.scrn,
         {"w_x": (D, H), "w_h": (H - 1, H - 1), "w_sh": (1, H - 1), "b": (H - 1,)},
+    ),
+    "ind-rnn": Row(
+        cells.IndRNNCell,
+        oracles_structured.ind_rnn,
+        {"w_x": (D, H), "u": (H,), "b": (H,)},
+    ),
+    "antisymmetric-rnn": Row(
+        cells.AntisymmetricRNNCell, oracles_structured.antisymmetric, _gates(1)
+    ),
+    "antisymmetric-rnn-gated": Row(
+        cells.AntisymmetricRNNCell,
+        functools.partial(
+            oracles_structured.antisymmetric, gated=True, epsilon=0.5, gamma=0.25
+        ),
+        {"w_x": (D, 2 * H), "w_h": (H, H), "b": (2 * H,)},
+        {"gated": True, "step_size": 0.5, "diffusion": 0.25},
+    ),
+    "co-rnn": Row(
+        cells.CoRNNCell,
+        oracles_structured.co_rnn,
+        {"w_x": (D, H), "w_h": (H, 2 * H), "b": (H,)},
+    ),
+    "lem": Row(
+        cells.LEMCell,
+        functools.partial(oracles_structured.lem, dt=0.5),
+        {"w_x": (D, 4 * H), "w_h": (H, 3 * H), "w_y": (H, H), "b": (4 * H,)},
+        {"dt": 0.5},
+    ),
+    "leaky-rnn": Row(cells.LeakyRNNCell, oracles_structured.leaky_rnn, _gates(1)),
+    "leaky-rnn-excitatory": Row(
+        cells.LeakyRNNCell,
+        functools.partial(
+            oracles_structured.leaky_rnn, rate=np.tanh, dt=3.0, tau=4.0, dale=3
+        ),
+        _gates(1),
+        {"excitatory": 0.8, "rate": "tanh", "dt": 3.0, "time_constant": 4.0},
+    ),
+    "leaky-rnn-time": Row(
+        cells.LeakyRNNCell,
+        functools.partial(
+            oracles_structured.leaky_rnn, rate=np.tanh, tau=2.0, dt=None, exact=True
+        ),
+        _gates(1, w_x=(D - 1, H)),
+        {
+            "rate": "tanh",
+            "time_constant": 2.0,
+            "time_feature": True,
+            "integration": "exponential",
+        },
+    ),
+    "cfc": Row(
+        cells.CfCCell,
+        functools.partial(oracles_structured.cfc, dt=0.5),
+        _gates(1, w_y=(H, 3 * H), b_y=(3 * H,)),
+        {"dt": 0.5},
+    ),
+    "cfc-time": Row(
+        cells.CfCCell,
+        functools.partial(oracles_structured.cfc, dt=None),
+        {
+            "w_x": (D - 1, 5),
+            "w_h": (H, 5),
+            "w_y": (5, 3 * H),
+            "b": (5,),
+            "b_y": (3 * H,),
+        },
+        {"time_feature": True, "hidden_features": 5},
     ),
     "min-gru": Row(
         cells.MinGRUCell, oracles_linear.min_gru, {"w_x": (D, 2 * H), "b": (2 * H,)}

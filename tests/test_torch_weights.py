@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from jaxrnn import layers, torch_weights
+from jaxrnn import torch_weights
 from tests import torch_parity
 from tests.torch_parity import CASES, GOLDEN_CASES, LENGTHS, PRESENT, D, H
 
@@ -188,10 +188,8 @@ def test_variables_without_parameters_name_what_is_missing():
 
 
 def test_a_layer_that_torch_has_not_takes_no_weights():
-    class PublishedGRU(layers.Layer):
-        cell_type = jaxrnn.ResetBeforeGRUCell
-
-    layer, like = (kind(H, use_bias=False) for kind in (PublishedGRU, jaxrnn.GRU))
+    layer = jaxrnn.Layer(jaxrnn.ResetBeforeGRUCell, features=H, use_bias=False)
+    like = jaxrnn.GRU(H, use_bias=False)
     variables = layer.init(jax.random.key(0), jnp.zeros((1, D)))
     # Every name and shape is that of the other GRU, whose numbers are others.
     weights = torch_weights.to_torch(variables, like)

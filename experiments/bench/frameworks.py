@@ -23,7 +23,7 @@ from flax import linen as nn
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from experiments.harness.config import LAYERS, CellName
+from experiments.harness.cells import LAYERS, CellName
 from jaxrnn import placement
 from jaxrnn.recurrent import Backend
 from jaxrnn.types import Dtype

@@ -5,12 +5,14 @@ from typing import Literal, get_args
 
 from experiments.bench.imdb_workload import Reviews
 from experiments.charlm import config as charlm
-from experiments.harness.config import CellName
+from experiments.harness.cells import CellName, CommonCellName
 from experiments.imdb import model as imdb
 
 SuiteName = Literal[
     "layers",
     "bidirectional",
+    "cells",
+    "recurrences",
     "imdb",
     "charlm",
     "growth",
@@ -27,7 +29,7 @@ class Scale:
 
     suites: tuple[SuiteName, ...]
     """Those that are run unless others are asked for."""
-    cells: tuple[CellName, ...]
+    cells: tuple[CommonCellName, ...]
     variants: bool
     """Measure this library on one device and with its other backend, too."""
     training: tuple[bool, ...]
@@ -37,6 +39,12 @@ class Scale:
     """Of the suites beside "layers"."""
     steps: int
     """Batch times time where both vary."""
+    every_cell: tuple[CellName, ...]
+    """Of the suite "cells"."""
+    cell_shapes: tuple[Shape, ...]
+    """Of the same."""
+    long_times: tuple[int, ...]
+    """Of the suite "recurrences"."""
     times: tuple[int, ...]
     batches: tuple[int, ...]
     hiddens: tuple[int, ...]
@@ -69,6 +77,9 @@ FULL = Scale(
     ),
     some_shapes=((32, 256, 20, 64), (32, 256, 64, 128), (32, 256, 256, 512)),
     steps=16_384,
+    every_cell=get_args(CellName),
+    cell_shapes=((32, 256, 64, 128),),
+    long_times=(256, 1024, 4096, 16_384),
     times=(128, 256, 512, 1024, 2048, 4096),
     batches=(8, 16, 32, 64, 128, 256),
     hiddens=(64, 128, 256, 512, 1024),
@@ -90,6 +101,7 @@ QUICK = replace(
     ragged=(False,),
     shapes=((32, 256, 20, 64), (64, 40, 256, 512)),
     some_shapes=((32, 256, 64, 128),),
+    long_times=(256, 4096),
     times=(128, 1024),
     batches=(16, 64),
     hiddens=(128, 512),
@@ -108,6 +120,9 @@ SMOKE = replace(
     shapes=((4, 6, 3, 4),),
     some_shapes=((8, 6, 3, 4),),
     steps=32,
+    every_cell=("lstm", "min-gru"),
+    cell_shapes=((4, 6, 3, 4),),
+    long_times=(8,),
     times=(8,),
     batches=(4,),
     hiddens=(4,),

@@ -45,12 +45,13 @@ import jax
 from rich.console import Console
 
 from experiments.bench import frameworks, report, results, suites
-from experiments.bench.frameworks import CellName, UnavailableError
+from experiments.bench.frameworks import UnavailableError
 from experiments.bench.presets import FULL, QUICK, SMOKE, Scale, SuiteName
 from experiments.bench.report import Row
 from experiments.bench.suites import DEVICES, Case
 from experiments.bench.timing import Timing, Work, measure
 from experiments.harness import jax_setup
+from experiments.harness.cells import CommonCellName
 from experiments.harness.preemption import Interrupt
 from experiments.harness.progress import progress_bar
 from experiments.harness.provenance import environment
@@ -69,7 +70,7 @@ class Options:
 
     suites: tuple[SuiteName, ...] = ()
     """What to measure, default everything; with --quick layers, imdb and charlm."""
-    cells: tuple[CellName, ...] = ()
+    cells: tuple[CommonCellName, ...] = ()
     """Cells of the suite "layers", default all; with --quick the LSTM."""
     quick: bool = False
     """Fewer and smaller cases: two minutes on two cores."""

@@ -17,6 +17,7 @@ from experiments.bench.frameworks import Task
 from experiments.bench.imdb_workload import Layout
 from experiments.bench.presets import Scale, SuiteName
 from experiments.bench.timing import Work
+from experiments.harness.cells import CellName
 
 Quantity = Literal["seconds", "bytes"]
 
@@ -25,6 +26,8 @@ VARIANTS = (f"{OURS}, one device", f"{OURS}, scan")
 BASELINE = "torch padded"
 # How many CPU devices share a batch, where there are as many as the last.
 DEVICES = (1, 2, 4, 8)
+# Of the cells that are linear in their state, those of the suite "recurrences".
+LINEAR: tuple[CellName, ...] = ("min-gru", "lru", "rg-lru")
 VOCABULARIES = (1_000, 20_000)
 
 
@@ -75,6 +78,33 @@ def _bidirectional(scale: Scale) -> Iterator[Case]:
         for shape in scale.some_shapes:
             task = Task("lstm", *shape, ragged=ragged, bidirectional=True)
             yield _layer_case("bidirectional", task, _everyone(task))
+
+
+def _cells(scale: Scale) -> Iterator[Case]:
+    for shape in scale.cell_shapes:
+        some = {
+            name: _builder(frameworks.ours, Task(name, *shape))
+            for name in scale.every_cell
+        }
+        case = _layer_case("cells", Task("lstm", *shape), some)
+        section = "every cell, forward and backward"
+        yield replace(case, section=section, baseline="lstm", pictured=False)
+
+
+def _recurrences(scale: Scale) -> Iterator[Case]:
+    """What is linear in the state, all steps at once and one after the other."""
+    for time in scale.long_times:
+        shape = (max(scale.steps // time, 1), time, 64, 128)
+        some = {"lstm": _builder(frameworks.ours, Task("lstm", *shape))}
+        for name in LINEAR:
+            task = Task(name, *shape)
+            some[name] = _builder(frameworks.ours, task)
+            some[f"{name}, scan"] = _builder(frameworks.ours, task, backend="scan")
+        case = _layer_case("recurrences", Task("lstm", *shape), some)
+        section = "linear in the state, forward and backward"
+        yield replace(
+            case, section=section, baseline="lstm", unit="tokens", pictured=False
+        )
 
 
 def _growth(scale: Scale) -> Iterator[Case]:
@@ -243,6 +273,8 @@ def _compile(scale: Scale) -> Iterator[Case]:
 _SUITES: dict[SuiteName, Callable[[Scale], Iterator[Case]]] = {
     "layers": _layers,
     "bidirectional": _bidirectional,
+    "cells": _cells,
+    "recurrences": _recurrences,
     "imdb": _imdb,
     "charlm": _charlm,
     "growth": _growth,

@@ -2,7 +2,9 @@
 
 The activation of a unit, from -1 to 1, is tanh(c) of an LSTM's cell state, as in
 Karpathy, Johnson and Fei-Fei (2015), "Visualizing and Understanding Recurrent
-Networks", and the hidden state itself of a GRU or RNN.
+Networks", and the hidden state itself of a GRU or RNN. Of other cells it is the
+state too, its first part if there are several, and the real part of a complex one,
+clipped to -1 and 1.
 """
 
 import base64
@@ -61,8 +63,14 @@ def describe(writer: Writer, text: str) -> dict[str, Any]:
 
 
 def values(state: CellState) -> np.ndarray:
-    """Return the activations of the units of a layer, from -1 to 1."""
-    return np.tanh(state.c) if isinstance(state, LSTMState) else state
+    """Return the activations of the units of a layer, from -1 to 1.
+
+    >>> values(np.array([0.5 + 2j, 3])).tolist()
+    [0.5, 1.0]
+    """
+    if isinstance(state, LSTMState):
+        return np.tanh(state.c)
+    return np.clip(np.real(jax.tree.leaves(state)[0]), -1, 1)
 
 
 def memory_scores(units: np.ndarray, ids: np.ndarray) -> np.ndarray:

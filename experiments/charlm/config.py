@@ -4,7 +4,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
-from experiments.harness.config import CellName, CommonSettings
+from experiments.harness.cells import CellName, has_recurrent_matrix
+from experiments.harness.config import CommonSettings
 from experiments.harness.validation import AMOUNT, COUNT, SHARE, SHARE_BELOW_1
 
 
@@ -54,6 +55,11 @@ class Settings(CommonSettings):
         COUNT.check(self, "seq_len")
         SHARE.check(self, "state_reset_prob", "warmup")
         SHARE_BELOW_1.check(self, "weight_drop")
+        if self.weight_drop and not has_recurrent_matrix(self.cell):
+            raise ValueError(
+                f"--weight-drop drops weights of the state, and --cell {self.cell} has "
+                "no matrix of them"
+            )
         AMOUNT.check(self, "weight_decay")
 
     def fit_to(self, characters: int) -> "Settings":

@@ -15,7 +15,8 @@ from jax.sharding import Mesh
 
 from experiments.charlm.config import Settings
 from experiments.harness import config
-from experiments.harness.config import LAYERS, clip_gradients
+from experiments.harness.cells import LAYERS
+from experiments.harness.config import clip_gradients
 from jaxrnn import metrics, placement, regularizers, training
 from jaxrnn.metrics import Mean
 from jaxrnn.models import LanguageModel

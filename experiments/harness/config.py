@@ -5,11 +5,8 @@ from typing import Literal
 
 import optax
 
-import jaxrnn
+from experiments.harness.cells import CellName
 from experiments.harness.validation import AMOUNT, COUNT, POSITIVE, SEED, SHARE
-
-CellName = Literal["lstm", "gru", "rnn"]
-LAYERS = {"lstm": jaxrnn.LSTM, "gru": jaxrnn.GRU, "rnn": jaxrnn.RNN}
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import keystr
 
 from experiments.harness import config
-from experiments.harness.config import (
-    LAYERS,
-    CellName,
-    CommonSettings,
-    clip_gradients,
-)
+from experiments.harness.cells import LAYERS, CellName
+from experiments.harness.config import CommonSettings, clip_gradients
 from experiments.harness.validation import AMOUNT, COUNT, SHARE
 from experiments.imdb.batches import Batches
 from jaxrnn import metrics, placement, training

@@ -2,6 +2,8 @@
 
 from jaxrnn.cells.base import Cell
 from jaxrnn.cells.classic import GRUCell, LSTMCell, ResetBeforeGRUCell, RNNCell
+from jaxrnn.cells.continuous import CfCCell, LeakyRNNCell
+from jaxrnn.cells.conv import ConvLSTMCell
 from jaxrnn.cells.gated import (
     CoupledLSTMCell,
     JANETCell,
@@ -29,16 +31,33 @@ from jaxrnn.cells.linear import (
     SRUCell,
     runs_in_parallel,
 )
+from jaxrnn.cells.structured import (
+    AntisymmetricRNNCell,
+    CoRNNCell,
+    CoRNNState,
+    IndRNNCell,
+    LEMCell,
+    LEMState,
+)
 
 __all__ = [
+    "AntisymmetricRNNCell",
     "Cell",
+    "CfCCell",
+    "CoRNNCell",
+    "CoRNNState",
+    "ConvLSTMCell",
     "CoupledLSTMCell",
     "GRUCell",
+    "IndRNNCell",
     "JANETCell",
+    "LEMCell",
+    "LEMState",
     "LRUCell",
     "LSTMCell",
     "LayerNormGRUCell",
     "LayerNormLSTMCell",
+    "LeakyRNNCell",
     "LiGRUCell",
     "LinearCell",
     "MGUCell",

@@ -1,9 +1,9 @@
 """Cells in continuous time, with steps that may be of unequal length.
 
 With `time_feature` the last feature of the inputs is the length of the step: the time
-since the step before, in the units of `dt`, which it replaces. It has no weights. Padded
-and packed rows need nothing more; read in reverse, a step has the length that stands at
-it.
+since the step before, in the units of `dt`, which it replaces. It has no weights.
+Padded and packed rows need nothing more; read in reverse, a step has the length that
+stands at it.
 """
 
 from typing import ClassVar, Literal, get_args
@@ -12,9 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxrnn.arguments import at_least, number, share
+from jaxrnn._validation import (
+    check_min,
+    check_positive,
+    check_probability,
+    check_scalar,
+)
 from jaxrnn.cells.base import Cell
-from jaxrnn.cells.structured import check_positive
 from jaxrnn.types import Array, Float
 
 Rate = Literal["relu", "tanh", "sigmoid", "softplus"]
@@ -77,10 +81,10 @@ class LeakyRNNCell(_ContinuousCell):
     `integration="exponential"` alpha is 1 - exp(-dt / time_constant), which no length
     of a step makes unstable.
 
-    `excitatory`, if not None, is the share of units, the first ones, whose weights on
-    others are all positive, while those of the others are all negative (Dale's law): the
-    absolute value of `w_h` is what counts then, with the sign of the row. The paper
-    takes the positive part.
+    `excitatory`, if not None, is the share of units, the first ones, whose weights to
+    all units are positive, while those of the others are negative (Dale's law): then
+    the absolute value of `w_h` counts, with the sign of the row. The paper takes its
+    positive part.
 
     Raises:
         ValueError: `time_constant` or `dt` is not positive; `dt` is above
@@ -88,7 +92,7 @@ class LeakyRNNCell(_ContinuousCell):
             from 0 to 1; `rate` or `integration` is not known.
 
     >>> cell = LeakyRNNCell(features=8, excitatory=0.8)
-    >>> x, v = jnp.ones((2, 3)), cell.zero_state((2,))
+    >>> x, v = jnp.ones((2, 3)), cell.initial_state((2,))
     >>> (v, r), variables = cell.init_with_output(jax.random.key(0), v, x)
     >>> r.shape, bool((r >= 0).all()), sorted(variables["params"])
     ((2, 8), True, ['b', 'w_h', 'w_x'])
@@ -104,10 +108,10 @@ class LeakyRNNCell(_ContinuousCell):
 
     def __post_init__(self):
         check_positive(time_constant=self.time_constant)
-        if number(noise=self.noise) < 0:
+        if check_scalar(noise=self.noise) < 0:
             raise ValueError(f"noise must not be negative, got {self.noise}")
         if self.excitatory is not None:
-            share(excitatory=self.excitatory)
+            check_probability(excitatory=self.excitatory)
         for name, known in (("rate", Rate), ("integration", Integration)):
             if getattr(self, name) not in get_args(known):
                 raise ValueError(
@@ -160,7 +164,7 @@ class CfCCell(_ContinuousCell):
         ValueError: `dt` is not positive.
 
     >>> cell = CfCCell(features=8, hidden_features=5, time_feature=True)
-    >>> x, h = jnp.ones((2, 3)), cell.zero_state((2,))
+    >>> x, h = jnp.ones((2, 3)), cell.initial_state((2,))
     >>> (h, y), variables = cell.init_with_output(jax.random.key(0), h, x)
     >>> {name: w.shape for name, w in sorted(variables["params"].items())}
     {'b': (5,), 'b_y': (24,), 'w_h': (8, 5), 'w_x': (2, 5), 'w_y': (5, 24)}
@@ -171,7 +175,7 @@ class CfCCell(_ContinuousCell):
 
     def __post_init__(self):
         if self.hidden_features is not None:
-            at_least(1, hidden_features=self.hidden_features)
+            check_min(1, hidden_features=self.hidden_features)
         super().__post_init__()
 
     def setup(self):

@@ -6,7 +6,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from jaxrnn.arguments import at_least, sizes
+from jaxrnn._validation import check_min, check_shape
 from jaxrnn.cells.base import Cell
 from jaxrnn.types import Array, Float, LSTMState
 
@@ -41,13 +41,13 @@ class ConvLSTMCell(Cell):
     gates: ClassVar[int] = 4
 
     def __post_init__(self):
-        kernel = sizes(kernel_size=self.kernel_size)
+        kernel = check_shape(kernel_size=self.kernel_size)
         if not 1 <= len(kernel) <= 3:
             raise ValueError(
                 f"kernel_size must have one to three numbers, got {self.kernel_size}"
             )
         for size in kernel:
-            at_least(1, kernel_size=size)
+            check_min(1, kernel_size=size)
         object.__setattr__(self, "kernel_size", kernel)
         super().__post_init__()
 
@@ -58,10 +58,10 @@ class ConvLSTMCell(Cell):
             shape = (4 * self.features,)
             self.b = self.param("b", self._bias_init, shape, self.param_dtype)
 
-    def zero_state(self, batch_shape):
+    def initial_state(self, batch_shape):
         """Raises a `ValueError`: the state has the space of the inputs.
 
-        >>> ConvLSTMCell(features=4).zero_state((2,))
+        >>> ConvLSTMCell(features=4).initial_state((2,))
         Traceback (most recent call last):
             ...
         ValueError: the state has the space of the inputs: use initialize_carry

@@ -7,7 +7,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Initializer
 
-from jaxrnn._validation import check_min, check_scalar
+from jaxrnn._validation import (
+    check_min,
+    check_positive,
+    check_probability,
+    check_scalar,
+)
 from jaxrnn.cells.base import Cell
 from jaxrnn.types import Array, Float, LSTMState
 
@@ -259,8 +264,7 @@ def layer_norm(x: Float[Array, "*b h"], epsilon: float) -> Float[Array, "*b h"]:
 
 def _check_epsilon(epsilon: float) -> None:
     # With 0 a row of equal numbers, as padding is, has no derivative.
-    if not check_scalar(epsilon=epsilon) > 0:
-        raise ValueError(f"epsilon must be positive, got {epsilon}")
+    check_positive(epsilon=epsilon)
 
 
 class MultiplicativeLSTMCell(_LSTMLike):
@@ -617,8 +621,7 @@ class SCRNCell(Cell):
     bias_gates: ClassVar[int | None] = 1
 
     def __post_init__(self):
-        if not 0 <= check_scalar(alpha=self.alpha) <= 1:
-            raise ValueError(f"alpha must be from 0 to 1, got {self.alpha}")
+        check_probability(alpha=self.alpha)
         if self.context_features is not None:
             check_min(1, context_features=self.context_features)
         super().__post_init__()

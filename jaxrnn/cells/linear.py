@@ -15,7 +15,7 @@ import numpy as np
 from flax import linen as nn
 from flax.typing import Initializer
 
-from jaxrnn._validation import check_min, check_scalar
+from jaxrnn._validation import check_min, check_positive, check_scalar
 from jaxrnn.cells.base import Cell, narrowed
 from jaxrnn.linear_recurrence import linear_recurrence
 from jaxrnn.types import Array, Bool, CellState, Float
@@ -507,10 +507,11 @@ class RGLRUCell(LinearCell):
     power: ClassVar[float] = 8.0
 
     def __post_init__(self):
-        if not 0 < check_scalar(r_min=self.r_min) < check_scalar(r_max=self.r_max) < 1:
+        r_min, r_max = check_scalar(r_min=self.r_min), check_scalar(r_max=self.r_max)
+        if not 0 < r_min < r_max < 1:
             raise ValueError(
-                "r_min must be below r_max, both between 0 and 1, got "
-                f"{self.r_min} and {self.r_max}"
+                f"r_min must be below r_max, both between 0 and 1, got {r_min} and "
+                f"{r_max}"
             )
         super().__post_init__()
 
@@ -580,10 +581,9 @@ class S5Cell(LinearCell):
             raise ValueError(
                 f"blocks must divide the {states} state features, got {self.blocks}"
             )
-        if not 0 < check_scalar(dt_min=self.dt_min) < check_scalar(dt_max=self.dt_max):
+        if check_positive(dt_min=self.dt_min) >= check_positive(dt_max=self.dt_max):
             raise ValueError(
-                "dt_min must be positive and below dt_max, got "
-                f"{self.dt_min} and {self.dt_max}"
+                f"dt_min must be below dt_max, got {self.dt_min} and {self.dt_max}"
             )
         super().__post_init__()
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax.typing import Initializer
 
-from jaxrnn.arguments import number
+from jaxrnn._validation import check_positive, check_scalar
 from jaxrnn.cells.base import Cell
 from jaxrnn.equations import ACTIVATIONS, Activation
 from jaxrnn.types import Array, Float
@@ -24,7 +24,7 @@ class IndRNNCell(Cell):
     or `"tanh"`.
 
     >>> cell = IndRNNCell(features=8)
-    >>> x, h = jnp.ones((2, 3)), cell.zero_state((2,))
+    >>> x, h = jnp.ones((2, 3)), cell.initial_state((2,))
     >>> (h, y), variables = cell.init_with_output(jax.random.key(0), h, x)
     >>> {name: w.shape for name, w in sorted(variables["params"].items())}
     {'b': (8,), 'u': (8,), 'w_x': (3, 8)}
@@ -67,7 +67,7 @@ class AntisymmetricRNNCell(Cell):
         ValueError: `step_size` is not positive, `diffusion` negative.
 
     >>> cell = AntisymmetricRNNCell(features=8, gated=True)
-    >>> x, h = jnp.ones((2, 3)), cell.zero_state((2,))
+    >>> x, h = jnp.ones((2, 3)), cell.initial_state((2,))
     >>> (h, y), variables = cell.init_with_output(jax.random.key(0), h, x)
     >>> {name: w.shape for name, w in sorted(variables["params"].items())}
     {'b': (16,), 'w_h': (8, 8), 'w_x': (3, 16)}
@@ -80,7 +80,7 @@ class AntisymmetricRNNCell(Cell):
 
     def __post_init__(self):
         check_positive(step_size=self.step_size)
-        if number(diffusion=self.diffusion) < 0:
+        if check_scalar(diffusion=self.diffusion) < 0:
             raise ValueError(f"diffusion must not be negative, got {self.diffusion}")
         super().__post_init__()
 
@@ -128,7 +128,7 @@ class CoRNNCell(Cell):
         ValueError: `dt`, `gamma` or `epsilon` is not positive.
 
     >>> cell = CoRNNCell(features=8)
-    >>> x, state = jnp.ones((2, 3)), cell.zero_state((2,))
+    >>> x, state = jnp.ones((2, 3)), cell.initial_state((2,))
     >>> (state, y), variables = cell.init_with_output(jax.random.key(0), state, x)
     >>> {name: w.shape for name, w in sorted(variables["params"].items())}
     {'b': (8,), 'w_h': (8, 16), 'w_x': (3, 8)}
@@ -146,13 +146,13 @@ class CoRNNCell(Cell):
         check_positive(epsilon=self.epsilon)
         super().__post_init__()
 
-    def zero_state(self, batch_shape):
+    def initial_state(self, batch_shape):
         """Oscillators at rest.
 
-        >>> CoRNNCell(features=1).zero_state(())
+        >>> CoRNNCell(features=1).initial_state(())
         CoRNNState(y=Array([0.], dtype=float32), z=Array([0.], dtype=float32))
         """
-        y, z = (super(CoRNNCell, self).zero_state(batch_shape) for _ in range(2))
+        y, z = (super(CoRNNCell, self).initial_state(batch_shape) for _ in range(2))
         return CoRNNState(y, z)
 
     def _step(self, state, x_gates, w_h):
@@ -190,7 +190,7 @@ class LEMCell(Cell):
         ValueError: `dt` is not positive.
 
     >>> cell = LEMCell(features=8)
-    >>> x, state = jnp.ones((2, 3)), cell.zero_state((2,))
+    >>> x, state = jnp.ones((2, 3)), cell.initial_state((2,))
     >>> (state, y), variables = cell.init_with_output(jax.random.key(0), state, x)
     >>> {name: w.shape for name, w in sorted(variables["params"].items())}
     {'b': (32,), 'w_h': (8, 24), 'w_x': (3, 32), 'w_y': (8, 8)}
@@ -209,13 +209,13 @@ class LEMCell(Cell):
         shape = (self.features, self.features)
         self.w_y = self._matrix("w_y", shape, self.recurrent_init)
 
-    def zero_state(self, batch_shape):
+    def initial_state(self, batch_shape):
         """Zeros.
 
-        >>> LEMCell(features=1).zero_state(())
+        >>> LEMCell(features=1).initial_state(())
         LEMState(y=Array([0.], dtype=float32), z=Array([0.], dtype=float32))
         """
-        y, z = (super(LEMCell, self).zero_state(batch_shape) for _ in range(2))
+        y, z = (super(LEMCell, self).initial_state(batch_shape) for _ in range(2))
         return LEMState(y, z)
 
     def _step(self, state, x_gates, w_h):
@@ -227,19 +227,3 @@ class LEMCell(Cell):
         z = (1 - s) * z + s * jnp.tanh(x_z + y_z)
         y = (1 - t) * y + t * jnp.tanh(x_y + self._dot(z, self.w_y))
         return LEMState(y, z), y
-
-
-def check_positive(**named: float) -> float:
-    """A number above zero, by its name.
-
-    Raises:
-        TypeError: it is not a number.
-        ValueError: it is zero or below.
-
-    >>> check_positive(dt=0.5)
-    0.5
-    """
-    ((name, value),) = named.items()
-    if not number(**named) > 0:
-        raise ValueError(f"{name} must be positive, got {value}")
-    return value

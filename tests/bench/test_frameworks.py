@@ -13,7 +13,7 @@ import pytest
 
 from experiments.bench import frameworks
 from experiments.bench.frameworks import Compiled, Task, UnavailableError
-from experiments.harness.config import LAYERS
+from experiments.harness.cells import LAYERS
 from jaxrnn import torch_weights
 
 FULL = Task("lstm", batch=4, time=6, inputs=3, hidden=4)

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.bench import imdb_workload
 from experiments.bench.presets import FULL, QUICK, SMOKE
-from experiments.bench.suites import VARIANTS, cases
+from experiments.bench.suites import LINEAR, VARIANTS, cases
 from tests.bench.test_run import LAYERS
 
 COUNTS = ["1 device", "2 devices", "4 devices", "8 devices"]
@@ -35,6 +35,11 @@ def test_a_ragged_batch_meets_the_same_batch_full():
             ],
         ),
         ("charlm", ["jaxrnn", "jaxrnn, bfloat16", "torch in one", "torch one by one"]),
+        ("cells", ["lstm", "min-gru"]),
+        (
+            "recurrences",
+            ["lstm", *(name + way for name in LINEAR for way in ("", ", scan"))],
+        ),
         ("growth", ["jaxrnn", "torch padded", "Flax"]),
         ("devices", [*(f"jaxrnn, {n}" for n in COUNTS), "torch padded"]),
         ("memory", ["jaxrnn", "jaxrnn, in chunks", "jaxrnn, scan", "Flax"]),

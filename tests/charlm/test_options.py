@@ -77,7 +77,7 @@ def test_help_shows_the_settings_of_the_preset(charlm_run, capsys):
         charlm_run("--preset", "chapter", "--help")
     assert exit_.value.code == 0
     out = capsys.readouterr().out
-    for flag in ("--cell {lstm,gru,rnn}", "--sample", "--score", "--bytes", "--smoke"):
+    for flag in ("--cell {lstm,gru,rnn,", "--sample", "--score", "--bytes", "--smoke"):
         assert flag in out
     assert "(default: 0.005)" in out
     for group in ("settings", "cluster", "sampling", "analysis"):
