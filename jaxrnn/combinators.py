@@ -4,17 +4,21 @@ They take anything with the three methods of a layer (`layers` lists them) and h
 same three methods themselves, so that they nest.
 """
 
+import dataclasses
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
 from flax import linen as nn
 
+from jaxrnn import segments
 from jaxrnn._validation import check_probability
 from jaxrnn.calls import call_layer
-from jaxrnn.types import State
+from jaxrnn.dropout import sequence_mask
+from jaxrnn.types import Dtype, State
 
 Merge = Literal["concat", "sum", "mean", "mul", "stack"]
+Skip = Literal["residual", "dense"]
 
 
 class Bidirectional(nn.Module):
@@ -152,10 +156,22 @@ class Stack(nn.Module):
         layers: the first one reads the inputs.
         dropout: probability of dropping a feature between two layers, in training;
             never after the last (rng stream `"dropout"`).
-        locked_dropout: drop the same features at all steps of a row, instead of others
-            at each (Gal and Ghahramani, 2016, "A theoretically grounded application of
-            dropout in recurrent neural networks"; called locked by Merity, Keskar and
-            Socher, 2018).
+        locked_dropout: drop the same features at all steps of a sequence, instead of
+            others at each; sequences that share a row each have their own draw (Gal and
+            Ghahramani, 2016, "A theoretically grounded application of dropout in
+            recurrent neural networks"; called locked by Merity, Keskar and Socher,
+            2018).
+        input_dropout: probability of dropping a feature of the inputs.
+        skip: with `"residual"` the outputs of each layer but the first are added to
+            what it read (He et al., 2016); with `"dense"` a layer reads the inputs and
+            the outputs of all layers below it side by side (Huang et al., 2017).
+        layer_norm: normalise what is passed from one layer to the next, before dropout
+            (Ba et al., 2016), with the parameters `norm_1` and so on.
+        param_dtype: of these.
+
+    Raises:
+        ValueError: a probability is out of range; `skip` is not known; layers have
+            other numbers of outputs where they are to be added.
 
     >>> import jax
     >>> from jaxrnn import GRU, LSTM
@@ -169,9 +185,19 @@ class Stack(nn.Module):
     layers: Sequence[nn.Module]
     dropout: float = 0.0
     locked_dropout: bool = False
+    _: dataclasses.KW_ONLY
+    input_dropout: float = 0.0
+    skip: Skip | None = None
+    layer_norm: bool = False
+    param_dtype: Dtype = jnp.float32
 
     def __post_init__(self):
         check_probability(dropout=self.dropout)
+        check_probability(input_dropout=self.input_dropout)
+        if self.skip is not None and self.skip not in get_args(Skip):
+            raise ValueError(
+                f"skip must be one of {[*get_args(Skip)]} or None, got {self.skip!r}"
+            )
         if not self.layers:
             raise ValueError("a stack needs at least one layer, got none")
         for layer in self.layers:
@@ -180,9 +206,14 @@ class Stack(nn.Module):
         super().__post_init__()
 
     def setup(self):
-        self.drop = nn.Dropout(
-            self.dropout, broadcast_dims=(-2,) if self.locked_dropout else ()
-        )
+        axes = (-2,) if self.locked_dropout else ()
+        self.drop = nn.Dropout(self.dropout, broadcast_dims=axes)
+        self.drop_inputs = nn.Dropout(self.input_dropout, broadcast_dims=axes)
+        if self.layer_norm:
+            self.norms = [
+                nn.LayerNorm(param_dtype=self.param_dtype, name=f"norm_{k}")
+                for k in range(1, len(self.layers))
+            ]
 
     def __call__(
         self,
@@ -195,45 +226,90 @@ class Stack(nn.Module):
         train: bool = False,
     ):
         """As `Recurrent.__call__`."""
+        x = jnp.asarray(x)
+
+        def drop(dropout, x):
+            per_row = segment_ids is None or not self.locked_dropout
+            if per_row or not (train and dropout.rate):
+                return dropout(x, deterministic=not train)
+            ids = segments.resolve(x.shape[:-1], None, segment_ids)
+            key = self.make_rng("dropout")
+            return x * sequence_mask(key, dropout.rate, x.shape, ids, x.dtype)
+
         after: State = ()
-        for k, (layer, before) in enumerate(
-            zip(self.layers, _split(state, self.layers), strict=True)
-        ):
-            if k > 0:
-                x = self.drop(x, deterministic=not train)
+        parts = iter(_split(state, self.layers))
+
+        def run(layer, x):
+            nonlocal after
             x, layer_state = call_layer(
                 layer,
                 x,
                 lengths,
                 segment_ids,
-                state=before,
+                state=next(parts),
                 reverse=reverse,
                 train=train,
             )
             after += layer_state
-        return x, after
+            return x
+
+        if self.input_dropout:
+            x = drop(self.drop_inputs, x)
+        return self._run(x, run, lambda x: drop(self.drop, x)), after
 
     def project(self, x):
         """As `Recurrent.project`, by the first layer.
 
         Raises:
-            ValueError: a layer has no `step`, which projected inputs are for.
+            ValueError: a layer has no `step`, which projected inputs are for; with
+                `skip="dense"` other layers read the inputs, too.
         """
         if not self.supports_step:
             raise ValueError(
                 "a bidirectional layer has no step, which projected inputs are for"
             )
+        if self.skip == "dense" and len(self.layers) > 1:
+            raise ValueError('with skip="dense" all layers read the inputs themselves')
         return self.layers[0].project(x)
 
     def step(self, x, state, *, projected: bool = False):
         """As `Recurrent.step`."""
         after: State = ()
-        options = {"projected": True} if projected else {}
-        for layer, before in zip(self.layers, _split(state, self.layers), strict=True):
-            x, layer_state = layer.step(x, before, **options)
+        parts = iter(_split(state, self.layers))
+
+        def run(layer, x):
+            nonlocal after
+            first = projected and not after
+            options = {"projected": True} if first else {}
+            x, layer_state = layer.step(x, next(parts), **options)
             after += layer_state
-            options = {}
-        return x, after
+            return x
+
+        return self._run(x, run, lambda x: x), after
+
+    def _run(self, x, run, drop):
+        """The outputs of the last layer, with `run(layer, x)` for each."""
+        read = [x]
+        for k, layer in enumerate(self.layers):
+            if k == 0:
+                x = run(layer, x)
+                continue
+            below = x
+            if self.layer_norm:
+                x = self.norms[k - 1](x).astype(x.dtype)
+            x = drop(x)
+            if self.skip == "dense":
+                read.append(x)
+                x = jnp.concatenate(read, axis=-1)
+            x = run(layer, x)
+            if self.skip == "residual":
+                if x.shape != below.shape:
+                    raise ValueError(
+                        'skip="residual" adds outputs of one shape, layers '
+                        f"{k - 1} and {k} give {below.shape} and {x.shape}"
+                    )
+                x = below + x
+        return x
 
     def initial_state(self, batch_shape: tuple[int, ...]) -> State:
         """The states of the layers, one after the other.

@@ -10,7 +10,7 @@ that of the weights. Nothing here knows about time, padding, direction or where 
 come from.
 """
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,40 @@ from jaxrnn.types import Array, Float, LSTMState
 
 Activation = Literal["tanh", "relu"]
 ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu}
+
+
+class Drop(NamedTuple):
+    """What a step drops in training: factors 0 for what is dropped and above 1 for what
+    is kept, or None.
+
+    >>> drop = Drop(state=jnp.array([0.0, 2.0]))
+    >>> drop.of_state(jnp.array([3.0, 3.0])).tolist()
+    [0.0, 6.0]
+    >>> drop.of_update(jnp.array([3.0, 3.0])).tolist()
+    [3.0, 3.0]
+    """
+
+    state: Float[Array, "*b h"] | None = None
+    update: Float[Array, "*b h"] | None = None
+
+    def of_state(self, h: Float[Array, "*b h"]) -> Float[Array, "*b h"]:
+        """The state as the products with weights see it.
+
+        >>> Drop().of_state(jnp.ones(1)).tolist()
+        [1.0]
+        """
+        return h if self.state is None else h * self.state.astype(h.dtype)
+
+    def of_update(self, n: Float[Array, "*b h"]) -> Float[Array, "*b h"]:
+        """What is new, as it is added to the memory.
+
+        >>> Drop(update=jnp.array([2.0])).of_update(jnp.ones(1)).tolist()
+        [2.0]
+        """
+        return n if self.update is None else n * self.update.astype(n.dtype)
+
+
+NO_DROP = Drop()
 
 
 def rnn_step(
@@ -42,6 +76,7 @@ def lstm_step(
     x_gates: Float[Array, "*b 4*h"],
     w_h: Float[Array, "h 4*h"],
     w_p: Float[Array, "h p"] | None = None,
+    drop: Drop = NO_DROP,
 ) -> LSTMState:
     """The next state of the long short-term memory (Hochreiter and Schmidhuber, 1997)
     with forget gate (Gers, Schmidhuber and Cummins, 2000):
@@ -57,8 +92,10 @@ def lstm_step(
     >>> lstm_step(state, jnp.array([-99.0, 99, 0, 99]), jnp.zeros((1, 4))).c.tolist()
     [1.0]
     """
-    i, f, g, o = jnp.split(x_gates + product(state.h, w_h, w_h.dtype), 4, axis=-1)
-    c = jax.nn.sigmoid(f) * state.c + jax.nn.sigmoid(i) * jnp.tanh(g)
+    h = drop.of_state(state.h)
+    i, f, g, o = jnp.split(x_gates + product(h, w_h, w_h.dtype), 4, axis=-1)
+    g = drop.of_update(jnp.tanh(g))
+    c = jax.nn.sigmoid(f) * state.c + jax.nn.sigmoid(i) * g
     h = jax.nn.sigmoid(o) * jnp.tanh(c)
     return LSTMState(h if w_p is None else product(h, w_p, w_p.dtype), c)
 
@@ -68,6 +105,7 @@ def gru_step(
     x_gates: Float[Array, "*b 3*h"],
     w_h: Float[Array, "h 3*h"],
     b_n: Float[Array, "h"] | None = None,
+    drop: Drop = NO_DROP,
 ) -> Float[Array, "*b h"]:
     """The next state of the gated recurrent unit with the reset gate applied *after*
     the product, as in PyTorch and cuDNN (Cho et al., 2014, arXiv:1406.1078v1):
@@ -82,17 +120,19 @@ def gru_step(
     [1.0]
     """
     x_r, x_z, x_n = jnp.split(x_gates, 3, axis=-1)
-    h_r, h_z, h_n = jnp.split(product(h, w_h, w_h.dtype), 3, axis=-1)
+    seen = drop.of_state(h)
+    h_r, h_z, h_n = jnp.split(product(seen, w_h, w_h.dtype), 3, axis=-1)
     r = jax.nn.sigmoid(x_r + h_r)
     z = jax.nn.sigmoid(x_z + h_z)
     n = jnp.tanh(x_n + r * (h_n if b_n is None else h_n + b_n))
-    return (1 - z) * n + z * h
+    return (1 - z) * drop.of_update(n) + z * h
 
 
 def reset_before_gru_step(
     h: Float[Array, "*b h"],
     x_gates: Float[Array, "*b 3*h"],
     w_h: Float[Array, "h 3*h"],
+    drop: Drop = NO_DROP,
 ) -> Float[Array, "*b h"]:
     """The next state of the gated recurrent unit as published (Cho et al., 2014,
     arXiv:1406.1078v3, equations 5 to 8): the reset gate acts on the state *before* the
@@ -109,6 +149,8 @@ def reset_before_gru_step(
     """
     x_rz, x_n = jnp.split(x_gates, [2 * h.shape[-1]], axis=-1)
     w_rz, w_n = jnp.split(w_h, [2 * h.shape[-1]], axis=-1)
-    r, z = jnp.split(jax.nn.sigmoid(x_rz + product(h, w_rz, w_rz.dtype)), 2, axis=-1)
-    n = jnp.tanh(x_n + product(r * h, w_n, w_n.dtype))
-    return (1 - z) * n + z * h
+    seen = drop.of_state(h)
+    rz = jax.nn.sigmoid(x_rz + product(seen, w_rz, w_rz.dtype))
+    r, z = jnp.split(rz, 2, axis=-1)
+    n = jnp.tanh(x_n + product(r * seen, w_n, w_n.dtype))
+    return (1 - z) * drop.of_update(n) + z * h

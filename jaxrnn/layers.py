@@ -28,9 +28,9 @@ from jax.typing import ArrayLike
 
 from jaxrnn import cells
 from jaxrnn._validation import check_min, check_probability, check_shape
-from jaxrnn.combinators import Bidirectional, Stack
+from jaxrnn.combinators import Bidirectional, Skip, Stack
 from jaxrnn.equations import Activation
-from jaxrnn.recurrent import Backend, Recurrent
+from jaxrnn.recurrent import REGULARIZERS, Backend, Recurrent
 from jaxrnn.types import Array, Dtype, Float, Int, State
 
 
@@ -60,8 +60,12 @@ class Layer(nn.Module):
         num_layers: how many are on top of each other.
         bidirectional: read in both directions; their outputs stand side by side.
         dropout: probability of dropping a feature between two layers, in training.
-        locked_dropout: drop the same features at all steps of a row (Gal and
+        locked_dropout: drop the same features at all steps of a sequence (Gal and
             Ghahramani, 2016), instead of others at each.
+        input_dropout: probability of dropping a feature of the first layer's inputs.
+        zoneout_h, zoneout_c, recurrent_dropout, update_dropout: of the cells, as
+            `Recurrent` says.
+        skip, layer_norm: between layers, as `Stack` says.
         use_bias: add biases.
         kernel_init: makes the weights of the inputs, one matrix `[d, h]` for each gate.
         recurrent_init: makes those of the state, one matrix `[h, h]` for each gate.
@@ -87,6 +91,13 @@ class Layer(nn.Module):
     bidirectional: bool = False
     dropout: float = 0.0
     locked_dropout: bool = False
+    input_dropout: float = 0.0
+    zoneout_h: float = 0.0
+    zoneout_c: float = 0.0
+    recurrent_dropout: float = 0.0
+    update_dropout: float = 0.0
+    skip: Skip | None = None
+    layer_norm: bool = False
     use_bias: bool = True
     kernel_init: Initializer = nn.initializers.lecun_normal()
     recurrent_init: Initializer = nn.initializers.orthogonal()
@@ -125,6 +136,10 @@ class Layer(nn.Module):
             [self._layer(f"l{k}") for k in range(self.num_layers)],
             self.dropout,
             self.locked_dropout,
+            input_dropout=self.input_dropout,
+            skip=self.skip,
+            layer_norm=self.layer_norm,
+            param_dtype=self.param_dtype,
         )
 
     def __call__(
@@ -206,7 +221,13 @@ class Layer(nn.Module):
         return Bidirectional(forward, backward)
 
     def _recurrent(self, cell: cells.Cell, **place: Any) -> Recurrent:
-        return Recurrent(cell, self.backend, self.remat_chunk, **place)
+        return Recurrent(
+            cell,
+            self.backend,
+            self.remat_chunk,
+            **{name: getattr(self, name) for name in REGULARIZERS},
+            **place,
+        )
 
     def _cell(self, **place: Any) -> cells.Cell:
         return self.cell_type(

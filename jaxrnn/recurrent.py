@@ -16,15 +16,18 @@ from jax.typing import ArrayLike
 
 from jaxrnn import cells, segments
 from jaxrnn._jax_compat import has_sharding_in_type
-from jaxrnn._validation import check_min, check_shape
+from jaxrnn._validation import check_min, check_probability, check_shape
 from jaxrnn.calls import check_ragged
+from jaxrnn.dropout import sequence_mask
+from jaxrnn.equations import NO_DROP, Drop
 from jaxrnn.fused import fused, supports
 from jaxrnn.remat import over_chunks
 from jaxrnn.scan import scan
-from jaxrnn.types import Array, CellState, Float, Int, State
+from jaxrnn.types import Array, CellState, Float, Int, LSTMState, State
 
 Backend = Literal["auto", "scan"]
 BACKENDS = ("auto", "scan")
+REGULARIZERS = ("zoneout_h", "zoneout_c", "recurrent_dropout", "update_dropout")
 
 
 class Recurrent(nn.Module):
@@ -44,6 +47,19 @@ class Recurrent(nn.Module):
         remat_chunk: the backward pass keeps the state after that many steps only, and
             computes what lies between again: for sequences too long for the memory.
             About the square root of their length needs the least. None keeps all.
+        zoneout_h: probability that a unit of the output stays as it was before the
+            step, other units at each step; at evaluation each is the mean (Krueger et
+            al., 2017, "Zoneout", arXiv:1606.01305).
+        zoneout_c: the same of the memory cell.
+        recurrent_dropout: probability that a feature of the state is zero in the step's
+            products with weights; the same features at all steps of a sequence, also
+            where several share a row (Gal and Ghahramani, 2016, arXiv:1512.05287).
+        update_dropout: probability that a feature of what is new is not added to the
+            memory, others at each step (Semeniuta, Severyn and Barth, 2016, "Recurrent
+            dropout without memory loss", arXiv:1603.05118).
+
+    The last four draw from the rng stream `"dropout"` and run by the reference
+    recurrence. The class of a cell says in `regularizers` which it has.
 
     >>> layer = Recurrent(nn.OptimizedLSTMCell(features=8))
     >>> x = jnp.ones((2, 5, 3))
@@ -57,6 +73,10 @@ class Recurrent(nn.Module):
     cell: nn.RNNCellBase
     backend: Backend = "auto"
     remat_chunk: int | None = None
+    zoneout_h: float = 0.0
+    zoneout_c: float = 0.0
+    recurrent_dropout: float = 0.0
+    update_dropout: float = 0.0
 
     def __post_init__(self):
         if not isinstance(self.cell, nn.RNNCellBase):
@@ -69,6 +89,19 @@ class Recurrent(nn.Module):
             raise ValueError(
                 f"backend must be one of {[*BACKENDS]}, got {self.backend!r}"
             )
+        for name in REGULARIZERS:
+            rate = check_probability(**{name: getattr(self, name)})
+            known = getattr(self.cell, "regularizers", frozenset())
+            if rate and name not in known:
+                raise ValueError(
+                    f"{name} has no meaning for {type(self.cell).__name__}, which has "
+                    f"{sorted(known) or 'none of the regularizers'}"
+                )
+            if rate and not self._projects_ahead:
+                raise ValueError(
+                    f"{name} is for the cells of this library, and "
+                    f"{type(self.cell).__name__} is called in a way of its own"
+                )
         super().__post_init__()
 
     def __call__(
@@ -94,7 +127,7 @@ class Recurrent(nn.Module):
                 go on with a state, the first sequence must be the one it was left at:
                 zero the rows in which a new one begins.
             reverse: read every sequence from its last step to its first.
-            train: has no meaning here, where nothing is dropped out.
+            train: drop out and zone out what the layer's probabilities say.
 
         Raises:
             TypeError: if lengths or segment ids are something else, such as a state
@@ -109,7 +142,6 @@ class Recurrent(nn.Module):
         >>> [bool(jnp.allclose(y[0, t], y[0, 0])) for t in (1, 2)]  # 2 starts again
         [False, True]
         """
-        del train
         check_ragged(lengths, segment_ids)
         x = jnp.asarray(x)
         feature_axes = self.cell.num_feature_axes
@@ -137,10 +169,19 @@ class Recurrent(nn.Module):
                 starts = segments.starts(ids, reverse=reverse).T
                 first = None if state is None else segments.first(ids).T
         options = {"valid": valid, "starts": starts, "first": first}
-        if self.remat_chunk is None:
-            run = self._over_time
-        else:
-            run = functools.partial(over_chunks, self._over_time, size=self.remat_chunk)
+        if train and self.recurrent_dropout:
+            shape = (math.prod(batch), time, self.cell.output_features)
+            mask = sequence_mask(
+                self.make_rng("dropout"),
+                self.recurrent_dropout,
+                shape,
+                None if segment_ids is None else ids,
+                self.cell.state_dtype,
+            )
+            x = (x, mask.swapaxes(0, 1))
+        run = functools.partial(self._over_time, train=train)
+        if self.remat_chunk is not None:
+            run = functools.partial(over_chunks, run, size=self.remat_chunk)
         outputs, cell_state = run(self.cell, cell_state, x, reverse=reverse, **options)
         outputs, cell_state = jax.tree.map(
             lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]),
@@ -185,7 +226,7 @@ class Recurrent(nn.Module):
         cell_state = _only_cell_state(state, self._fresh_state(batch, features))
         if self._projects_ahead:
             x_gates = x if projected else self.cell.project(x)
-            cell_state, output = self.cell.recur(cell_state, x_gates)
+            cell_state, output = self._recur(self.cell, cell_state, (x_gates, None))
         else:
             cell_state, output = self.cell(cell_state, x)
         return output, (cell_state,)
@@ -208,19 +249,50 @@ class Recurrent(nn.Module):
             )
         return (self._fresh_state(batch_shape, (1,)),)
 
-    def _over_time(self, cell: Any, state, x, **options):
+    def _over_time(self, cell: Any, state, x, *, train: bool, **options):
+        x, mask = x if isinstance(x, tuple) else (x, None)
         if self.resolved_backends == ("parallel",):
             return cell.over_time(state, cell.project(x), **options)
         if self.resolved_backends == ("fused",):
             return fused(cell, state, cell.project(x), **options)
         if self._projects_ahead:
-            step, inputs = type(cell).recur, cell.project(x)
+            step = functools.partial(self._recur, train=train)
+            inputs = (cell.project(x), mask)
         else:
             step, inputs = type(cell).__call__, x
         rows, features = x.shape[1:2], x.shape[-self.cell.num_feature_axes :]
         fresh_state = self._fresh_state(rows, features)
         fresh_state = _with_rows_of(x.swapaxes(0, 1), fresh_state, 1)
         return scan(step, cell, state, inputs, fresh_state=fresh_state, **options)
+
+    def _recur(self, cell: Any, state, inputs, train: bool = False):
+        """As `Cell.recur`, with what the regularizers make of it."""
+        x_gates, mask = inputs
+        drop = None if mask is None else Drop(state=mask)
+        if train and self.update_dropout:
+            shape = (*x_gates.shape[:-1], cell.features)
+            kept = jax.random.bernoulli(
+                cell.make_rng("dropout"), 1 - self.update_dropout, shape
+            )
+            scale = 1 / max(1 - self.update_dropout, jnp.finfo(cell.state_dtype).tiny)
+            update = jnp.where(kept, jnp.asarray(scale, cell.state_dtype), 0)
+            drop = (drop or NO_DROP)._replace(update=update)
+        after, output = cell.recur(state, x_gates, *([] if drop is None else [drop]))
+        if not (self.zoneout_h or self.zoneout_c):
+            return after, output
+
+        def zone(rate, before, after):
+            if not train:
+                return rate * before + (1 - rate) * after
+            stays = jax.random.bernoulli(cell.make_rng("dropout"), rate, after.shape)
+            return jnp.where(stays, before, after)
+
+        if not isinstance(after, LSTMState):
+            after = zone(self.zoneout_h, state, after)
+            return after, after.astype(output.dtype)
+        h = zone(self.zoneout_h, state.h, after.h)
+        c = zone(self.zoneout_c, state.c, after.c)
+        return LSTMState(h, c), h.astype(output.dtype)
 
     @property
     def num_states(self) -> int:
@@ -250,6 +322,8 @@ class Recurrent(nn.Module):
         >>> Recurrent(nn.GRUCell(8)).resolved_backends
         ('scan',)
         """
+        if any(getattr(self, name) for name in REGULARIZERS):
+            return ("scan",)
         if self.backend == "auto" and cells.runs_in_parallel(self.cell):
             return ("parallel",)
         fast = self.backend == "auto" and supports(self.cell)

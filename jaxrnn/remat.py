@@ -8,6 +8,7 @@ equal, inputs and outputs aside. Reference: Chen, Xu, Zhang and Guestrin (2016),
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,7 +22,7 @@ def over_chunks(
     run: Callable[..., tuple[Array, CellState]],
     cell: nn.Module,
     state: CellState,
-    inputs: Array,
+    inputs: Any,
     *,
     size: int,
     valid: Bool[Array, "t b"] | None = None,
@@ -45,7 +46,7 @@ def over_chunks(
     >>> outputs.ravel().tolist(), total.tolist()
     ([1.0, 2.0, 3.0, 4.0, 5.0], [5.0])
     """
-    time, rows = inputs.shape[:2]
+    time, rows = jax.tree.leaves(inputs)[0].shape[:2]
     number = math.ceil(time / size)
     size = math.ceil(time / number) if number else size
     missing = number * size - time

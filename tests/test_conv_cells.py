@@ -61,7 +61,7 @@ def test_equals_the_paper_on_packed_rows(space, reverse, rng, x64):
         np.testing.assert_allclose(c[r], final[1], atol=1e-12)
         assert not outputs[r, ids == 0].any()
 
-    padding = np.expand_dims(IDS == 0, range(2, x.ndim))
+    padding = np.expand_dims(IDS == 0, tuple(range(2, x.ndim)))
     nans, zeros = (run(variables, np.where(padding, v, x)) for v in (np.nan, 0.0))
     jax.tree.map(np.testing.assert_array_equal, nans, zeros)
 

@@ -26,6 +26,7 @@ PYTHON = sorted(
 ORDER = [
     ["types", "_validation", "_jax_compat"],
     ["segments", "products", "calls"],
+    ["dropout"],
     ["equations", "linear_recurrence"],
     ["cells"],
     ["scan"],

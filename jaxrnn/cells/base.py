@@ -11,13 +11,14 @@ from flax import linen as nn
 from flax.typing import Initializer
 
 from jaxrnn._validation import check_min, check_shape
+from jaxrnn.equations import Drop
 from jaxrnn.products import product
 from jaxrnn.types import Array, CellState, Dtype, Float, accumulation_dtype
 
 
 class Cell(nn.RNNCellBase):
-    """A recurrent cell with its weights: what `RNNCell`, `LSTMCell` and `GRUCell`
-    share.
+    """A recurrent cell with its weights: what all cells of the library share. One of
+    your own defines `gates` and `_step`.
 
     A cell is used in two ways. `project` all inputs at once, then `recur` step by step:
     what this library's layers do. Or `cell(state, x)`, one step from raw inputs: the
@@ -32,6 +33,18 @@ class Cell(nn.RNNCellBase):
         dtype: of products and outputs; `param_dtype` if None. States are kept in it
             too, but never in less than float32.
         param_dtype: of the parameters.
+
+    >>> class Elman(Cell):
+    ...     gates = 1
+    ...
+    ...     def _step(self, h, x_gates, w_h):
+    ...         h = jnp.tanh(x_gates + h @ w_h)
+    ...         return h, h
+    >>> from jaxrnn import Layer
+    >>> layer = Layer(Elman, features=8, num_layers=2, bidirectional=True)
+    >>> y, _ = layer.init_with_output(jax.random.key(0), jnp.ones((2, 5, 3)))[0]
+    >>> y.shape
+    (2, 5, 16)
     """
 
     features: int
@@ -47,6 +60,10 @@ class Cell(nn.RNNCellBase):
     # first ones, have a bias; all of them if None.
     recurrent_gates: ClassVar[int | None] = None
     bias_gates: ClassVar[int | None] = None
+    # Which arguments of `Recurrent` have a meaning for the cell: "zoneout_h" where the
+    # output is the state, or its `h`, "zoneout_c" with a memory cell, and those that
+    # `_step` takes as `drop`, "recurrent_dropout" and "update_dropout".
+    regularizers: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self):
         check_min(1, features=self.features)
@@ -80,9 +97,13 @@ class Cell(nn.RNNCellBase):
         return self._project(x.astype(self.state_dtype))
 
     def recur(
-        self, state: CellState, x_gates: Float[Array, "*b g"]
+        self,
+        state: CellState,
+        x_gates: Float[Array, "*b g"],
+        drop: Drop | None = None,
     ) -> tuple[CellState, Float[Array, "*b h"]]:
         """The next state and the output, from what `project` gives; the bias is added.
+        `drop` is for cells with one of those `regularizers`.
 
         Raises:
             ValueError: `x_gates` is not what `project` gives, or of another number of
@@ -98,7 +119,8 @@ class Cell(nn.RNNCellBase):
         w_h = None
         if self.recurrent_gates != 0:
             w_h = self.w_h.astype(self.compute_dtype)
-        state, output = self._step(state, self._with_bias(x_gates), w_h)
+        options = {} if drop is None else {"drop": drop}
+        state, output = self._step(state, self._with_bias(x_gates), w_h, **options)
         return state, output.astype(self.compute_dtype)
 
     def __call__(

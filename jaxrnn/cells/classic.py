@@ -9,6 +9,7 @@ from jaxrnn._validation import check_min
 from jaxrnn.cells.base import Cell, narrowed
 from jaxrnn.equations import (
     ACTIVATIONS,
+    NO_DROP,
     Activation,
     gru_step,
     lstm_step,
@@ -38,6 +39,9 @@ class RNNCell(Cell):
 
     activation: Activation = "tanh"
     gates: ClassVar[int] = 1
+    regularizers: ClassVar[frozenset[str]] = frozenset(
+        {"zoneout_h", "recurrent_dropout"}
+    )
 
     def __post_init__(self):
         if self.activation not in ACTIVATIONS:
@@ -46,8 +50,8 @@ class RNNCell(Cell):
             )
         super().__post_init__()
 
-    def _step(self, state, x_gates, w_h):
-        h = rnn_step(state, x_gates, w_h, self.activation)
+    def _step(self, state, x_gates, w_h, drop=NO_DROP):
+        h = rnn_step(drop.of_state(state), x_gates, w_h, self.activation)
         return h, h
 
 
@@ -74,6 +78,9 @@ class LSTMCell(Cell):
     forget_bias: float = 1.0
     proj_size: int = 0
     gates: ClassVar[int] = 4
+    regularizers: ClassVar[frozenset[str]] = frozenset(
+        {"zoneout_h", "zoneout_c", "recurrent_dropout", "update_dropout"}
+    )
 
     def __post_init__(self):
         if (
@@ -108,9 +115,9 @@ class LSTMCell(Cell):
         """As `Cell.output_features`, after the projection if there is one."""
         return self.proj_size or self.features
 
-    def _step(self, state, x_gates, w_h):
+    def _step(self, state, x_gates, w_h, drop=NO_DROP):
         w_p = self.w_p.astype(self.compute_dtype) if self.proj_size else None
-        state = lstm_step(state, x_gates, w_h, w_p)
+        state = lstm_step(state, x_gates, w_h, w_p, drop)
         return state, state.h
 
     def _bias_init(self, key, shape, dtype):
@@ -132,6 +139,9 @@ class GRUCell(Cell):
     """
 
     gates: ClassVar[int] = 3
+    regularizers: ClassVar[frozenset[str]] = frozenset(
+        {"zoneout_h", "recurrent_dropout", "update_dropout"}
+    )
 
     def setup(self):
         super().setup()
@@ -140,9 +150,9 @@ class GRUCell(Cell):
                 "b_n", self.bias_init, (self.features,), self.param_dtype
             )
 
-    def _step(self, state, x_gates, w_h):
+    def _step(self, state, x_gates, w_h, drop=NO_DROP):
         b_n = self._broadcast(self.b_n, x_gates.ndim) if self.use_bias else None
-        h = gru_step(state, x_gates, w_h, b_n)
+        h = gru_step(state, x_gates, w_h, b_n, drop)
         return h, h
 
 
@@ -159,7 +169,10 @@ class ResetBeforeGRUCell(Cell):
     """
 
     gates: ClassVar[int] = 3
+    regularizers: ClassVar[frozenset[str]] = frozenset(
+        {"zoneout_h", "recurrent_dropout", "update_dropout"}
+    )
 
-    def _step(self, state, x_gates, w_h):
-        h = reset_before_gru_step(state, x_gates, w_h)
+    def _step(self, state, x_gates, w_h, drop=NO_DROP):
+        h = reset_before_gru_step(state, x_gates, w_h, drop)
         return h, h

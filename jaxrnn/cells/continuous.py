@@ -172,6 +172,7 @@ class CfCCell(_ContinuousCell):
 
     hidden_features: int | None = None
     gates: ClassVar[int] = 1
+    regularizers: ClassVar[frozenset[str]] = frozenset({"zoneout_h"})
 
     def __post_init__(self):
         if self.hidden_features is not None:

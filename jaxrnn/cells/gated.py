@@ -14,7 +14,12 @@ from jaxrnn._validation import (
     check_scalar,
 )
 from jaxrnn.cells.base import Cell
+from jaxrnn.equations import NO_DROP
 from jaxrnn.types import Array, Float, LSTMState
+
+# What those with a memory cell drop, and those without.
+_OF_LSTM = frozenset({"zoneout_h", "zoneout_c", "recurrent_dropout", "update_dropout"})
+_OF_GRU = _OF_LSTM - {"zoneout_c"}
 
 
 class _ForgetBias(Cell):
@@ -40,6 +45,7 @@ class _LSTMLike(_ForgetBias):
 
     gates: ClassVar[int] = 4
     forget_gate: ClassVar[int] = 1
+    regularizers: ClassVar[frozenset[str]] = _OF_LSTM
 
     def initial_state(self, batch_shape):
         """As `LSTMCell.initial_state`, without a projection."""
@@ -71,14 +77,16 @@ class PeepholeLSTMCell(_LSTMLike):
         super().setup()
         self.w_c = self._vector("w_c", self.peephole_init, 3 * self.features)
 
-    def _step(self, state, x_gates, w_h):
+    def _step(self, state, x_gates, w_h, drop=NO_DROP):
         w_i, w_f, w_o = (
             self._broadcast(w, x_gates.ndim) for w in jnp.split(self.w_c, 3)
         )
-        i, f, g, o = jnp.split(x_gates + self._dot(state.h, w_h), 4, axis=-1)
+        i, f, g, o = jnp.split(
+            x_gates + self._dot(drop.of_state(state.h), w_h), 4, axis=-1
+        )
         i = jax.nn.sigmoid(i + w_i * state.c)
         f = jax.nn.sigmoid(f + w_f * state.c)
-        c = f * state.c + i * jnp.tanh(g)
+        c = f * state.c + i * drop.of_update(jnp.tanh(g))
         h = jax.nn.sigmoid(o + w_o * c) * jnp.tanh(c)
         return LSTMState(h, c), h
 
@@ -103,10 +111,12 @@ class CoupledLSTMCell(_LSTMLike):
     gates: ClassVar[int] = 3
     forget_gate: ClassVar[int] = 0
 
-    def _step(self, state, x_gates, w_h):
-        f, g, o = jnp.split(x_gates + self._dot(state.h, w_h), 3, axis=-1)
+    def _step(self, state, x_gates, w_h, drop=NO_DROP):
+        f, g, o = jnp.split(
+            x_gates + self._dot(drop.of_state(state.h), w_h), 3, axis=-1
+        )
         f = jax.nn.sigmoid(f)
-        c = f * state.c + (1 - f) * jnp.tanh(g)
+        c = f * state.c + (1 - f) * drop.of_update(jnp.tanh(g))
         h = jax.nn.sigmoid(o) * jnp.tanh(c)
         return LSTMState(h, c), h
 
@@ -131,14 +141,17 @@ class JANETCell(_ForgetBias):
 
     beta: float = 1.0
     gates: ClassVar[int] = 2
+    regularizers: ClassVar[frozenset[str]] = _OF_GRU
 
     def __post_init__(self):
         check_scalar(beta=self.beta)
         super().__post_init__()
 
-    def _step(self, h, x_gates, w_h):
-        s, n = jnp.split(x_gates + self._dot(h, w_h), 2, axis=-1)
-        h = jax.nn.sigmoid(s) * h + jax.nn.sigmoid(self.beta - s) * jnp.tanh(n)
+    def _step(self, h, x_gates, w_h, drop=NO_DROP):
+        s, n = jnp.split(x_gates + self._dot(drop.of_state(h), w_h), 2, axis=-1)
+        h = jax.nn.sigmoid(s) * h + jax.nn.sigmoid(self.beta - s) * drop.of_update(
+            jnp.tanh(n)
+        )
         return h, h
 
 
@@ -182,11 +195,13 @@ class LayerNormLSTMCell(_LSTMLike):
         x_gates = super()._project(x)
         return layer_norm(x_gates, self.epsilon) * self._broadcast(self.scale_x, x.ndim)
 
-    def _step(self, state, x_gates, w_h):
-        h_gates = layer_norm(self._dot(state.h, w_h), self.epsilon)
+    def _step(self, state, x_gates, w_h, drop=NO_DROP):
+        h_gates = layer_norm(self._dot(drop.of_state(state.h), w_h), self.epsilon)
         gates = x_gates + h_gates * self._broadcast(self.scale_h, x_gates.ndim)
         i, f, g, o = jnp.split(gates, 4, axis=-1)
-        c = jax.nn.sigmoid(f) * state.c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        c = jax.nn.sigmoid(f) * state.c + jax.nn.sigmoid(i) * drop.of_update(
+            jnp.tanh(g)
+        )
         seen = c
         if self.norm_cell:
             seen = layer_norm(c, self.epsilon)
@@ -217,6 +232,7 @@ class LayerNormGRUCell(Cell):
 
     epsilon: float = 1e-5
     gates: ClassVar[int] = 3
+    regularizers: ClassVar[frozenset[str]] = _OF_GRU
 
     def __post_init__(self):
         _check_epsilon(self.epsilon)
@@ -233,8 +249,8 @@ class LayerNormGRUCell(Cell):
     def _project(self, x):
         return self._normalised(super()._project(x), self.scale_x)
 
-    def _step(self, h, x_gates, w_h):
-        h_gates = self._normalised(self._dot(h, w_h), self.scale_h)
+    def _step(self, h, x_gates, w_h, drop=NO_DROP):
+        h_gates = self._normalised(self._dot(drop.of_state(h), w_h), self.scale_h)
         cut = [2 * self.features]
         x_rz, x_n = jnp.split(x_gates, cut, axis=-1)
         h_rz, h_n = jnp.split(h_gates, cut, axis=-1)
@@ -242,7 +258,7 @@ class LayerNormGRUCell(Cell):
             h_n = h_n + self._broadcast(self.b_n, h_n.ndim)
         r, z = jnp.split(jax.nn.sigmoid(x_rz + h_rz), 2, axis=-1)
         n = jnp.tanh(x_n + r * h_n)
-        h = (1 - z) * n + z * h
+        h = (1 - z) * drop.of_update(n) + z * h
         return h, h
 
     def _normalised(self, gates, scale):
@@ -293,11 +309,13 @@ class MultiplicativeLSTMCell(_LSTMLike):
         shape = (self.features, 4 * self.features)
         self.w_mh = self._matrix("w_mh", shape, self.recurrent_init)
 
-    def _step(self, state, x_gates, w_h):
+    def _step(self, state, x_gates, w_h, drop=NO_DROP):
         x_gates, x_m = jnp.split(x_gates, [4 * self.features], axis=-1)
-        m = x_m * self._dot(state.h, w_h)
+        m = x_m * self._dot(drop.of_state(state.h), w_h)
         i, f, g, o = jnp.split(x_gates + self._dot(m, self.w_mh), 4, axis=-1)
-        c = jax.nn.sigmoid(f) * state.c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        c = jax.nn.sigmoid(f) * state.c + jax.nn.sigmoid(i) * drop.of_update(
+            jnp.tanh(g)
+        )
         h = jax.nn.sigmoid(o) * jnp.tanh(c)
         return LSTMState(h, c), h
 
@@ -364,8 +382,8 @@ class MogrifierLSTMCell(_LSTMLike):
     def _with_bias(self, x_gates):
         return x_gates
 
-    def _step(self, state, x_gates, w_h):
-        x, h = x_gates, state.h
+    def _step(self, state, x_gates, w_h, drop=NO_DROP):
+        x, h = x_gates, drop.of_state(state.h)
         for k in range(1, self.rounds + 1):
             if k % 2:
                 x = 2 * jax.nn.sigmoid(self._mogrify(h, k)) * x
@@ -373,7 +391,9 @@ class MogrifierLSTMCell(_LSTMLike):
                 h = 2 * jax.nn.sigmoid(self._mogrify(x, k)) * h
         gates = self._dot(x, self.get_variable("params", "w_x")) + self._dot(h, w_h)
         i, f, g, o = jnp.split(super()._with_bias(gates), 4, axis=-1)
-        c = jax.nn.sigmoid(f) * state.c + jax.nn.sigmoid(i) * jnp.tanh(g)
+        c = jax.nn.sigmoid(f) * state.c + jax.nn.sigmoid(i) * drop.of_update(
+            jnp.tanh(g)
+        )
         h = jax.nn.sigmoid(o) * jnp.tanh(c)
         return LSTMState(h, c), h
 
@@ -406,13 +426,15 @@ class MGUCell(_ForgetBias):
 
     forget_bias: float = 0.0
     gates: ClassVar[int] = 2
+    regularizers: ClassVar[frozenset[str]] = _OF_GRU
 
-    def _step(self, h, x_gates, w_h):
+    def _step(self, h, x_gates, w_h, drop=NO_DROP):
         x_f, x_n = jnp.split(x_gates, 2, axis=-1)
         w_f, w_n = jnp.split(w_h, 2, axis=-1)
-        f = jax.nn.sigmoid(x_f + self._dot(h, w_f))
-        n = jnp.tanh(x_n + self._dot(f * h, w_n))
-        h = (1 - f) * h + f * n
+        seen = drop.of_state(h)
+        f = jax.nn.sigmoid(x_f + self._dot(seen, w_f))
+        n = jnp.tanh(x_n + self._dot(f * seen, w_n))
+        h = (1 - f) * h + f * drop.of_update(n)
         return h, h
 
 
@@ -433,11 +455,12 @@ class UGRNNCell(_ForgetBias):
     """
 
     gates: ClassVar[int] = 2
+    regularizers: ClassVar[frozenset[str]] = _OF_GRU
 
-    def _step(self, h, x_gates, w_h):
-        g, n = jnp.split(x_gates + self._dot(h, w_h), 2, axis=-1)
+    def _step(self, h, x_gates, w_h, drop=NO_DROP):
+        g, n = jnp.split(x_gates + self._dot(drop.of_state(h), w_h), 2, axis=-1)
         g = jax.nn.sigmoid(g)
-        h = g * h + (1 - g) * jnp.tanh(n)
+        h = g * h + (1 - g) * drop.of_update(jnp.tanh(n))
         return h, h
 
 
@@ -461,6 +484,7 @@ class LiGRUCell(Cell):
 
     epsilon: float = 1e-5
     gates: ClassVar[int] = 2
+    regularizers: ClassVar[frozenset[str]] = _OF_GRU
 
     def __post_init__(self):
         _check_epsilon(self.epsilon)
@@ -477,10 +501,10 @@ class LiGRUCell(Cell):
         scale = self._broadcast(self.scale_x, x.ndim)
         return jnp.concatenate(parts, axis=-1) * scale
 
-    def _step(self, h, x_gates, w_h):
-        z, n = jnp.split(x_gates + self._dot(h, w_h), 2, axis=-1)
+    def _step(self, h, x_gates, w_h, drop=NO_DROP):
+        z, n = jnp.split(x_gates + self._dot(drop.of_state(h), w_h), 2, axis=-1)
         z = jax.nn.sigmoid(z)
-        h = z * h + (1 - z) * jax.nn.relu(n)
+        h = z * h + (1 - z) * drop.of_update(jax.nn.relu(n))
         return h, h
 
 
@@ -505,6 +529,7 @@ class RHNCell(Cell):
     depth: int = 2
     gate_bias: float = -2.0
     gates: ClassVar[int] = 2
+    regularizers: ClassVar[frozenset[str]] = _OF_GRU
 
     def __post_init__(self):
         check_min(1, depth=self.depth)
@@ -533,9 +558,9 @@ class RHNCell(Cell):
     def _with_bias(self, x_gates):
         return x_gates  # Each depth has its own, in `_step`.
 
-    def _step(self, h, x_gates, w_h):
+    def _step(self, h, x_gates, w_h, drop=NO_DROP):
         for k, w in enumerate(jnp.split(w_h, self.depth, axis=-1)):
-            gates = self._dot(h, w)
+            gates = self._dot(drop.of_state(h), w)
             if k == 0:
                 gates = gates + x_gates
             if self.use_bias:
@@ -543,7 +568,7 @@ class RHNCell(Cell):
                 gates = gates + self._broadcast(b, gates.ndim)
             n, g = jnp.split(gates, 2, axis=-1)
             g = jax.nn.sigmoid(g)
-            h = jnp.tanh(n) * g + h * (1 - g)
+            h = drop.of_update(jnp.tanh(n)) * g + h * (1 - g)
         return h, h
 
     def _bias_init(self, key, shape, dtype):
@@ -570,6 +595,9 @@ class MinimalRNNCell(Cell):
     gates: ClassVar[int] = 2  # u, and v itself
     recurrent_gates: ClassVar[int | None] = 1
     bias_gates: ClassVar[int | None] = 1
+    regularizers: ClassVar[frozenset[str]] = frozenset(
+        {"zoneout_h", "recurrent_dropout"}
+    )
 
     def setup(self):
         super().setup()
@@ -585,9 +613,9 @@ class MinimalRNNCell(Cell):
         v = jnp.tanh(v)
         return jnp.concatenate([self._dot(v, self.w_v), v], axis=-1)
 
-    def _step(self, h, x_gates, w_h):
+    def _step(self, h, x_gates, w_h, drop=NO_DROP):
         u, v = jnp.split(x_gates, 2, axis=-1)
-        u = jax.nn.sigmoid(u + self._dot(h, w_h))
+        u = jax.nn.sigmoid(u + self._dot(drop.of_state(h), w_h))
         h = u * h + (1 - u) * v
         return h, h
 
@@ -619,6 +647,7 @@ class SCRNCell(Cell):
     alpha: float = 0.95
     gates: ClassVar[int] = 2
     bias_gates: ClassVar[int | None] = 1
+    regularizers: ClassVar[frozenset[str]] = frozenset({"zoneout_h"})
 
     def __post_init__(self):
         check_probability(alpha=self.alpha)

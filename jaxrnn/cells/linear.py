@@ -186,6 +186,7 @@ class MinGRUCell(LinearCell):
     """
 
     gates: ClassVar[int] = 2
+    regularizers: ClassVar[frozenset[str]] = frozenset({"zoneout_h"})
 
     def _run(self, x_gates, over):
         z, n = jnp.split(x_gates, 2, axis=-1)
@@ -212,6 +213,7 @@ class MinLSTMCell(LinearCell):
 
     forget_bias: float = 0.0
     gates: ClassVar[int] = 3
+    regularizers: ClassVar[frozenset[str]] = frozenset({"zoneout_h"})
 
     def _run(self, x_gates, over):
         f, i, n = jnp.split(x_gates, 3, axis=-1)
@@ -505,6 +507,7 @@ class RGLRUCell(LinearCell):
     bias_gates: ClassVar[int | None] = 2
     # "c is a scalar-valued constant set to 8", below equation 4.
     power: ClassVar[float] = 8.0
+    regularizers: ClassVar[frozenset[str]] = frozenset({"zoneout_h"})
 
     def __post_init__(self):
         r_min, r_max = check_scalar(r_min=self.r_min), check_scalar(r_max=self.r_max)

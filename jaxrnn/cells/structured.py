@@ -34,6 +34,7 @@ class IndRNNCell(Cell):
     diagonal_init: Initializer = nn.initializers.uniform(1.0)
     gates: ClassVar[int] = 1
     recurrent_gates: ClassVar[int | None] = 0
+    regularizers: ClassVar[frozenset[str]] = frozenset({"zoneout_h"})
 
     def __post_init__(self):
         if self.activation not in ACTIVATIONS:
@@ -77,6 +78,7 @@ class AntisymmetricRNNCell(Cell):
     step_size: float = 0.01
     diffusion: float = 0.01
     recurrent_gates: ClassVar[int | None] = 1
+    regularizers: ClassVar[frozenset[str]] = frozenset({"zoneout_h"})
 
     def __post_init__(self):
         check_positive(step_size=self.step_size)
