@@ -1,14 +1,18 @@
-"""Regularizers of the parameters, to be called in the loss of any model.
+"""Regularizers of the parameters and of outputs, to be called in the loss of any model.
 
-Dropout of features is an argument of the layers.
+Dropout of features and zoneout are arguments of the layers.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.tree_util import keystr
-from jaxtyping import Array, Key, PyTree
+from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree
 
 from jaxrnn._validation import check_scalar
+from jaxrnn.types import accumulation_dtype
 
 
 def weight_drop(params: PyTree, rate: float, key: Key[Array, ""]) -> PyTree:
@@ -52,3 +56,93 @@ def weight_drop(params: PyTree, rate: float, key: Key[Array, ""]) -> PyTree:
 
 def _is_recurrent(path: tuple) -> bool:
     return keystr(path[-1:], simple=True) == "w_h"
+
+
+def embedding_dropout(params: PyTree, rate: float, key: Key[Array, ""]) -> PyTree:
+    """The parameters with each word's vector dropped, in all of a batch's rows, with
+    probability `rate`, and the others scaled by `1 / (1 - rate)`: those that Flax's
+    `nn.Embed` calls `embedding`. All else is left alone.
+
+    Raises:
+        ValueError: `rate` is not from 0 to below 1; no parameter is called `embedding`.
+
+    Reference: Merity, Keskar and Socher (2018), "Regularizing and optimizing LSTM
+    language models", section 4.3, after Gal and Ghahramani (2016).
+
+    >>> params = {"embed": {"embedding": jnp.ones((4, 2))}, "b": jnp.ones(2)}
+    >>> dropped = embedding_dropout(params, 0.5, jax.random.key(0))
+    >>> [len(set(vector)) for vector in dropped["embed"]["embedding"].tolist()]
+    [1, 1, 1, 1]
+    """
+    rate = check_scalar(rate=rate)
+    if not 0 <= rate < 1:
+        raise ValueError(f"rate must be from 0 to below 1, got {rate}")
+    named = jax.tree.leaves_with_path(params)
+    tables = [keystr(path) for path, _ in named if _is_embedding(path)]
+    if not tables:
+        names = [keystr(path) for path, _ in named][:8]
+        raise ValueError(f"no parameter is called embedding: {names}")
+    keys = dict(zip(tables, jax.random.split(key, len(tables)), strict=True))
+
+    def drop(path, table):
+        if rate == 0 or not _is_embedding(path):
+            return table
+        kept = jax.random.bernoulli(keys[keystr(path)], 1 - rate, (table.shape[0], 1))
+        return jnp.where(kept, table / (1 - rate), 0)
+
+    return jax.tree.map_with_path(drop, params)
+
+
+def activation_regularization(
+    outputs: Float[Array, "*b t h"], valid: Bool[ArrayLike, "*b t"] | None = None
+) -> Float[Array, ""]:
+    """The mean square of the outputs of the last layer, to be added to a loss times a
+    constant (2 in the paper, of outputs after dropout), over valid steps.
+
+    Reference: Merity, McCann and Socher (2017), "Revisiting activation regularization
+    for language RNNs", arXiv:1708.01009 (AR).
+
+    >>> outputs = jnp.array([[1.0, 3.0], [5.0, 5.0]])
+    >>> activation_regularization(outputs, jnp.array([True, False])).tolist()
+    5.0
+    """
+    outputs = outputs.astype(accumulation_dtype(outputs.dtype))
+    return _mean_square(outputs, valid)
+
+
+def temporal_activation_regularization(
+    outputs: Float[Array, "*b t h"],
+    segment_ids: Int[ArrayLike, "*b t"] | None = None,
+) -> Float[Array, ""]:
+    """The mean square of the differences between a step's outputs and those of the step
+    before, to be added to a loss times a constant (1 in the paper, of outputs without
+    dropout), over steps that are neighbours in one sequence. None: no such, zero.
+
+    Reference: Merity, McCann and Socher (2017), "Revisiting activation regularization
+    for language RNNs", arXiv:1708.01009 (TAR).
+
+    >>> outputs = jnp.array([[1.0], [3.0], [9.0]])
+    >>> temporal_activation_regularization(outputs, jnp.array([1, 1, 2])).tolist()
+    4.0
+    """
+    outputs = outputs.astype(accumulation_dtype(outputs.dtype))
+    change = outputs[..., 1:, :] - outputs[..., :-1, :]
+    valid = None
+    if segment_ids is not None:
+        ids = jnp.asarray(segment_ids)
+        valid = (ids[..., 1:] == ids[..., :-1]) & (ids[..., 1:] > 0)
+    return _mean_square(change, valid)
+
+
+def _mean_square(values: Float[Array, "*b t h"], valid: Any) -> Float[Array, ""]:
+    if valid is None:
+        return jnp.square(values).sum() / max(values.size, 1)
+    valid = jnp.asarray(valid)[..., None]
+    # Zero before they are squared: 0 * NaN would reach the gradient.
+    total = jnp.square(jnp.where(valid, values, 0)).sum()
+    number = valid.sum() * values.shape[-1]
+    return total / jnp.maximum(number, 1).astype(total.dtype)
+
+
+def _is_embedding(path: tuple) -> bool:
+    return keystr(path[-1:], simple=True) == "embedding"

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 import jaxrnn
-from jaxrnn.regularizers import weight_drop
+from jaxrnn.regularizers import (
+    activation_regularization,
+    embedding_dropout,
+    temporal_activation_regularization,
+    weight_drop,
+)
 
 KEY = jax.random.key(7)
 LAYER = jaxrnn.LSTM(32, num_layers=2)
@@ -72,3 +77,55 @@ def test_the_dtype_of_the_weights_stays():
     dropped = weight_drop(params, np.float32(0.5), jax.random.key(0))
     assert dropped["w_h"].dtype == jnp.bfloat16
     assert set(dropped["w_h"].ravel().tolist()) <= {0.0, 2.0}
+
+
+def test_whole_vectors_of_an_embedding_are_dropped():
+    table = np.random.default_rng(1).normal(size=(2000, 3)).astype(np.float32)
+    params = {"embed": {"embedding": table}, "output": {"kernel": table}}
+    dropped = embedding_dropout(params, 0.3, KEY)
+    after = np.asarray(dropped["embed"]["embedding"])
+    gone = (after == 0).all(axis=1)
+    # Five standard errors of a share of 2,000.
+    assert abs(gone.mean() - 0.3) < 5 * np.sqrt(0.3 * 0.7 / 2000)
+    np.testing.assert_allclose(after[~gone], table[~gone] / 0.7, rtol=1e-6)
+    np.testing.assert_array_equal(dropped["output"]["kernel"], table)
+    assert embedding_dropout(params, 0.0, KEY) == params
+    with pytest.raises(ValueError, match="no parameter is called embedding"):
+        embedding_dropout({"b": table}, 0.5, KEY)
+
+
+def test_activation_regularization_is_the_papers_mean(rng):
+    outputs = rng.normal(size=(2, 5, 3)).astype(np.float32)
+    ids = np.array([[1, 1, 2, 2, 0], [1, 0, 1, 1, 1]])
+    squares, changes = [], []
+    for row, numbers in zip(outputs, ids, strict=True):
+        for t, number in enumerate(numbers):
+            if number:
+                squares.extend(row[t] ** 2)
+            if t and number and number == numbers[t - 1]:
+                changes.extend((row[t] - row[t - 1]) ** 2)
+    # Float32 sums of 24 terms.
+    np.testing.assert_allclose(
+        activation_regularization(outputs, ids > 0), np.mean(squares), rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        temporal_activation_regularization(outputs, ids), np.mean(changes), rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        activation_regularization(outputs), np.mean(outputs**2), rtol=1e-6
+    )
+    differences = np.diff(outputs, axis=1)
+    np.testing.assert_allclose(
+        temporal_activation_regularization(outputs), np.mean(differences**2), rtol=1e-6
+    )
+
+
+def test_outputs_in_padding_are_not_read():
+    outputs = np.array([[1.0], [np.nan]], np.float32)
+    for penalty, given in [
+        (activation_regularization, np.array([True, False])),
+        (temporal_activation_regularization, np.array([1, 0])),
+    ]:
+        value, gradient = jax.value_and_grad(penalty)(jnp.asarray(outputs), given)
+        assert np.isfinite(value)
+        assert np.isfinite(gradient).all()

@@ -1,0 +1,248 @@
+"""Zoneout, dropout inside of cells, dropout of inputs, skip connections and norms: where,
+when, of what, how much, and that evaluation knows nothing of chance."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import jaxrnn
+from jaxrnn import Layer, Recurrent, cells
+from jaxrnn.dropout import sequence_mask
+
+B, T, H = 40, 6, 25
+RATE = 0.3
+# Five standard errors of a share of draws, each for one unit of a sequence or a step.
+PER_SEQUENCE = 5 * np.sqrt(RATE * (1 - RATE) / (B * H))
+PER_STEP = PER_SEQUENCE / np.sqrt(T)
+IDS = np.array([[1, 1, 0, 1, 2, 2]] * B)
+X = np.random.default_rng(0).normal(size=(B, T, 3)).astype(np.float32)
+
+
+class Counter(cells.Cell):
+    """A cell with weights of ones and zeros, so that what is dropped shows: each unit
+    counts its steps, and the output tells the state that the products would see."""
+
+    gates = 1
+    recurrent_gates = 0
+    regularizers = frozenset({"zoneout_h", "recurrent_dropout", "update_dropout"})
+
+    def _step(self, h, x_gates, w_h, drop):
+        return h + drop.of_update(jnp.ones_like(h)), drop.of_state(jnp.ones_like(h))
+
+
+class Clock(cells.Cell):
+    """A cell that counts its steps, as its output too."""
+
+    gates = 1
+    recurrent_gates = 0
+    regularizers = frozenset({"zoneout_h"})
+
+    def _step(self, h, x_gates, w_h):
+        return h + 1, h + 1
+
+
+def run(layer, *, train=True, seed=0, **options):
+    variables = layer.init(jax.random.key(1), X)
+    rngs = {"dropout": jax.random.key(seed)}
+    outputs, (state,) = jax.jit(
+        lambda v: layer.apply(v, X, train=train, rngs=rngs, **options)
+    )(variables)
+    return np.asarray(outputs), np.asarray(state)
+
+
+@pytest.mark.parametrize("remat_chunk", [None, 2])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_recurrent_dropout_has_one_draw_a_sequence(reverse, remat_chunk):
+    layer = Recurrent(Counter(H), recurrent_dropout=RATE, remat_chunk=remat_chunk)
+    # The cell needs masks, which evaluation has not.
+    outputs, _ = run(
+        layer.copy(update_dropout=1e-9), segment_ids=IDS, reverse=reverse
+    )
+    first, second = outputs[:, [0, 1, 3]], outputs[:, [4, 5]]
+    for sequence in (first, second):
+        np.testing.assert_array_equal(sequence, sequence[:, :1].repeat(len(sequence[0]), 1))
+        dropped = sequence[:, 0] == 0
+        assert abs(dropped.mean() - RATE) < PER_SEQUENCE
+        np.testing.assert_allclose(sequence[:, 0][~dropped], 1 / (1 - RATE), rtol=1e-6)
+    assert (first[:, 0] != second[:, 0]).mean() > 0.3  # 2 * 0.3 * 0.7 = 0.42
+    assert not outputs[:, 2].any()
+
+
+def test_update_dropout_has_one_draw_a_step():
+    layer = Recurrent(Counter(H), update_dropout=RATE)
+    _, state = run(layer)
+    counted = state * (1 - RATE)
+    np.testing.assert_allclose(counted, counted.round(), atol=1e-5)
+    assert abs(counted.mean() / T - (1 - RATE)) < PER_STEP
+    # Each step on its own: the variance of a binomial number, to five errors of 8%.
+    assert abs(counted.var() / (T * RATE * (1 - RATE)) - 1) < 0.4
+
+
+def test_zoneout_keeps_units_in_training_and_takes_the_mean_at_evaluation():
+    layer = Recurrent(Clock(H), zoneout_h=RATE)
+    outputs, state = run(layer)
+    np.testing.assert_array_equal(outputs[:, -1], state)
+    steps = np.diff(outputs, axis=1, prepend=0)
+    assert set(np.unique(steps)) == {0.0, 1.0}
+    assert abs((steps == 0).mean() - RATE) < PER_STEP
+    assert (steps[:, 0] != steps[:, 1]).mean() > 0.3
+    expected, _ = run(layer, train=False)
+    np.testing.assert_allclose(
+        expected, np.broadcast_to(0.7 * np.arange(1, T + 1)[:, None], (B, T, H)), rtol=1e-5
+    )
+    # Padding leaves the state alone, whatever is drawn.
+    outputs, state = run(layer, lengths=np.full(B, 2))
+    np.testing.assert_array_equal(outputs[:, 1], state)
+
+
+def test_zoneout_of_the_memory_cell_and_of_the_output_are_two(rng):
+    """Krueger et al. (2017): the output is computed of the memory cell before zoneout."""
+    x = rng.normal(size=(2, 4, 3)).astype(np.float32)
+    plain = jaxrnn.LSTM(4)
+    variables = plain.init(jax.random.key(0), x)
+    zoned = plain.copy(zoneout_h=0.2, zoneout_c=0.4)
+    outputs, _ = zoned.apply(variables, x)
+    state = plain.initial_state((2,))
+    for t in range(4):
+        y, after = plain.apply(variables, x[:, t], state, method="step")
+        h = 0.2 * state[0].h + 0.8 * y
+        c = 0.4 * state[0].c + 0.6 * after[0].c
+        state = (jaxrnn.LSTMState(h, c),)
+        np.testing.assert_allclose(outputs[:, t], h, atol=1e-6)
+
+
+REGULARIZED = {
+    "zoneout_h": 0.3,
+    "zoneout_c": 0.3,
+    "recurrent_dropout": 0.3,
+    "update_dropout": 0.3,
+}
+WITH_SOME = {
+    name: getattr(cells, name)
+    for name in cells.__all__
+    if getattr(getattr(cells, name), "regularizers", ())
+}
+
+
+@pytest.mark.parametrize("name", WITH_SOME)
+def test_every_cell_does_what_it_says_in_training_alone(name):
+    cell_type = WITH_SOME[name]
+    x = X[:2]
+    plain = Layer(cell_type, features=6)
+    variables = plain.init(jax.random.key(0), x)
+    # Zero biases and states would hide much.
+    variables = jax.tree.map(lambda leaf: leaf + 0.1, variables)
+    expected, _ = plain.copy(backend="scan").apply(variables, x)
+    for regularizer in sorted(cell_type.regularizers):
+        layer = plain.copy(**{regularizer: REGULARIZED[regularizer]})
+        assert layer.resolved_backends == ("scan",)
+        outputs, again = (
+            layer.apply(variables, x, train=True, rngs={"dropout": jax.random.key(k)})[0]
+            for k in (0, 1)
+        )
+        assert np.isfinite(outputs).all()
+        assert np.abs(outputs - again).max() > 1e-4, regularizer
+        assert np.abs(outputs - expected).max() > 1e-4, regularizer
+        if "zoneout" not in regularizer:
+            still, _ = layer.apply(variables, x)
+            np.testing.assert_array_equal(still, expected)
+
+
+def test_what_means_nothing_for_a_cell_is_refused():
+    with pytest.raises(ValueError, match=r"zoneout_c has no meaning for GRUCell"):
+        jaxrnn.GRU(4, zoneout_c=0.1).init(jax.random.key(0), X)
+    with pytest.raises(ValueError, match="recurrent_dropout has no meaning for LRUCell"):
+        Recurrent(cells.LRUCell(4), recurrent_dropout=0.1)
+    with pytest.raises(ValueError, match="from 0 to 1, got 2"):
+        Recurrent(cells.GRUCell(4), recurrent_dropout=2)
+
+
+def test_sequence_masks(rng):
+    ids = jnp.asarray(IDS)
+    mask = np.asarray(sequence_mask(jax.random.key(0), RATE, (B, T, H), ids))
+    np.testing.assert_array_equal(mask[:, 0], mask[:, 3])
+    np.testing.assert_array_equal(mask[:, 4], mask[:, 5])
+    assert (mask[:, 0] != mask[:, 4]).mean() > 0.3
+    assert abs((mask[:, 0] == 0).mean() - RATE) < PER_SEQUENCE
+    assert not np.asarray(sequence_mask(jax.random.key(0), 1.0, (2, T, H))).any()
+
+
+def test_locked_dropout_has_one_draw_a_sequence_where_they_share_a_row():
+    class Same(cells.Cell):
+        """Gives its inputs on."""
+
+        gates = 1
+        recurrent_gates = 0
+
+        def _step(self, h, x_gates, w_h):
+            return h, x_gates
+
+    layer = Layer(
+        Same,
+        features=H,
+        use_bias=False,
+        locked_dropout=True,
+        input_dropout=RATE,
+        kernel_init=lambda key, shape, dtype: jnp.eye(shape[0], dtype=dtype),
+    )
+    ones = np.ones((B, T, H), np.float32)
+    variables = layer.init(jax.random.key(0), ones)
+    rngs = {"dropout": jax.random.key(1)}
+    outputs, _ = layer.apply(variables, ones, segment_ids=IDS, train=True, rngs=rngs)
+    outputs = np.asarray(outputs)
+    np.testing.assert_array_equal(outputs[:, 0], outputs[:, 3])
+    np.testing.assert_array_equal(outputs[:, 4], outputs[:, 5])
+    assert (outputs[:, 0] != outputs[:, 4]).mean() > 0.3
+    assert abs((outputs[:, 0] == 0).mean() - RATE) < PER_SEQUENCE
+    still, _ = layer.apply(variables, ones, segment_ids=IDS)
+    assert (np.asarray(still)[:, [0, 1, 3, 4, 5]] == 1).all()
+
+
+@pytest.mark.parametrize("options", [{}, {"layer_norm": True}])
+@pytest.mark.parametrize("skip", [None, "residual", "dense"])
+def test_what_is_between_layers(skip, options, rng):
+    """By hand, with layers of one; and step by step."""
+    x = rng.normal(size=(2, 4, 5)).astype(np.float32)
+    layer = jaxrnn.GRU(5, num_layers=3, skip=skip, **options)
+    shapes = jax.eval_shape(layer.init, jax.random.key(0), x)
+    variables = jax.tree.map(
+        lambda leaf: 0.5 * rng.normal(size=leaf.shape).astype(np.float32), shapes
+    )
+    outputs, _ = layer.apply(variables, x, lengths=np.array([4, 2]))
+    params = variables["params"]
+    one, y, read = jaxrnn.GRU(5), x, [x]
+    for k in range(3):
+        below = y
+        if k:
+            if options:
+                norm = params["stack"][f"norm_{k}"]
+                centred = y - y.mean(-1, keepdims=True)
+                deviation = np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
+                y = centred / deviation * norm["scale"] + norm["bias"]
+            read.append(y)
+            if skip == "dense":
+                y = np.concatenate(read, axis=-1)
+        weights = {"params": {"l0": params[f"l{k}"]}}
+        y, _ = one.apply(weights, y, lengths=np.array([4, 2]))
+        y = np.asarray(y) + (below if k and skip == "residual" else 0)
+    np.testing.assert_allclose(outputs, y, atol=1e-5)
+    assert not np.asarray(outputs)[1, 2:].any()
+
+    whole, _ = layer.apply(variables, x)
+    state = layer.initial_state((2,))
+    for t in range(4):
+        step, state = layer.apply(variables, x[:, t], state, method="step")
+        np.testing.assert_allclose(whole[:, t], step, atol=1e-5)
+
+
+def test_bad_skips():
+    with pytest.raises(ValueError, match="skip must be one of"):
+        jaxrnn.Stack([jaxrnn.GRU(4)], skip="highway")
+    stack = jaxrnn.Stack([jaxrnn.GRU(4), jaxrnn.GRU(5)], skip="residual")
+    with pytest.raises(ValueError, match="layers 0 and 1 give"):
+        stack.init(jax.random.key(0), X)
+    layer = jaxrnn.GRU(4, num_layers=2, skip="dense")
+    variables = layer.init(jax.random.key(0), X)
+    with pytest.raises(ValueError, match="all layers read the inputs"):
+        layer.apply(variables, X[:, 0], method="project")
