@@ -1,5 +1,5 @@
-"""Zoneout, dropout inside of cells, dropout of inputs, skip connections and norms: where,
-when, of what, how much, and that evaluation knows nothing of chance."""
+"""Zoneout, dropout inside of cells, dropout of inputs, skip connections and norms:
+where, when, of what, how much, and that evaluation knows nothing of chance."""
 
 import jax
 import jax.numpy as jnp
@@ -56,12 +56,12 @@ def run(layer, *, train=True, seed=0, **options):
 def test_recurrent_dropout_has_one_draw_a_sequence(reverse, remat_chunk):
     layer = Recurrent(Counter(H), recurrent_dropout=RATE, remat_chunk=remat_chunk)
     # The cell needs masks, which evaluation has not.
-    outputs, _ = run(
-        layer.copy(update_dropout=1e-9), segment_ids=IDS, reverse=reverse
-    )
+    outputs, _ = run(layer.copy(update_dropout=1e-9), segment_ids=IDS, reverse=reverse)
     first, second = outputs[:, [0, 1, 3]], outputs[:, [4, 5]]
     for sequence in (first, second):
-        np.testing.assert_array_equal(sequence, sequence[:, :1].repeat(len(sequence[0]), 1))
+        np.testing.assert_array_equal(
+            sequence, sequence[:, :1].repeat(len(sequence[0]), 1)
+        )
         dropped = sequence[:, 0] == 0
         assert abs(dropped.mean() - RATE) < PER_SEQUENCE
         np.testing.assert_allclose(sequence[:, 0][~dropped], 1 / (1 - RATE), rtol=1e-6)
@@ -89,7 +89,9 @@ def test_zoneout_keeps_units_in_training_and_takes_the_mean_at_evaluation():
     assert (steps[:, 0] != steps[:, 1]).mean() > 0.3
     expected, _ = run(layer, train=False)
     np.testing.assert_allclose(
-        expected, np.broadcast_to(0.7 * np.arange(1, T + 1)[:, None], (B, T, H)), rtol=1e-5
+        expected,
+        np.broadcast_to(0.7 * np.arange(1, T + 1)[:, None], (B, T, H)),
+        rtol=1e-5,
     )
     # Padding leaves the state alone, whatever is drawn.
     outputs, state = run(layer, lengths=np.full(B, 2))
@@ -97,7 +99,7 @@ def test_zoneout_keeps_units_in_training_and_takes_the_mean_at_evaluation():
 
 
 def test_zoneout_of_the_memory_cell_and_of_the_output_are_two(rng):
-    """Krueger et al. (2017): the output is computed of the memory cell before zoneout."""
+    """Krueger et al. (2017): the output is that of the memory cell before zoneout."""
     x = rng.normal(size=(2, 4, 3)).astype(np.float32)
     plain = jaxrnn.LSTM(4)
     variables = plain.init(jax.random.key(0), x)
@@ -138,7 +140,9 @@ def test_every_cell_does_what_it_says_in_training_alone(name):
         layer = plain.copy(**{regularizer: REGULARIZED[regularizer]})
         assert layer.resolved_backends == ("scan",)
         outputs, again = (
-            layer.apply(variables, x, train=True, rngs={"dropout": jax.random.key(k)})[0]
+            layer.apply(variables, x, train=True, rngs={"dropout": jax.random.key(k)})[
+                0
+            ]
             for k in (0, 1)
         )
         assert np.isfinite(outputs).all()
@@ -152,7 +156,9 @@ def test_every_cell_does_what_it_says_in_training_alone(name):
 def test_what_means_nothing_for_a_cell_is_refused():
     with pytest.raises(ValueError, match=r"zoneout_c has no meaning for GRUCell"):
         jaxrnn.GRU(4, zoneout_c=0.1).init(jax.random.key(0), X)
-    with pytest.raises(ValueError, match="recurrent_dropout has no meaning for LRUCell"):
+    with pytest.raises(
+        ValueError, match="recurrent_dropout has no meaning for LRUCell"
+    ):
         Recurrent(cells.LRUCell(4), recurrent_dropout=0.1)
     with pytest.raises(ValueError, match="from 0 to 1, got 2"):
         Recurrent(cells.GRUCell(4), recurrent_dropout=2)
