@@ -9,6 +9,7 @@ import pytest
 import jaxrnn
 from jaxrnn import Layer, Recurrent, cells
 from jaxrnn.dropout import sequence_mask
+from jaxrnn.equations import NO_DROP, Drop
 
 B, T, H = 40, 6, 25
 RATE = 0.3
@@ -27,7 +28,7 @@ class Counter(cells.Cell):
     recurrent_gates = 0
     regularizers = frozenset({"zoneout_h", "recurrent_dropout", "update_dropout"})
 
-    def _step(self, h, x_gates, w_h, drop):
+    def _step(self, h, x_gates, w_h, drop=NO_DROP):
         return h + drop.of_update(jnp.ones_like(h)), drop.of_state(jnp.ones_like(h))
 
 
@@ -55,8 +56,7 @@ def run(layer, *, train=True, seed=0, **options):
 @pytest.mark.parametrize("reverse", [False, True])
 def test_recurrent_dropout_has_one_draw_a_sequence(reverse, remat_chunk):
     layer = Recurrent(Counter(H), recurrent_dropout=RATE, remat_chunk=remat_chunk)
-    # The cell needs masks, which evaluation has not.
-    outputs, _ = run(layer.copy(update_dropout=1e-9), segment_ids=IDS, reverse=reverse)
+    outputs, _ = run(layer, segment_ids=IDS, reverse=reverse)
     first, second = outputs[:, [0, 1, 3]], outputs[:, [4, 5]]
     for sequence in (first, second):
         np.testing.assert_array_equal(
@@ -114,12 +114,6 @@ def test_zoneout_of_the_memory_cell_and_of_the_output_are_two(rng):
         np.testing.assert_allclose(outputs[:, t], h, atol=1e-6)
 
 
-REGULARIZED = {
-    "zoneout_h": 0.3,
-    "zoneout_c": 0.3,
-    "recurrent_dropout": 0.3,
-    "update_dropout": 0.3,
-}
 WITH_SOME = {
     name: getattr(cells, name)
     for name in cells.__all__
@@ -128,29 +122,49 @@ WITH_SOME = {
 
 
 @pytest.mark.parametrize("name", WITH_SOME)
-def test_every_cell_does_what_it_says_in_training_alone(name):
-    cell_type = WITH_SOME[name]
-    x = X[:2]
-    plain = Layer(cell_type, features=6)
-    variables = plain.init(jax.random.key(0), x)
+def test_every_cell_does_what_its_class_says(name, rng):
+    """One step of each, with all dropped: without a state to see, it is that of weights
+    of zero; without an update, what is left of the state is not above what it was."""
+    cell, x = WITH_SOME[name](6), X[:2, 0]
+    state = cell.initial_state((2,))
+    variables = cell.init(jax.random.key(0), state, x)
     # Zero biases and states would hide much.
-    variables = jax.tree.map(lambda leaf: leaf + 0.1, variables)
-    expected, _ = plain.copy(backend="scan").apply(variables, x)
-    for regularizer in sorted(cell_type.regularizers):
-        layer = plain.copy(**{regularizer: REGULARIZED[regularizer]})
-        assert layer.resolved_backends == ("scan",)
-        outputs, again = (
-            layer.apply(variables, x, train=True, rngs={"dropout": jax.random.key(k)})[
-                0
-            ]
-            for k in (0, 1)
+    variables = jax.tree.map(
+        lambda leaf: leaf + 0.3 * rng.normal(size=leaf.shape).astype(np.float32),
+        variables,
+    )
+    state = jax.tree.map(
+        lambda leaf: rng.uniform(0.5, 1, size=leaf.shape).astype(np.float32), state
+    )
+
+    def step(drop=None, variables=variables):
+        x_gates = cell.apply(variables, x, method="project")
+        after, output = cell.apply(variables, state, x_gates, drop, method="recur")
+        h = after.h if "zoneout_c" in cell.regularizers else after
+        if "zoneout_h" in cell.regularizers:
+            np.testing.assert_array_equal(output, h)
+        return after, output
+
+    _, plain = step()
+    nothing = jnp.zeros((2, 6))
+    if "recurrent_dropout" in cell.regularizers:
+        _, output = step(Drop(state=nothing))
+        assert np.abs(output - plain).max() > 1e-3
+        unseen = {
+            key: jnp.zeros_like(w) if key in ("w_h", "mogrify_1", "mogrify_3") else w
+            for key, w in variables["params"].items()
+        }
+        if name == "MogrifierLSTMCell":
+            unseen["mogrify_5"] = jnp.zeros_like(unseen["mogrify_5"])
+        _, expected = step(variables={"params": unseen})
+        np.testing.assert_allclose(output, expected, atol=1e-6)
+    if "update_dropout" in cell.regularizers:
+        after, output = step(Drop(update=nothing))
+        assert np.abs(output - plain).max() > 1e-3
+        memory, before = (
+            s.c if "zoneout_c" in cell.regularizers else s for s in (after, state)
         )
-        assert np.isfinite(outputs).all()
-        assert np.abs(outputs - again).max() > 1e-4, regularizer
-        assert np.abs(outputs - expected).max() > 1e-4, regularizer
-        if "zoneout" not in regularizer:
-            still, _ = layer.apply(variables, x)
-            np.testing.assert_array_equal(still, expected)
+        assert ((memory >= 0) & (memory < before)).all()
 
 
 def test_what_means_nothing_for_a_cell_is_refused():
