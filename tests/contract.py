@@ -46,7 +46,9 @@ class Subject:
 
     def state(self, *batch):
         zeros = self.layer.initial_state(batch)
-        return jax.tree.map(lambda leaf: leaf + self.normal(*leaf.shape), zeros)
+        return jax.tree.map(
+            lambda leaf: leaf + self.normal(*leaf.shape).astype(leaf.dtype), zeros
+        )
 
     def gradients(self, **options):
         """A function of x and state: a loss on all outputs, and all its gradients."""
@@ -61,7 +63,13 @@ class Subject:
 
         def loss(variables, x, state):
             results = self.layer.apply(variables, x, state=state, **options)
-            return sum(map(jnp.vdot, jax.tree.leaves(results), cotangents))
+            # The state of some cells is complex.
+            return sum(
+                jnp.vdot(cotangent, leaf.real)
+                for leaf, cotangent in zip(
+                    jax.tree.leaves(results), cotangents, strict=True
+                )
+            )
 
         run = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))
         return lambda x, state: jax.device_get(run(self.variables, x, state))

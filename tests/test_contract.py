@@ -56,6 +56,22 @@ LAYERS = {
     ),
     "stack": (jaxrnn.Stack([jaxrnn.LSTM(H), jaxrnn.RNN(H), jaxrnn.GRU(H)]), "fff"),
     "reset-before-gru": (jaxrnn.Recurrent(jaxrnn.ResetBeforeGRUCell(H)), "f"),
+    # The others of their kind are in test_cell_table.py.
+    "lru-bidirectional": (
+        jaxrnn.Layer(jaxrnn.cells.LRUCell, features=H, bidirectional=True),
+        "fb",
+    ),
+    "qrnn-deep": (
+        jaxrnn.Layer(
+            jaxrnn.cells.QRNNCell,
+            features=H,
+            num_layers=2,
+            skip="residual",
+            cell_options={"window": 2},
+        ),
+        "ff",
+    ),
+    "zoneout": (jaxrnn.LSTM(H, zoneout_h=0.1, zoneout_c=0.2), "f"),
     "flax-cell": (jaxrnn.Recurrent(nn.OptimizedLSTMCell(H)), "f"),
     "own-cell": (jaxrnn.Recurrent(LeakyCell(H)), "f"),
 }
