@@ -65,6 +65,8 @@ class Layer(nn.Module):
         input_dropout: probability of dropping a feature of the first layer's inputs.
         zoneout_h, zoneout_c, recurrent_dropout, update_dropout: of the cells, as
             `Recurrent` says.
+        learned_initial_state: as `Recurrent` says; the parameters of layer 0 are
+            `l0_initial`.
         skip, layer_norm: between layers, as `Stack` says.
         use_bias: add biases.
         kernel_init: makes the weights of the inputs, one matrix `[d, h]` for each gate.
@@ -96,6 +98,7 @@ class Layer(nn.Module):
     zoneout_c: float = 0.0
     recurrent_dropout: float = 0.0
     update_dropout: float = 0.0
+    learned_initial_state: bool = False
     skip: Skip | None = None
     layer_norm: bool = False
     use_bias: bool = True
@@ -181,6 +184,12 @@ class Layer(nn.Module):
         [[[0.0, 0.0]], [[0.0, 0.0]]]
         """
         batch_shape = check_shape(batch_shape=batch_shape)
+        if self.learned_initial_state:
+            if self.scope is not None:
+                return self.stack.initial_state(batch_shape)
+            return self._recurrent(self._cell(parent=None), parent=None).initial_state(
+                batch_shape
+            )  # which says what is missing
         cell = self._cell(parent=None)
         # Arrays of their own: a step that is jitted may be given them to reuse.
         return tuple(cell.initial_state(batch_shape) for _ in range(self.num_states))
@@ -214,11 +223,15 @@ class Layer(nn.Module):
         return one.resolved_backends * self.num_states
 
     def _layer(self, name: str) -> nn.Module:
-        forward = self._recurrent(self._cell(name=name))
+        forward = self._named(name)
         if not self.bidirectional:
             return forward
-        backward = self._recurrent(self._cell(name=f"{name}_reverse"))
-        return Bidirectional(forward, backward)
+        return Bidirectional(forward, self._named(f"{name}_reverse"))
+
+    def _named(self, name: str) -> Recurrent:
+        # A module without parameters needs no name.
+        place = {"name": f"{name}_initial"} if self.learned_initial_state else {}
+        return self._recurrent(self._cell(name=name), **place)
 
     def _recurrent(self, cell: cells.Cell, **place: Any) -> Recurrent:
         return Recurrent(
@@ -226,6 +239,7 @@ class Layer(nn.Module):
             self.backend,
             self.remat_chunk,
             **{name: getattr(self, name) for name in REGULARIZERS},
+            learned_initial_state=self.learned_initial_state,
             **place,
         )
 
@@ -268,7 +282,7 @@ class RNN(Layer):
     cell_options: Mapping[str, Any] = dataclasses.field(
         default=FrozenDict(), init=False
     )
-    features: int
+    features: int  # pyright: ignore[reportGeneralTypeIssues]
     _: dataclasses.KW_ONLY
     activation: Activation = "tanh"
 
@@ -298,7 +312,7 @@ class LSTM(Layer):
     cell_options: Mapping[str, Any] = dataclasses.field(
         default=FrozenDict(), init=False
     )
-    features: int
+    features: int  # pyright: ignore[reportGeneralTypeIssues]
     _: dataclasses.KW_ONLY
     proj_size: int = 0
     forget_bias: float = 1.0
@@ -323,5 +337,5 @@ class GRU(Layer):
     cell_options: Mapping[str, Any] = dataclasses.field(
         default=FrozenDict(), init=False
     )
-    features: int
+    features: int  # pyright: ignore[reportGeneralTypeIssues]
     _: dataclasses.KW_ONLY  # of the fields that Flax adds

@@ -21,6 +21,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import ShapedArray
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
@@ -191,7 +192,7 @@ def _shifted(values: Array, begin: Array, *, reverse: bool) -> Array:
 _recurrence = Primitive("linear_recurrence")
 _recurrence.def_impl(jax.jit(_recurrence.bind, static_argnames="reverse"))
 _recurrence.def_abstract_eval(
-    lambda a, b, initial, *, reverse: jax.core.ShapedArray(b.shape, b.dtype)
+    lambda a, b, initial, *, reverse: ShapedArray(b.shape, b.dtype)
 )
 mlir.register_lowering(
     _recurrence, mlir.lower_fun(_associative_scan, multiple_results=False)

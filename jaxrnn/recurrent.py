@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jax.typing import ArrayLike
+from jaxtyping import PyTree
 
 from jaxrnn import cells, segments
 from jaxrnn._jax_compat import has_sharding_in_type
@@ -57,9 +58,14 @@ class Recurrent(nn.Module):
         update_dropout: probability that a feature of what is new is not added to the
             memory, others at each step (Semeniuta, Severyn and Barth, 2016, "Recurrent
             dropout without memory loss", arXiv:1603.05118).
+        learned_initial_state: sequences start from parameters, `h` and what else the
+            state has, zero at first, instead of zeros; so does `initial_state`, which
+            then needs the variables: `layer.apply(variables, batch_shape,
+            method="initial_state")`.
 
-    The last four draw from the rng stream `"dropout"` and run by the reference
-    recurrence. The class of a cell says in `regularizers` which it has.
+    Zoneout and dropout draw from the rng stream `"dropout"`, and run by the reference
+    recurrence, as learned initial states do. The class of a cell says in `regularizers`
+    which of the four it has.
 
     >>> layer = Recurrent(nn.OptimizedLSTMCell(features=8))
     >>> x = jnp.ones((2, 5, 3))
@@ -77,6 +83,7 @@ class Recurrent(nn.Module):
     zoneout_c: float = 0.0
     recurrent_dropout: float = 0.0
     update_dropout: float = 0.0
+    learned_initial_state: bool = False
 
     def __post_init__(self):
         if not isinstance(self.cell, nn.RNNCellBase):
@@ -102,7 +109,32 @@ class Recurrent(nn.Module):
                     f"{name} is for the cells of this library, and "
                     f"{type(self.cell).__name__} is called in a way of its own"
                 )
+        if self.learned_initial_state and not isinstance(self.cell, cells.Cell):
+            raise ValueError(
+                "learned_initial_state is for the cells of this library, got "
+                f"{type(self.cell).__name__}"
+            )
         super().__post_init__()
+
+    def setup(self):
+        if self.learned_initial_state:
+            (state,) = self._states_of_zeros(())
+            names = getattr(state, "_fields", ("h",))
+            leaves, tree = jax.tree.flatten(state)
+            if any(map(jnp.iscomplexobj, leaves)):
+                raise ValueError(
+                    f"the state of {type(self.cell).__name__} is complex: it cannot be "
+                    "learned"
+                )
+            self.learned = jax.tree.unflatten(
+                tree,
+                [
+                    self.param(
+                        name, nn.initializers.zeros, leaf.shape, self.cell.param_dtype
+                    )
+                    for name, leaf in zip(names, leaves, strict=True)
+                ],
+            )
 
     def __call__(
         self,
@@ -169,6 +201,7 @@ class Recurrent(nn.Module):
                 starts = segments.starts(ids, reverse=reverse).T
                 first = None if state is None else segments.first(ids).T
         options = {"valid": valid, "starts": starts, "first": first}
+        inputs: PyTree = x
         if train and self.recurrent_dropout:
             shape = (math.prod(batch), time, self.cell.output_features)
             mask = sequence_mask(
@@ -178,11 +211,13 @@ class Recurrent(nn.Module):
                 None if segment_ids is None else ids,
                 self.cell.state_dtype,
             )
-            x = (x, mask.swapaxes(0, 1))
+            inputs = (x, mask.swapaxes(0, 1))
         run = functools.partial(self._over_time, train=train)
         if self.remat_chunk is not None:
             run = functools.partial(over_chunks, run, size=self.remat_chunk)
-        outputs, cell_state = run(self.cell, cell_state, x, reverse=reverse, **options)
+        outputs, cell_state = run(
+            self.cell, cell_state, inputs, reverse=reverse, **options
+        )
         outputs, cell_state = jax.tree.map(
             lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]),
             (outputs.swapaxes(0, 1), cell_state),
@@ -236,18 +271,24 @@ class Recurrent(nn.Module):
 
         Raises:
             ValueError: if the cell needs to know more of its inputs than their number
-                of features; its state has to come from the caller.
+                of features, so that its state has to come from the caller; if the state
+                is learned and there are no variables.
 
         >>> Recurrent(cells.GRUCell(features=3)).initial_state((1,))[0].tolist()
         [[0.0, 0.0, 0.0]]
         """
         batch_shape = check_shape(batch_shape=batch_shape)
+        self._states_of_zeros(batch_shape)
+        return (self._fresh_state(batch_shape, (1,)),)
+
+    def _states_of_zeros(self, batch_shape: tuple[int, ...]) -> State:
         if self.cell.num_feature_axes != 1:
             raise ValueError(
                 f"the state of {type(self.cell).__name__} depends on the shape of its "
                 "inputs: make it with the cell's own initialize_carry"
             )
-        return (self._fresh_state(batch_shape, (1,)),)
+        key = jax.random.key(0)
+        return (self.cell.initialize_carry(key, (*batch_shape, 1)),)
 
     def _over_time(self, cell: Any, state, x, *, train: bool, **options):
         x, mask = x if isinstance(x, tuple) else (x, None)
@@ -257,7 +298,7 @@ class Recurrent(nn.Module):
             return fused(cell, state, cell.project(x), **options)
         if self._projects_ahead:
             step = functools.partial(self._recur, train=train)
-            inputs = (cell.project(x), mask)
+            inputs: PyTree = (cell.project(x), mask)
         else:
             step, inputs = type(cell).__call__, x
         rows, features = x.shape[1:2], x.shape[-self.cell.num_feature_axes :]
@@ -322,7 +363,8 @@ class Recurrent(nn.Module):
         >>> Recurrent(nn.GRUCell(8)).resolved_backends
         ('scan',)
         """
-        if any(getattr(self, name) for name in REGULARIZERS):
+        regularized = any(getattr(self, name) for name in REGULARIZERS)
+        if regularized or self.learned_initial_state:
             return ("scan",)
         if self.backend == "auto" and cells.runs_in_parallel(self.cell):
             return ("parallel",)
@@ -341,7 +383,21 @@ class Recurrent(nn.Module):
         self, batch_shape: tuple[int, ...], features: tuple[int, ...]
     ) -> CellState:
         key = jax.random.key(0)  # The protocol wants one; a fresh state is no secret.
-        return self.cell.initialize_carry(key, (*batch_shape, *features))
+        zeros = self.cell.initialize_carry(key, (*batch_shape, *features))
+        if not self.learned_initial_state:
+            return zeros
+        if self.scope is None:
+            raise ValueError(
+                "the initial state is learned: give the variables, layer.apply("
+                'variables, batch_shape, method="initial_state")'
+            )
+        return jax.tree.map(
+            lambda learned, leaf: jnp.broadcast_to(
+                learned.astype(leaf.dtype), leaf.shape
+            ),
+            self.learned,
+            zeros,
+        )
 
 
 def _with_rows_of(x: Array, state: CellState, axes: int) -> CellState:

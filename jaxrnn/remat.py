@@ -8,12 +8,12 @@ equal, inputs and outputs aside. Reference: Chen, Xu, Zhang and Guestrin (2016),
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.core.scope import DenyList
+from jaxtyping import PyTree
 
 from jaxrnn.types import Array, Bool, CellState
 
@@ -22,7 +22,7 @@ def over_chunks(
     run: Callable[..., tuple[Array, CellState]],
     cell: nn.Module,
     state: CellState,
-    inputs: Any,
+    inputs: PyTree,
     *,
     size: int,
     valid: Bool[Array, "t b"] | None = None,

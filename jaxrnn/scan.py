@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax.core.scope import DenyList
+from jaxtyping import PyTree
 
 from jaxrnn.types import Array, Bool, CellState
 
@@ -23,7 +24,7 @@ def scan(
     step: Step,
     cell: nn.Module,
     state: CellState,
-    inputs: Array,
+    inputs: PyTree,
     *,
     valid: Bool[Array, "t b"] | None = None,
     starts: Bool[Array, "t b"] | None = None,
@@ -40,7 +41,7 @@ def scan(
             (others at each step) and sow intermediates, but not update variables.
         cell: a bound Flax module.
         state: the state before the first step read; every leaf leads with the batch.
-        inputs: `[t, b, ...]`.
+        inputs: `[t, b, ...]`, one array or more.
         valid: false at padding, where the state stays as it is and the output is zero.
         starts: true where a sequence starts, with `fresh_state`, whatever came before.
         first: true at the steps of the sequence that starts with `first_state` instead.

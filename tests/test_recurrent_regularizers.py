@@ -174,6 +174,9 @@ def test_what_means_nothing_for_a_cell_is_refused():
         ValueError, match="recurrent_dropout has no meaning for LRUCell"
     ):
         Recurrent(cells.LRUCell(4), recurrent_dropout=0.1)
+    layer = Recurrent(cells.LRUCell(4), learned_initial_state=True)
+    with pytest.raises(ValueError, match="is complex: it cannot be learned"):
+        layer.init(jax.random.key(0), X)
     with pytest.raises(ValueError, match="from 0 to 1, got 2"):
         Recurrent(cells.GRUCell(4), recurrent_dropout=2)
 
@@ -254,6 +257,41 @@ def test_what_is_between_layers(skip, options, rng):
     for t in range(4):
         step, state = layer.apply(variables, x[:, t], state, method="step")
         np.testing.assert_allclose(whole[:, t], step, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [jaxrnn.LSTM(4, num_layers=2), jaxrnn.GRU(4)])
+def test_every_sequence_starts_from_the_learned_state(layer, rng):
+    """As if it were given to each, alone: outputs, states and gradients."""
+    learned = layer.copy(learned_initial_state=True, bidirectional=True)
+    plain = layer.copy(bidirectional=True)
+    x = rng.normal(size=(2, 5, 3)).astype(np.float32)
+    shapes = jax.eval_shape(learned.init, jax.random.key(0), x)
+    variables = jax.tree.map(
+        lambda leaf: 0.5 * rng.normal(size=leaf.shape).astype(np.float32), shapes
+    )
+    weights = {
+        name: w for name, w in variables["params"].items() if "initial" not in name
+    }
+    assert len(variables["params"]) == 2 * len(weights)
+    ids = np.array([[1, 1, 2, 2, 2], [0, 1, 1, 0, 2]])
+    state = learned.apply(variables, (), method="initial_state")
+    expected = np.zeros((2, 5, 8), np.float32)
+    for r, row in enumerate(ids):
+        for number in (1, 2):
+            steps = row == number
+            y, _ = plain.apply({"params": weights}, x[r, steps], state=state)
+            expected[r, steps] = y
+    outputs, _ = learned.apply(variables, x, segment_ids=ids)
+    np.testing.assert_allclose(outputs, expected, atol=1e-6)
+
+    def loss(variables):
+        return jnp.sum(learned.apply(variables, x, segment_ids=ids)[0] ** 2)
+
+    gradient = jax.jit(jax.grad(loss))(variables)["params"]
+    used = jax.tree.map(lambda leaf: bool(jnp.any(leaf != 0)), gradient)
+    assert all(jax.tree.leaves(used))
+    with pytest.raises(ValueError, match="the initial state is learned"):
+        learned.initial_state((2,))
 
 
 def test_bad_skips():

@@ -116,7 +116,7 @@ class Cell(nn.RNNCellBase):
         Array([[4.5, 0. ]], dtype=float32)
         """
         self._check_gates(state, x_gates)
-        w_h = None
+        w_h: Any = None
         if self.recurrent_gates != 0:
             w_h = self.w_h.astype(self.compute_dtype)
         options = {} if drop is None else {"drop": drop}

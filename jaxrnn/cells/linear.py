@@ -595,9 +595,11 @@ class S5Cell(LinearCell):
         states = self._states
         eigenvalues, _ = _hippo(2 * states // self.blocks, self.blocks)
         self.log_decay = self._vector(
-            "log_decay", _constant(np.log(-eigenvalues.real)), states
+            "log_decay", _constant(np.log(-np.real(eigenvalues))), states
         )
-        self.frequency = self._vector("frequency", _constant(eigenvalues.imag), states)
+        self.frequency = self._vector(
+            "frequency", _constant(np.imag(eigenvalues)), states
+        )
         self.log_step = self._vector("log_step", self._log_step_init, states)
         self.w_y = self.param(
             "w_y",
@@ -653,7 +655,9 @@ class S5Cell(LinearCell):
         keys = jax.random.split(key)
         # With the inputs as rows: x (V* B)^T = x B^T conj(V).
         b = self.kernel_init(keys[0], (shape[0], 2 * states), dtype)
-        re, im = (b @ jnp.asarray(p, dtype) for p in (vectors.real, -vectors.imag))
+        re, im = (
+            b @ jnp.asarray(p, dtype) for p in (np.real(vectors), -np.imag(vectors))
+        )
         direct = self.kernel_init(keys[1], (shape[0], features), dtype)
         return jnp.concatenate([re, im, direct], axis=-1)
 
@@ -662,7 +666,9 @@ class S5Cell(LinearCell):
         part."""
         _, vectors = _hippo(shape[0] // self.blocks, self.blocks)
         c = self.kernel_init(key, shape, dtype).T
-        re, im = (c @ jnp.asarray(p, dtype) for p in (vectors.real, vectors.imag))
+        re, im = (
+            c @ jnp.asarray(p, dtype) for p in (np.real(vectors), np.imag(vectors))
+        )
         return 2 * jnp.concatenate([re, -im], axis=-1).T
 
 
