@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxrnn import segments
-from jaxrnn._validation import check_probability
+from jaxrnn._validation import check_min, check_probability
 from jaxrnn.calls import call_layer
 from jaxrnn.dropout import sequence_mask
 from jaxrnn.types import Dtype, State
@@ -168,6 +168,9 @@ class Stack(nn.Module):
         layer_norm: normalise what is passed from one layer to the next, before dropout
             (Ba et al., 2016), with the parameters `norm_1` and so on.
         param_dtype: of these.
+        shared_features: how many of the inputs' features, the last ones, every layer
+            reads behind what it reads from the layer below, such as the lengths of time
+            steps (`cells.CfCCell`); no dropout and no norm changes them.
 
     Raises:
         ValueError: a probability is out of range; `skip` is not known; layers have
@@ -190,8 +193,10 @@ class Stack(nn.Module):
     skip: Skip | None = None
     layer_norm: bool = False
     param_dtype: Dtype = jnp.float32
+    shared_features: int = 0
 
     def __post_init__(self):
+        check_min(0, shared_features=self.shared_features)
         check_probability(dropout=self.dropout)
         check_probability(input_dropout=self.input_dropout)
         if self.skip is not None and self.skip not in get_args(Skip):
@@ -254,7 +259,8 @@ class Stack(nn.Module):
             return x
 
         if self.input_dropout:
-            x = drop(self.drop_inputs, x)
+            x, shared = self._split_features(x)
+            x = jnp.concatenate([drop(self.drop_inputs, x), shared], axis=-1)
         return self._run(x, run, lambda x: drop(self.drop, x)), after
 
     def project(self, x):
@@ -289,7 +295,8 @@ class Stack(nn.Module):
 
     def _run(self, x, run, drop):
         """The outputs of the last layer, with `run(layer, x)` for each."""
-        read = [x]
+        inputs, shared = self._split_features(x)
+        read = [inputs]
         for k, layer in enumerate(self.layers):
             if k == 0:
                 x = run(layer, x)
@@ -301,6 +308,8 @@ class Stack(nn.Module):
             if self.skip == "dense":
                 read.append(x)
                 x = jnp.concatenate(read, axis=-1)
+            if self.shared_features:
+                x = jnp.concatenate([x, shared.astype(x.dtype)], axis=-1)
             x = run(layer, x)
             if self.skip == "residual":
                 if x.shape != below.shape:
@@ -310,6 +319,10 @@ class Stack(nn.Module):
                     )
                 x = below + x
         return x
+
+    def _split_features(self, x):
+        """What the first layer alone reads, and what every layer does."""
+        return jnp.split(x, [x.shape[-1] - self.shared_features], axis=-1)
 
     def initial_state(self, batch_shape: tuple[int, ...]) -> State:
         """The states of the layers, one after the other.

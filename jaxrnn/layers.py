@@ -143,6 +143,7 @@ class Layer(nn.Module):
             skip=self.skip,
             layer_norm=self.layer_norm,
             param_dtype=self.param_dtype,
+            shared_features=self._cell(parent=None).time_features,
         )
 
     def __call__(

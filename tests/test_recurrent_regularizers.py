@@ -259,6 +259,35 @@ def test_what_is_between_layers(skip, options, rng):
         np.testing.assert_allclose(whole[:, t], step, atol=1e-5)
 
 
+@pytest.mark.parametrize("skip", [None, "residual", "dense"])
+def test_every_layer_reads_the_lengths_of_time_steps(skip, rng):
+    x = rng.normal(size=(2, 4, 5)).astype(np.float32)
+    elapsed = rng.uniform(0.1, 2, size=(2, 4, 1)).astype(np.float32)
+    options = {"time_feature": True}
+    layer = Layer(
+        cells.CfCCell, features=5, num_layers=2, skip=skip, cell_options=options
+    )
+    inputs = np.concatenate([x, elapsed], axis=-1)
+    variables = layer.init(jax.random.key(0), inputs)
+    outputs, _ = layer.apply(variables, inputs)
+    one = Layer(cells.CfCCell, features=5, cell_options=options)
+    first, second = (
+        {"params": {"l0": variables["params"][name]}} for name in ("l0", "l1")
+    )
+    below, _ = one.apply(first, inputs)
+    read = [x, below] if skip == "dense" else [below]
+    y, _ = one.apply(second, np.concatenate([*read, elapsed], axis=-1))
+    expected = y + below if skip == "residual" else y
+    np.testing.assert_allclose(outputs, expected, atol=1e-6)
+    # Dropout of the inputs leaves time alone.
+    rngs = {"dropout": jax.random.key(1)}
+    gone, _ = layer.copy(input_dropout=1.0).apply(
+        variables, inputs, train=True, rngs=rngs
+    )
+    zeros, _ = layer.apply(variables, np.concatenate([0 * x, elapsed], axis=-1))
+    np.testing.assert_allclose(gone, zeros, atol=1e-6)
+
+
 @pytest.mark.parametrize("layer", [jaxrnn.LSTM(4, num_layers=2), jaxrnn.GRU(4)])
 def test_every_sequence_starts_from_the_learned_state(layer, rng):
     """As if it were given to each, alone: outputs, states and gradients."""

@@ -174,6 +174,17 @@ class Cell(nn.RNNCellBase):
         return self.features
 
     @property
+    def time_features(self) -> int:
+        """How many of the inputs' features, the last ones, are lengths of time steps,
+        which have no weights.
+
+        >>> from jaxrnn.cells import CfCCell, GRUCell
+        >>> GRUCell(8).time_features, CfCCell(8, time_feature=True).time_features
+        (0, 1)
+        """
+        return 0
+
+    @property
     def compute_dtype(self) -> Dtype:
         """The dtype of products and outputs.
 
@@ -207,12 +218,6 @@ class Cell(nn.RNNCellBase):
     def _widths(self) -> tuple[int, ...]:
         """The features of each gate in `x_gates`."""
         return (self.features,) * self.gates
-
-    @property
-    def _time_features(self) -> int:
-        """How many of the inputs' features, the last ones, are lengths of steps, which
-        have no weights."""
-        return 0
 
     def _input_product(
         self, x: Float[Array, "*b d"], name: str = "w_x", gates: int | None = None
@@ -307,7 +312,7 @@ class Cell(nn.RNNCellBase):
         names = [n for n in ("w_in", "w_x") if self.has_variable("params", n)]
         if names:
             weights = self.get_variable("params", names[0])
-            made_for = weights.shape[-2] + self._time_features
+            made_for = weights.shape[-2] + self.time_features
             if x.shape[-1] != made_for:
                 raise ValueError(
                     f"inputs have {x.shape[-1]} features, "

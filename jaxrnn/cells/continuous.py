@@ -3,7 +3,7 @@
 With `time_feature` the last feature of the inputs is the length of the step: the time
 since the step before, in the units of `dt`, which it replaces. It has no weights.
 Padded and packed rows need nothing more; read in reverse, a step has the length that
-stands at it.
+stands at it. In a `Layer` of several every one reads it.
 """
 
 from typing import ClassVar, Literal, get_args
@@ -43,7 +43,8 @@ class _ContinuousCell(Cell):
         super().__post_init__()
 
     @property
-    def _time_features(self):
+    def time_features(self) -> int:
+        """As `Cell.time_features`, one if the cell reads it."""
         return int(self.time_feature)
 
     def _project(self, x):
@@ -129,7 +130,7 @@ class LeakyRNNCell(_ContinuousCell):
 
     @property
     def _widths(self):
-        return (self.features,) + (1,) * self._time_features
+        return (self.features,) + (1,) * self.time_features
 
     def _step(self, v, x_gates, w_h):
         x, elapsed = self._split_time(x_gates)
@@ -192,7 +193,7 @@ class CfCCell(_ContinuousCell):
     @property
     def _widths(self):
         hidden = self.hidden_features or self.features
-        return (hidden,) + (1,) * self._time_features
+        return (hidden,) + (1,) * self.time_features
 
     def _step(self, h, x_gates, w_h):
         x, elapsed = self._split_time(x_gates)
