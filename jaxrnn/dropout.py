@@ -20,8 +20,10 @@ def sequence_mask(
     segment_ids: Int[ArrayLike, "*b t"] | None = None,
     dtype: Dtype = jnp.float32,
 ) -> Float[Array, "*b t h"]:
-    """Factors of shape `[*b, t, h]`: 0 with probability `rate`, else `1 / (1 - rate)`,
-    and the same at all steps of a sequence. Without `segment_ids` a row is one.
+    """Return factors `[*b, t, h]`, the same at all steps of a sequence.
+
+    They are 0 with probability `rate`, else `1 / (1 - rate)`. Without `segment_ids` a
+    row is one sequence.
 
     >>> ids = jnp.array([1, 1, 0, 1, 2])
     >>> mask = sequence_mask(jax.random.key(0), 0.5, (5, 64), ids)

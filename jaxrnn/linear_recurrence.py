@@ -1,5 +1,4 @@
-"""Recurrences that are linear in the state, `h_t = a_t * h_{t-1} + b_t`, for all steps
-at once.
+"""Recurrences that are linear in the state: `h_t = a_t * h_{t-1} + b_t`.
 
 Nothing in `a` and `b` depends on the state, so that the steps can be computed in
 parallel: two neighbours combine to one step, `(a_1, b_1), (a_2, b_2)` to

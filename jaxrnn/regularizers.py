@@ -59,9 +59,11 @@ def _is_recurrent(path: tuple) -> bool:
 
 
 def embedding_dropout(params: PyTree, rate: float, key: Key[Array, ""]) -> PyTree:
-    """The parameters with each word's vector dropped, in all of a batch's rows, with
-    probability `rate`, and the others scaled by `1 / (1 - rate)`: those that Flax's
-    `nn.Embed` calls `embedding`. All else is left alone.
+    """Return the parameters with whole vectors of embeddings dropped.
+
+    Each row of a parameter called `embedding`, as Flax's `nn.Embed` has it, is zero
+    with probability `rate`, else divided by `1 - rate`: a word is dropped wherever it
+    occurs in the batch. All else is left alone.
 
     Raises:
         ValueError: `rate` is not from 0 to below 1; no parameter is called `embedding`.
@@ -96,11 +98,13 @@ def embedding_dropout(params: PyTree, rate: float, key: Key[Array, ""]) -> PyTre
 def activation_regularization(
     outputs: Float[Array, "*b t h"], valid: Bool[ArrayLike, "*b t"] | None = None
 ) -> Float[Array, ""]:
-    """The mean square of the outputs of the last layer, to be added to a loss times a
-    constant (2 in the paper, of outputs after dropout), over valid steps.
+    """Return the mean square of outputs over valid steps (AR).
+
+    It is added to a loss times a constant: 2 in the paper, of the outputs of the last
+    layer after dropout.
 
     Reference: Merity, McCann and Socher (2017), "Revisiting activation regularization
-    for language RNNs", arXiv:1708.01009 (AR).
+    for language RNNs", arXiv:1708.01009.
 
     >>> outputs = jnp.array([[1.0, 3.0], [5.0, 5.0]])
     >>> activation_regularization(outputs, jnp.array([True, False])).tolist()
@@ -114,12 +118,14 @@ def temporal_activation_regularization(
     outputs: Float[Array, "*b t h"],
     segment_ids: Int[ArrayLike, "*b t"] | None = None,
 ) -> Float[Array, ""]:
-    """The mean square of the differences between a step's outputs and those of the step
-    before, to be added to a loss times a constant (1 in the paper, of outputs without
-    dropout), over steps that are neighbours in one sequence. None: no such, zero.
+    """Return the mean square change of outputs from one step to the next (TAR).
+
+    It is over steps that are neighbours in one sequence, zero if there are none, and is
+    added to a loss times a constant: 1 in the paper, of the outputs of the last layer
+    before dropout.
 
     Reference: Merity, McCann and Socher (2017), "Revisiting activation regularization
-    for language RNNs", arXiv:1708.01009 (TAR).
+    for language RNNs", arXiv:1708.01009.
 
     >>> outputs = jnp.array([[1.0], [3.0], [9.0]])
     >>> temporal_activation_regularization(outputs, jnp.array([1, 1, 2])).tolist()
