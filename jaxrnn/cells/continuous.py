@@ -73,8 +73,8 @@ class LeakyRNNCell(_ContinuousCell):
     r = relu(v), by steps of Euler's method:
 
         alpha = dt / time_constant
-        v' = (1 - alpha) * v + alpha * (x w_x + r w_h + b)
-             + sqrt(2 alpha) * noise * normal
+        u = x w_x + r w_h + b
+        v' = (1 - alpha) * v + alpha * u + sqrt(2 alpha) * noise * normal
         r' = relu(v')
 
     The state is v, the output r'. `rate` is the function from v to r. Noise is drawn

@@ -387,7 +387,7 @@ class LRUCell(LinearCell):
 
     `state_features`, `features` if None, is the number of complex states. Their initial
     eigenvalues lie evenly in the ring between the radii `r_min` and `r_max`, with
-    phases up to `max_phase`; gamma starts as log(sqrt(1 - |lambda|**2)). `B`, real
+    phases up to `max_phase`; gamma starts as `log(sqrt(1 - abs(lambda)**2))`. `B`, real
     part and imaginary part, and `D`, a whole matrix, are the columns of `w_x`; those of
     `C` are `w_y`.
 
