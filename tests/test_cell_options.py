@@ -39,7 +39,7 @@ def test_initial_biases(cell, expected):
 
 
 def test_eigenvalues_of_an_lru_lie_evenly_in_a_ring():
-    """Orvieto et al. (2023), lemma 3.2: squared radii are uniform."""
+    """Orvieto et al. (2023): squared radii are uniform."""
     w = weights(cells.LRUCell(4, state_features=4000, r_min=0.5, r_max=0.9))
     radii, phases = np.exp(-np.exp(w["nu"])), np.exp(w["theta"])
     assert radii.min() > 0.5 - 1e-6

@@ -77,15 +77,21 @@ class LeakyRNNCell(_ContinuousCell):
         v' = (1 - alpha) * v + alpha * u + sqrt(2 alpha) * noise * normal
         r' = relu(v')
 
-    The state is v, the output r'. `rate` is the function from v to r. Noise is drawn
-    where an rng stream `"noise"` is given, and is zero elsewhere. With
-    `integration="exponential"` alpha is 1 - exp(-dt / time_constant), which no length
-    of a step makes unstable.
+    The state is v, the output r'.
 
-    `excitatory`, if not None, is the share of units, the first ones, whose weights to
-    all units are positive, while those of the others are negative (Dale's law): then
-    the absolute value of `w_h` counts, with the sign of the row. The paper takes its
-    positive part.
+    Attributes:
+        dt: length of a step, in the units of `time_constant`.
+        time_constant: of the decay of v.
+        rate: the function from v to r: `"relu"`, `"tanh"`, `"sigmoid"` or `"softplus"`.
+        noise: its strength, drawn where an rng stream `"noise"` is given and zero
+            elsewhere.
+        excitatory: share of units, the first ones, whose weights to all units are
+            positive, while those of the others are negative (Dale's law): then the
+            absolute value of `w_h` counts, with the sign of the row (the paper takes
+            its positive part). None: weights may have any sign.
+        integration: `"euler"`, or `"exponential"` for alpha = 1 - exp(-dt /
+            time_constant), which no length of a step makes unstable.
+        time_feature: the last feature of the inputs is the length of the step.
 
     Raises:
         ValueError: `time_constant` or `dt` is not positive; `dt` is above
@@ -158,8 +164,12 @@ class CfCCell(_ContinuousCell):
         f, g, n = s w_f + b_f, tanh(s w_g + b_g), tanh(s w_n + b_n)
         h' = sigmoid(-f * dt) * g + (1 - sigmoid(-f * dt)) * n
 
-    `hidden_features` are those of s, `features` if None. The columns of `w_y` are those
-    of f g n.
+    The columns of `w_y` are those of f g n.
+
+    Attributes:
+        dt: length of a step.
+        hidden_features: those of s; `features` if None.
+        time_feature: the last feature of the inputs is the length of the step.
 
     Raises:
         ValueError: `dt` is not positive.

@@ -23,6 +23,10 @@ class ConvLSTMCell(Cell):
     as the inputs: they are padded with zeros at the border. Gates lie in the order
     i f g o. `kernel_init` and `recurrent_init` make one gate's kernel.
 
+    Attributes:
+        kernel_size: along each axis of space.
+        forget_bias: added to the initial bias of the forget gate.
+
     Raises:
         ValueError: `kernel_size` has no number, or more than three.
 

@@ -64,6 +64,10 @@ class PeepholeLSTMCell(_LSTMLike):
     with ... the rows of `x w_x + h w_h + b`. Gates lie in the order i f g o, the
     weights `w_c` of the memory cell in the order i f o.
 
+    Attributes:
+        peephole_init: makes `w_c`.
+        forget_bias: added to the initial bias of the forget gate.
+
     >>> cell = PeepholeLSTMCell(features=8)
     >>> x, state = jnp.ones((2, 3)), cell.initial_state((2,))
     >>> (state, y), variables = cell.init_with_output(jax.random.key(0), state, x)
@@ -101,6 +105,9 @@ class CoupledLSTMCell(_LSTMLike):
     The paper computes i and has f = 1 - i, which is the same with the other sign of
     weights. Gates lie in the order f g o.
 
+    Attributes:
+        forget_bias: added to the initial bias of the forget gate.
+
     >>> cell = CoupledLSTMCell(features=8)
     >>> x, state = jnp.ones((2, 3)), cell.initial_state((2,))
     >>> (state, y), variables = cell.init_with_output(jax.random.key(0), state, x)
@@ -129,8 +136,12 @@ class JANETCell(_ForgetBias):
         s = x w_s + h u_s + b_s, n = tanh(...)
         h' = sigmoid(s) * h + (1 - sigmoid(s - beta)) * n
 
-    Gates lie in the order s n; `forget_bias` is added to the initial bias of s, where
-    the paper has the logarithm of random lengths (Tallec and Ollivier, 2018).
+    Gates lie in the order s n.
+
+    Attributes:
+        beta: by how much less what is new is held back than the state.
+        forget_bias: added to the initial bias of s, where the paper has the logarithm
+            of random lengths (Tallec and Ollivier, 2018).
 
     >>> cell = JANETCell(features=8)
     >>> x, h = jnp.ones((2, 3)), cell.initial_state((2,))
@@ -164,8 +175,12 @@ class LayerNormLSTMCell(_LSTMLike):
         h' = sigmoid(o) * tanh(LN(c'))
 
     LN normalises all its arguments' features together, four gates where there are four,
-    and scales them; its shift of the first two is `b`. Without `norm_cell` the memory
-    cell is not normalised. Gates lie in the order i f g o.
+    and scales them; its shift of the first two is `b`. Gates lie in the order i f g o.
+
+    Attributes:
+        norm_cell: normalise the memory cell where the output reads it.
+        epsilon: added to the variance.
+        forget_bias: added to the initial bias of the forget gate.
 
     >>> cell = LayerNormLSTMCell(features=8)
     >>> x, state = jnp.ones((2, 3)), cell.initial_state((2,))
@@ -222,6 +237,9 @@ class LayerNormGRUCell(Cell):
 
     as in `GRUCell`: the paper's z is 1 - z here. LN normalises r and z together and n
     on its own, and scales; its shift is the bias. Gates lie in the order r z n.
+
+    Attributes:
+        epsilon: added to the variance.
 
     >>> cell = LayerNormGRUCell(features=8)
     >>> x, h = jnp.ones((2, 3)), cell.initial_state((2,))
@@ -293,6 +311,9 @@ class MultiplicativeLSTMCell(_LSTMLike):
 
     Gates lie in the order i f g o m, and m has no bias.
 
+    Attributes:
+        forget_bias: added to the initial bias of the forget gate.
+
     >>> cell = MultiplicativeLSTMCell(features=8)
     >>> x, state = jnp.ones((2, 3)), cell.initial_state((2,))
     >>> (state, y), variables = cell.init_with_output(jax.random.key(0), state, x)
@@ -327,10 +348,15 @@ class MogrifierLSTMCell(_LSTMLike):
         x[i] = 2 sigmoid(h[i-1] q[i]) * x[i-2]    for odd i up to `rounds`
         h[i] = 2 sigmoid(x[i-1] r[i]) * h[i-2]    for even i
 
-    and the last of each go into an LSTM. `rank`, if not None, makes q and r products of
-    two matrices, through so many features. No product with the inputs can be made for
-    all steps at once. The parameters are `mogrify_1`, `mogrify_2` and so on, with
-    `_left` and `_right` where they are two.
+    and the last of each go into an LSTM. No product with the inputs can be made for all
+    steps at once. The parameters are `mogrify_1`, `mogrify_2` and so on, with `_left`
+    and `_right` where they are two.
+
+    Attributes:
+        rounds: how many there are; none makes an LSTM of it.
+        rank: q and r are products of two matrices through so many features; None: they
+            are whole.
+        forget_bias: added to the initial bias of the forget gate.
 
     >>> cell = MogrifierLSTMCell(features=8, rounds=2, rank=1)
     >>> x, state = jnp.ones((2, 3)), cell.initial_state((2,))
@@ -414,8 +440,11 @@ class MGUCell(_ForgetBias):
         n = tanh(x w_n + (f * h) u_n + b_n)
         h' = (1 - f) * h + f * n
 
-    Gates lie in the order f n. `forget_bias` is added to the initial bias of f, which
-    here opens the unit to what is new: 0 by default.
+    Gates lie in the order f n.
+
+    Attributes:
+        forget_bias: added to the initial bias of f, which here opens the unit to what
+            is new.
 
     >>> cell = MGUCell(features=8)
     >>> x, h = jnp.ones((2, 3)), cell.initial_state((2,))
@@ -445,7 +474,10 @@ class UGRNNCell(_ForgetBias):
         g = sigmoid(x w_g + h u_g + b_g), n = tanh(x w_n + h u_n + b_n)
         h' = g * h + (1 - g) * n
 
-    Gates lie in the order g n; `forget_bias` is added to the initial bias of g.
+    Gates lie in the order g n.
+
+    Attributes:
+        forget_bias: added to the initial bias of g.
 
     >>> cell = UGRNNCell(features=8)
     >>> x, h = jnp.ones((2, 3)), cell.initial_state((2,))
@@ -474,6 +506,9 @@ class LiGRUCell(Cell):
     The paper's N is batch normalisation; here it is layer normalisation of each gate
     with a scale, so that a row does not depend on the others of its batch, and a step
     is the same in training and evaluation. Gates lie in the order z n.
+
+    Attributes:
+        epsilon: added to the variance.
 
     >>> cell = LiGRUCell(features=8)
     >>> x, h = jnp.ones((2, 3)), cell.initial_state((2,))
@@ -510,14 +545,19 @@ class LiGRUCell(Cell):
 
 class RHNCell(Cell):
     """The recurrent highway network (Zilly, Srivastava, Koutnik and Schmidhuber, 2017,
-    arXiv:1607.03474), with `depth` steps for each input and coupled gates:
+    arXiv:1607.03474), with several steps for each input and
+    coupled gates:
 
         n = tanh(x w_n + s u_n[l] + b_n[l]), g = sigmoid(x w_g + s u_g[l] + b_g[l])
         s' = n * g + s * (1 - g)    for l = 1, ..., depth; x only where l = 1
 
     and h' is the last s'. Gates lie in the order n g; the columns of `w_h`, and `b`,
-    have those of one l after those of the other. `gate_bias` is added to the initial
-    biases of g: below zero, the state passes at first.
+    have those of one l after those of the other.
+
+    Attributes:
+        depth: steps for each input.
+        gate_bias: added to the initial biases of g; below zero the state passes at
+            first.
 
     >>> cell = RHNCell(features=8, depth=3)
     >>> x, h = jnp.ones((2, 3)), cell.initial_state((2,))
@@ -629,8 +669,12 @@ class SCRNCell(Cell):
         h' = sigmoid(x w_x + s' w_sh + h w_h + b)
 
     The output is `h'` and `s'` side by side, as the paper's output layer reads both;
-    the state is the same array. `context_features`, of which `features` are the last
-    ones, follow the context; `alpha` is a constant, 0.95 in the paper.
+    the state is the same array.
+
+    Attributes:
+        context_features: how many of the `features`, the last ones, are the context; a
+            quarter if None.
+        alpha: how slow it is, a constant.
 
     Raises:
         ValueError: `context_features` is not below `features`; `alpha` is not from 0

@@ -202,7 +202,10 @@ class MinLSTMCell(LinearCell):
         f, i = sigmoid(x_f), sigmoid(x_i), n = g(x_n), with g as `positive`
         h' = f / (f + i) * h + i / (f + i) * n
 
-    Gates lie in the order f i n. `forget_bias` is added to the initial bias of f.
+    Gates lie in the order f i n.
+
+    Attributes:
+        forget_bias: added to the initial bias of f.
 
     >>> cell = MinLSTMCell(features=8)
     >>> x, h = jnp.ones((2, 3)), cell.initial_state((2,))
@@ -237,12 +240,16 @@ class SRUCell(LinearCell):
         c' = f * c + (1 - f) * x_c
         h' = r * c' + (1 - r) * alpha * x
 
-    Without `peephole`, the default, there are no `v_f` and `v_r`, as in the first
-    version of the paper: with them the gates read the state, and steps must be taken
-    one after the other. The state is `c`. Inputs with another number of features than
-    the cell are projected where they skip the state. `skip_scale`, alpha, is the square
-    root of 3 by the paper's derivation for biases of zero. Gates lie in the order f r
-    c, and only f and r have biases.
+    The state is `c`. Inputs with another number of features than the cell are projected
+    where they skip the state. Gates lie in the order f r c, and only f and r have
+    biases.
+
+    Attributes:
+        peephole: the gates read the state, as published; then steps are taken one after
+            the other. Without, there are no `v_f` and `v_r`, as in the first version of
+            the paper.
+        skip_scale: alpha; the square root of 3 by the paper's derivation for biases of
+            zero.
 
     >>> cell = SRUCell(features=8)
     >>> x, c = jnp.ones((2, 3)), cell.initial_state((2,))
@@ -302,8 +309,8 @@ class QRNNState(NamedTuple):
 
 class QRNNCell(LinearCell):
     """The quasi-recurrent network (Bradbury, Merity, Xiong and Socher, 2017,
-    arXiv:1611.01576): gates by a convolution over the last `window` inputs, 1 or 2, and
-    a pooling that is linear in the state,
+    arXiv:1611.01576): gates by a convolution over the last inputs, and a pooling that
+    is linear in the state,
 
         z = tanh(...), f, o, i = sigmoid(...) of x_t w_x[0] + x_{t-1} w_x[1] + b
         pooling "f":    h' = f * h + (1 - f) * z
@@ -313,6 +320,10 @@ class QRNNCell(LinearCell):
     which are the paper's equations 3, 4 and 5. Before the first input of a sequence
     stands one of zeros. The state is `c`, or a `QRNNState` with a window of 2. Gates
     lie in the order z f o i, first those of this input, then of the one before.
+
+    Attributes:
+        window: inputs that a gate reads, 1 or 2.
+        pooling: `"f"`, `"fo"` or `"ifo"`.
 
     >>> cell = QRNNCell(features=8, window=2)
     >>> x, state = jnp.ones((2, 3)), cell.initial_state((2,))
@@ -385,11 +396,14 @@ class LRUCell(LinearCell):
         s' = lambda * s + exp(gamma) * (x B)
         h' = Re(s' C) + x D
 
-    `state_features`, `features` if None, is the number of complex states. Their initial
-    eigenvalues lie evenly in the ring between the radii `r_min` and `r_max`, with
-    phases up to `max_phase`; gamma starts as `log(sqrt(1 - abs(lambda)**2))`. `B`, real
-    part and imaginary part, and `D`, a whole matrix, are the columns of `w_x`; those of
-    `C` are `w_y`.
+    gamma starts as `log(sqrt(1 - abs(lambda)**2))`. `B`, real part and imaginary part,
+    and `D`, a whole matrix, are the columns of `w_x`; those of `C` are `w_y`.
+
+    Attributes:
+        state_features: number of complex states; `features` if None.
+        r_min, r_max: the radii between which the initial eigenvalues lie, evenly in the
+            ring.
+        max_phase: their greatest phase.
 
     Raises:
         ValueError: `r_min`, `r_max` are not in order between 0 and 1.
@@ -488,8 +502,11 @@ class RGLRUCell(LinearCell):
 
     with dense gates. The state has the features of the inputs; inputs with another
     number of them are projected first (`w_in`), as the linear layer before it does in
-    the paper's block. At the start `a ** (1 / r)`, the slowest decay, is uniform
-    between `r_min` and `r_max`.
+    the paper's block.
+
+    Attributes:
+        r_min, r_max: at the start `a ** (1 / r)`, the slowest decay, is uniform between
+            them.
 
     Raises:
         ValueError: `r_min`, `r_max` are not in order between 0 and 1.
@@ -550,14 +567,17 @@ class S5Cell(LinearCell):
         s' = exp(lambda step) * s + (exp(lambda step) - 1) / lambda * (x B)
         h' = 2 Re(s' C) + x D
 
-    `state_features`, `features` if None, is the number of conjugate pairs of states, of
-    which one each is kept. They start as the eigenvalues of the normal part of the
-    HiPPO-LegS matrix (Gu et al., 2020), in `blocks` diagonal blocks; steps start
-    between `dt_min` and `dt_max`, evenly on a logarithmic scale. The paper's real parts
-    are not kept negative; here they are, as in S4D (Gu et al., 2022). `B`, real part
-    and imaginary part, and `D`, a whole matrix, are the columns of `w_x`; those of `C`
-    are `w_y`. What surrounds the recurrence in the paper's layer (norm, gate, skip
-    connection) is not part of the cell.
+    The eigenvalues start as those of the normal part of the HiPPO-LegS matrix (Gu et
+    al., 2020). The paper's real parts are not kept negative; here they are, as in S4D
+    (Gu et al., 2022). `B`, real part and imaginary part, and `D`, a whole matrix, are
+    the columns of `w_x`; those of `C` are `w_y`. What surrounds the recurrence in the
+    paper's layer (norm, gate, skip connection) is not part of the cell.
+
+    Attributes:
+        state_features: number of conjugate pairs of states, of which one each is kept;
+            `features` if None.
+        blocks: diagonal blocks that the eigenvalues start as those of.
+        dt_min, dt_max: steps start between them, evenly on a logarithmic scale.
 
     Raises:
         ValueError: `blocks` does not divide `state_features`; `dt_min`, `dt_max` are

@@ -20,8 +20,9 @@ class IndRNNCell(Cell):
 
         h' = relu(x w_x + u * h + b)
 
-    `diagonal_init` makes u, by default uniform from 0 to 1. `activation` is `"relu"`,
-    or `"tanh"`.
+    Attributes:
+        activation: `"relu"` or `"tanh"`.
+        diagonal_init: makes u.
 
     >>> cell = IndRNNCell(features=8)
     >>> x, h = jnp.ones((2, 3)), cell.initial_state((2,))
@@ -55,14 +56,18 @@ class IndRNNCell(Cell):
 
 class AntisymmetricRNNCell(Cell):
     """The antisymmetric network (Chang, Chen, Haber and Chi, 2019, "AntisymmetricRNN: a
-    dynamical system view on recurrent neural networks", arXiv:1902.09689), with
-    `step_size` epsilon and `diffusion` gamma:
+    dynamical system view on recurrent neural networks", arXiv:1902.09689):
 
         a = h (w_h - w_h.T - gamma I)
         h' = h + epsilon * tanh(x w_x + a + b)
         gated: h' = h + epsilon * sigmoid(x w_z + a + b_z) * tanh(x w_x + a + b)
 
     Gates lie in the order z, if `gated`, and the one of tanh.
+
+    Attributes:
+        gated: whether there is the gate.
+        step_size: epsilon.
+        diffusion: gamma, which keeps eigenvalues from growing.
 
     Raises:
         ValueError: `step_size` is not positive, `diffusion` negative.
@@ -119,12 +124,17 @@ class CoRNNState(NamedTuple):
 
 class CoRNNCell(Cell):
     """The coupled oscillatory network (Rusch and Mishra, 2021, arXiv:2010.00951), with
-    time step `dt`, frequency `gamma` and damping `epsilon`, the latter explicit:
+    explicit damping:
 
         z' = z + dt * (tanh(x w_x + y w_y + z w_z + b) - gamma * y - epsilon * z)
         y' = y + dt * z'
 
     The output is y'. The columns of `w_h` are those of `w_y` and then of `w_z`.
+
+    Attributes:
+        dt: the time step.
+        gamma: square of the frequency of the oscillators.
+        epsilon: their damping.
 
     Raises:
         ValueError: `dt`, `gamma` or `epsilon` is not positive.
@@ -179,7 +189,7 @@ class LEMState(NamedTuple):
 
 class LEMCell(Cell):
     """Long expressive memory (Rusch, Mishra, Erichson and Mahoney, 2022,
-    arXiv:2110.04744), with longest time step `dt`:
+    arXiv:2110.04744):
 
         s = dt * sigmoid(x v_1 + y w_1 + b_1), t = dt * sigmoid(x v_2 + y w_2 + b_2)
         z' = (1 - s) * z + s * tanh(x v_z + y w_z + b_z)
@@ -187,6 +197,9 @@ class LEMCell(Cell):
 
     The output is y'. Gates lie in the order 1 2 z y; the columns of `w_h` are w_1, w_2
     and w_z.
+
+    Attributes:
+        dt: the longest time step.
 
     Raises:
         ValueError: `dt` is not positive.
