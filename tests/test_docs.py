@@ -123,6 +123,13 @@ def test_what_a_page_links_to_exists(page):
         assert link.startswith("https://") or (page.parent / there).is_file(), link
 
 
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_files_that_a_page_names_exist(page):
+    folders = r"(?<![\w/])(?:docs|experiments|jaxrnn|tests)"
+    for named in re.findall(rf"{folders}/[\w/*.-]+\.\w+", page.read_text()):
+        assert [*ROOT.glob(named)], named
+
+
 def test_the_readme_fits_on_three_screens():
     assert len((ROOT / "README.md").read_text().splitlines()) <= 120
 
