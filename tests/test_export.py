@@ -84,7 +84,7 @@ def language_step():
     carry, batch = rows(model, mesh)
     starts = jax.ShapeDtypeStruct((settings.batch,), jnp.bool)
     batch["starts"] = on(mesh, P("data"), starts)
-    state = charlm_model.StatefulTrainState(on(mesh, P(), state.train), carry)
+    state = training.StatefulTrainState(on(mesh, P(), state.train), carry)
     return step, (state, batch)
 
 

@@ -7,7 +7,6 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
@@ -20,20 +19,8 @@ from experiments.harness.config import clip_gradients
 from jaxrnn import metrics, placement, regularizers, training
 from jaxrnn.metrics import Mean
 from jaxrnn.models import LanguageModel
-from jaxrnn.training import Batch, Metrics, TrainState
+from jaxrnn.training import Batch, Metrics, StatefulTrainState, TrainState
 from jaxrnn.types import State
-
-
-class StatefulTrainState(flax.struct.PyTreeNode):
-    """A train state and the recurrent state of each stream, carried between steps."""
-
-    train: TrainState
-    carry: State
-
-    @property
-    def step(self) -> jax.Array:
-        """The number of steps done, int32."""
-        return self.train.step
 
 
 def make_model(settings: Settings, vocab_size: int) -> LanguageModel:

@@ -32,7 +32,6 @@ from experiments.charlm.datasets import Text
 from experiments.charlm.evaluation import Evaluation
 from experiments.charlm.generator import Writer
 from experiments.charlm.model import (
-    StatefulTrainState,
     make_model,
     make_optimizer,
     make_schedule,
@@ -56,6 +55,7 @@ from jaxrnn import metrics, placement
 from jaxrnn.checkpoints import Checkpoints
 from jaxrnn.models import LanguageModel
 from jaxrnn.text import Vocab, char_tokens
+from jaxrnn.training import StatefulTrainState
 
 
 def main(options: Options) -> None:

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 # Without dropout, whose keys are the devices' own. A rate that does not magnify the
 # rounding of sums over two devices: Adam divides by gradients that may be near zero.
 CHARACTERS = charlm_config.Settings(
-    cell="lstm", embed=4, hidden=8, epochs=3, batch=4, time=16, learning_rate=1e-3,
+    cell="lstm", embed=4, hidden=8, epochs=3, batch=4, seq_len=16, learning_rate=1e-3,
     patience=None,
 )  # fmt: skip
 # 6 rows in a batch of 5 for two devices; the last batch has rows of process 0 alone.
