@@ -27,6 +27,7 @@ from experiments.harness.files import replace_file
 from experiments.harness.options import scratch_if_smoke
 from experiments.harness.plots import plot_confusion, plot_history
 from experiments.harness.progress import progress_bar
+from experiments.harness.temporary import is_temporary
 from experiments.harness.training_loop import fit
 from experiments.harness.workdir import WorkDir, fingerprint
 from experiments.imdb import datasets, inference
@@ -126,13 +127,14 @@ def train(options: Options) -> None:
     began = time.perf_counter()
     workdir, mesh = WorkDir(options.workdir), placement.data_mesh(options.devices)
     run = prepare(data, options.effective_settings, workdir, mesh)
-    with run.workdir.claimed(run.identity):
-        if run.workdir.print_if_finished(summary):
-            return
-        run.workdir.write_vocab(run.vocab)
-        results = learn(run, began, options.tensorboard)
-        run.workdir.finish(results)
-    print(summary(results))
+    with run.workdir.claimed(run.identity, options.typed):
+        if not run.workdir.print_if_finished(summary):
+            run.workdir.write_vocab(run.vocab)
+            results = learn(run, began, options.tensorboard)
+            run.workdir.finish(results)
+            print(summary(results))
+    if not is_temporary(run.workdir.path):
+        print(run.workdir.describe_outputs("python -m experiments.imdb --predict -"))
 
 
 def prepare(
@@ -167,9 +169,11 @@ def learn(run: Run, began: float, tensorboard: bool) -> dict[str, Any]:
     state = make_state(model, optimizer, settings.seed, vectors)
     if jax.process_index() == 0:
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-        words = f"{len(run.vocab):,} words"
-        print(run.data.describe())
-        print(f"model: {parameters:,} parameters, vocabulary of {words}", flush=True)
+        print(
+            f"{run.data.describe()}\n{parameters:,} parameters, vocabulary of "
+            f"{len(run.vocab):,} words; {mesh.size} {jax.default_backend()} devices",
+            flush=True,
+        )
     class_weights = None
     if settings.class_weights == "balanced":
         class_weights = balanced_weights(run.train.labels)
