@@ -1,7 +1,6 @@
-"""What `experiments.charlm` does as work to be timed, here and in PyTorch: train steps
-and drawing texts.
+"""Train steps and sampling of `experiments.charlm` to be timed, also in PyTorch.
 
-The text is made up: characters without sense. Units are characters.
+The text is random characters. Units are characters.
 """
 
 from collections.abc import Iterator
@@ -29,7 +28,7 @@ CHARACTERS = tuple(map(chr, range(32, 112)))  # 80, as many as the chapter's tex
 
 
 def train(settings: Settings) -> Work:
-    """A step of the program.
+    """A train step of the program.
 
     >>> work = train(Settings(embed=4, hidden=4, batch=2, seq_len=40))
     >>> int(work.run().step), work.units
@@ -45,15 +44,18 @@ def train(settings: Settings) -> Work:
 
 
 def _streams(settings: Settings) -> Streams:
-    """Of a text with one step in it."""
+    """Batches of a text that is long enough for one step."""
     size = settings.batch * settings.seq_len + 1
     rng = np.random.default_rng(SEED)
     return Streams(rng.integers(len(CHARACTERS), size=size, dtype=np.int32), settings)
 
 
 def train_torch(settings: Settings, *, one_by_one: bool) -> Work:
-    """The same step in PyTorch; `one_by_one` calls the model for each character, as
-    many books do, else once for all."""
+    """The same step in PyTorch.
+
+    With `one_by_one` the model is called for each character, as in many textbooks, else
+    once for the whole sequence.
+    """
     torch = load("torch")
     embed, lstm, output = modules = _torch_model(torch, settings)
     length = 1 if one_by_one else settings.seq_len
@@ -84,7 +86,7 @@ def _torch_model(torch: Any, settings: Settings) -> tuple[Any, Any, Any]:
 
 
 def draw(settings: Settings, length: int, texts: int) -> Work:
-    """Texts drawn at once, as `experiments.charlm --sample` does it.
+    """A batch of generated texts, as `experiments.charlm --sample` makes them.
 
     >>> work = draw(Settings(embed=4, hidden=4), length=3, texts=2)
     >>> [len(text) for text in work.run()], work.units
@@ -102,7 +104,7 @@ def draw(settings: Settings, length: int, texts: int) -> Work:
 
 
 def draw_torch(settings: Settings, length: int, texts: int) -> Work:
-    """The same in PyTorch, which computes character by character."""
+    """The same in PyTorch, with a Python loop over characters."""
     torch = load("torch")
     embed, lstm, output = _torch_model(torch, settings)
 

@@ -1,12 +1,12 @@
 """The same recurrent layer in several libraries, for `experiments.bench`.
 
-Each contender is a function from a `Task` to a thunk that does it once and waits for
-the end. Training means outputs and the gradients of `sum(outputs * cotangent)` with
-respect to parameters and inputs, for every one. Inputs and outputs have the batch
-before time. The other libraries run as their users run them: whole batches on one
-device with all its threads. With the same weights all compute the same numbers, those
-at padding aside, except that Haiku's GRU resets before its product, its RNN has a relu
-for tanh, and PyTorch, if not packed, begins in the padding when it reads backwards.
+Each contender is a function from a `Task` to a thunk that runs it once and blocks until
+it is done. Training means outputs and the gradients of `sum(outputs * cotangent)` with
+respect to parameters and inputs. Inputs and outputs are batch-major. The other
+libraries run as their users run them: whole batches on one device with all its threads.
+With the same weights all compute the same values, those at padding excepted; but
+Haiku's GRU applies the reset gate before its product, its RNN has a relu for tanh, and
+PyTorch, if not packed, starts the backward direction in the padding.
 """
 
 import functools
@@ -37,7 +37,7 @@ class UnavailableError(Exception):
 
 @dataclass(frozen=True)
 class Task:
-    """A recurrent layer, and what is done with it."""
+    """A recurrent layer, the shape of its batch, and whether gradients are computed."""
 
     cell: CellName
     batch: int
@@ -45,14 +45,15 @@ class Task:
     inputs: int
     hidden: int
     training: bool = True
-    """Forward and backward, else forward alone."""
+    """Forward and backward, else forward only."""
     ragged: bool = False
     """Rows of different lengths, 0.6 of `time` on average."""
     bidirectional: bool = False
 
     def arrays(self) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-        """Inputs, lengths or None, and the cotangent of the outputs: zero at padding,
-        where some libraries leave outputs and others do not.
+        """Inputs, lengths or None, and the cotangent of the outputs.
+
+        The cotangent is zero at padding, where the outputs of the libraries differ.
 
         >>> x, lengths, cotangent = Task("gru", 4, 10, 3, 8, ragged=True).arrays()
         >>> x.shape, sorted(lengths.tolist()), cotangent.shape
@@ -71,7 +72,7 @@ class Task:
 
 
 class Compiled(NamedTuple):
-    """A jitted function and what to call it with.
+    """A jitted function and its arguments.
 
     >>> double = Compiled(jax.jit(lambda x: 2 * x), (jnp.ones(()),))
     >>> double(), double.temporary_bytes() >= 0
@@ -82,10 +83,11 @@ class Compiled(NamedTuple):
     arguments: tuple[Any, ...]
 
     def __call__(self) -> Any:
+        """Calls the function and waits for its result."""
         return jax.block_until_ready(self.function(*self.arguments))
 
     def temporary_bytes(self) -> int:
-        """What XLA allocates on a device for one call, arguments and results aside."""
+        """Bytes that XLA allocates on a device for one call, beside inputs, outputs."""
         compiled = self.function.lower(*self.arguments).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
@@ -98,8 +100,9 @@ def ours(
     dtype: Dtype | None = None,
     remat_chunk: int | None = None,
 ) -> Compiled:
-    """This library's layer, data-parallel as `jaxrnn.training` does it: over `devices`
-    devices, or as many as divide the batch.
+    """This library's layer, data-parallel as in `jaxrnn.training`.
+
+    Over `devices` devices, or as many as divide the batch.
 
     >>> outputs, d_params, d_x = ours(Task("gru", 2, 5, 3, 8), devices=1)()
     >>> outputs.shape, d_x.shape
@@ -145,7 +148,7 @@ def _differentiate(apply: Callable) -> Callable:
 
 
 def torch_padded(task: Task) -> Callable[[], Any]:
-    """`torch.nn`'s layer, which reads padding as if it were data."""
+    """`torch.nn`'s layer on the padded batch, padding treated as data."""
     torch = load("torch")
     layer, x, _, cotangent = _torch_parts(torch, task)
     return _torch_thunk(torch, lambda: layer(x)[0], (layer, x, cotangent), task)
@@ -199,7 +202,7 @@ def _torch_thunk(
 
 
 def flax(task: Task) -> Compiled:
-    """`flax.linen.RNN` over the cell that its documentation advises.
+    """`flax.linen.RNN` over the cell that its documentation recommends.
 
     >>> flax(Task("rnn", 2, 5, 3, 8, training=False))().shape
     (2, 5, 8)
@@ -243,7 +246,7 @@ def keras(task: Task) -> Compiled:
 
 
 def haiku(task: Task) -> Compiled:
-    """`haiku.dynamic_unroll`, which knows neither lengths nor two directions."""
+    """`haiku.dynamic_unroll`, which supports neither lengths nor two directions."""
     if task.ragged or task.bidirectional:
         raise UnavailableError("it has no ragged batches and no bidirectional layer")
     library = load("haiku")
@@ -264,7 +267,7 @@ def haiku(task: Task) -> Compiled:
 
 
 def torch_threads() -> int:
-    """How many threads PyTorch computes with; 0 without PyTorch."""
+    """Number of PyTorch's threads; 0 without PyTorch."""
     try:
         return load("torch").get_num_threads()
     except UnavailableError:

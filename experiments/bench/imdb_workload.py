@@ -1,13 +1,13 @@
-"""The training of `experiments.imdb` as work to be timed, here and in PyTorch.
+"""Train steps of `experiments.imdb` to be timed, in this library and in PyTorch.
 
-The reviews are made up: as long as IMDB's, of words as frequent as those of a text.
-Units are words, padding aside.
+The reviews are synthetic, with the lengths of IMDB's and Zipf-distributed words. Units
+are words, padding not counted.
 """
 
 import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax
 import numpy as np
@@ -39,14 +39,17 @@ WORDS = (
 
 @dataclass(frozen=True)
 class Reviews:
-    """So many reviews, of whose batches `sample` stand for all; all of them if None."""
+    """A number of reviews, and how many batches are timed to stand for all of them.
+
+    With `sample` None that is every batch.
+    """
 
     settings: Settings
     number: int
     sample: int | None = None
 
     def examples(self) -> Examples:
-        """The reviews as the program trains on them: cut to `settings.max_words`.
+        """The reviews as the program trains on them: truncated to `max_words`.
 
         >>> reviews = Reviews(Settings(max_words=50), number=9)
         >>> max(ids.size for ids in reviews.examples().ids)
@@ -63,7 +66,7 @@ class Reviews:
         return Examples(ids, labels).cut(self.settings.max_words)
 
     def sampled(self, batches: Sequence[Any]) -> Sequence[Any]:
-        """Those in the middle of equal parts of `batches`.
+        """A sample of `batches`: those in the middle of equal parts.
 
         >>> Reviews(Settings(), number=9, sample=2).sampled("abcdefgh")
         ['c', 'g']
@@ -75,8 +78,10 @@ class Reviews:
 
 
 def train(reviews: Reviews, layout: Layout) -> Work:
-    """Steps of the program on one row for each review, padded to one of the buckets or
-    to the longest of all, or on rows that reviews share.
+    """Train steps of the program on padded or packed batches.
+
+    Rows are padded to one of the buckets or to the longest review, or are packed with
+    several reviews each.
 
     >>> settings = Settings(hidden=4, embed=4, vocab=50, batch=4, max_words=30)
     >>> work = train(Reviews(settings, number=8), "plain padding")
@@ -89,8 +94,9 @@ def train(reviews: Reviews, layout: Layout) -> Work:
     if layout == "packed rows":
         batches, loss = _packed(settings, examples, model, mesh.size)
     else:
-        buckets = settings.buckets if layout == "buckets" else 1
-        # They ascend in length: the middles of equal parts are a fair sample.
+        settings = settings.resolve(reviews.number)
+        buckets = cast(int, settings.buckets) if layout == "buckets" else 1
+        # They ascend in length, so the middles of equal parts represent all.
         batches = Batches(examples, settings.batch, buckets, mesh).epoch()
         loss = make_loss(model)
     batches = reviews.sampled(batches)
@@ -102,7 +108,7 @@ def train(reviews: Reviews, layout: Layout) -> Work:
 
 
 def train_epoch(reviews: Reviews) -> Work:
-    """All steps of the program on all reviews, as one.
+    """An epoch of the program, counted as one step.
 
     >>> settings = Settings(hidden=4, embed=4, vocab=50, batch=4, buckets=2)
     >>> train_epoch(Reviews(settings, number=8, sample=1)).steps
@@ -115,10 +121,12 @@ def train_epoch(reviews: Reviews) -> Work:
 def _packed(
     settings: Settings, examples: Examples, model: SequenceClassifier, devices: int
 ) -> tuple[list[Callable[[], training.Batch]], Callable[..., training.Metrics]]:
-    """Batches of rows of `max_words` that reviews share, about as many reviews in each
-    as in a batch of one row for each; and the loss of such a batch."""
+    """Packed batches with rows of `max_words`, and the loss of such a batch.
+
+    Each has about as many reviews as a padded batch.
+    """
     rows = plan_packing([ids.size for ids in examples.ids], settings.max_words)
-    # The longest reviews are in the first rows: shuffled, batches are alike.
+    # The longest reviews are in the first rows; shuffling makes batches similar.
     rows = [rows[k] for k in np.random.default_rng(SEED).permutation(len(rows))]
     rows_per_batch = settings.batch * len(rows) // len(examples.ids)
     rows_per_batch = max(rows_per_batch // devices, 1) * devices
@@ -143,8 +151,11 @@ def _packed(
 
 
 def train_torch(reviews: Reviews, *, packs: bool) -> Work:
-    """The same model in PyTorch, without dropout, on batches as they come: padded to
-    the longest review, and with `packs` made a packed sequence."""
+    """The same model in PyTorch, without dropout, on shuffled batches.
+
+    They are padded to their longest review and, with `packs`, converted to a
+    `PackedSequence`.
+    """
     torch = load("torch")
     settings = reviews.settings
     embed = torch.nn.Embedding(settings.vocab, settings.embed)
@@ -178,7 +189,7 @@ def train_torch(reviews: Reviews, *, packs: bool) -> Work:
 
     one = placement.data_mesh(1)
     source = Batches(reviews.examples(), settings.batch, buckets=1, mesh=one)
-    # Shuffled: in the order of lengths, a batch would have hardly any padding.
+    # Shuffled, because batches sorted by length would have hardly any padding.
     order = reviews.sampled(source.order(np.random.default_rng(SEED)))
     batches = [functools.partial(_no_spare_rows, source, *batch) for batch in order]
     words = sum(int(make()["lengths"].sum()) for make in batches)
@@ -187,14 +198,15 @@ def train_torch(reviews: Reviews, *, packs: bool) -> Work:
 
 
 def _no_spare_rows(source: Batches, indices: np.ndarray, length: int) -> training.Batch:
-    """The batch as PyTorch would have it, which refuses empty rows."""
+    """The batch without rows of length 0, which PyTorch refuses."""
     batch = source.make(indices, length)
     return {name: array[: indices.size] for name, array in batch.items()}
 
 
 def compile_deep(time: int, backend: Backend = "auto") -> Work:
-    """Makes the train step of three bidirectional layers anew, compiles it and takes
-    it once, with a row of `time` words for each device: hardly more than compiling.
+    """Compiles the train step of three bidirectional layers and runs it once.
+
+    The batch is a row of `time` words for each device, so compilation dominates.
 
     >>> compile_deep(time=4).units
     1
@@ -213,7 +225,7 @@ def compile_deep(time: int, backend: Backend = "auto") -> Work:
     }
 
     def run() -> training.TrainState:
-        state = jax.tree.map(jax.numpy.copy, template)  # A step gives its state away.
+        state = jax.tree.map(jax.numpy.copy, template)  # a step donates its state
         step = training.make_train_step(make_loss(model), optimizer, mesh)
         return jax.block_until_ready(step(state, batch)[0])
 

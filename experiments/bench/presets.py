@@ -1,4 +1,4 @@
-"""How many cases `experiments.bench` measures and how large they are: three sizes."""
+"""Number and size of the cases that `experiments.bench` measures: three presets."""
 
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
@@ -25,41 +25,41 @@ Shape = tuple[int, int, int, int]  # batch, time, inputs, hidden
 
 @dataclass(frozen=True)
 class Scale:
-    """How many cases there are and how large."""
+    """Number and size of the cases of each suite."""
 
     suites: tuple[SuiteName, ...]
-    """Those that are run unless others are asked for."""
+    """Suites to run by default."""
     cells: tuple[CommonCellName, ...]
     variants: bool
-    """Measure this library on one device and with its other backend, too."""
+    """Also measure this library on one device and with backend="scan"."""
     training: tuple[bool, ...]
     ragged: tuple[bool, ...]
     shapes: tuple[Shape, ...]
     some_shapes: tuple[Shape, ...]
-    """Of the suites beside "layers"."""
+    """Shapes of the suites bidirectional, devices and memory."""
     steps: int
-    """Batch times time where both vary."""
+    """Batch size times sequence length where both vary."""
     every_cell: tuple[CellName, ...]
-    """Of the suite "cells"."""
+    """Cells of the suite "cells"."""
     cell_shapes: tuple[Shape, ...]
-    """Of the same."""
+    """Shapes of the suite "cells"."""
     long_times: tuple[int, ...]
-    """Of the suite "recurrences"."""
+    """Sequence lengths of the suite "recurrences"."""
     times: tuple[int, ...]
     batches: tuple[int, ...]
     hiddens: tuple[int, ...]
     reviews: Reviews
     torch_reviews: Reviews
     epoch: bool
-    """Measure what their vocabulary adds to a step, and a whole epoch, too."""
+    """Also measure steps with vocabularies of two sizes, and a whole epoch."""
     characters: charlm.Settings
     length: int
-    """Of the texts that are drawn."""
+    """Length of the generated texts."""
     texts: tuple[int, ...]
-    """How many are drawn at once."""
+    """Numbers of texts that are generated in one batch."""
     deep_times: tuple[int, ...]
     seconds: float
-    """How long the turns of a case may take, unless the command says otherwise."""
+    """Time limit for the rounds of a case, by default."""
 
 
 FULL = Scale(

@@ -1,7 +1,4 @@
-"""Who needed how long: the rows of `experiments.bench`, as tables and as panels.
-
-Knows nothing of what was measured, or how.
-"""
+"""Results of `experiments.bench`: rows of a table, and their ratios for a picture."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,11 +15,11 @@ Panels = dict[str, dict[str, dict[str, float]]]
 
 @dataclass(frozen=True)
 class Row:
-    """What one contender did in one case; all numbers are None if it was skipped.
+    """The result of one contender in one case; all numbers are None if it was skipped.
 
-    Seconds, or bytes where `quantity` says so: the median of a step, the quartiles
-    around it, and what the first call took, which compiles. A step has `units` of work
-    on average; for one of them `ratio` compares the median with that of `baseline`.
+    Seconds, or bytes where `quantity` says so: the median of a step, the quartiles, and
+    the first call, which compiles. A step processes `units` units on average; `ratio`
+    is the median per unit relative to that of `baseline`.
     """
 
     suite: str
@@ -49,7 +46,7 @@ def score(
     timings: Mapping[str, Timing],
     skipped: Mapping[str, str],
 ) -> list[Row]:
-    """A row for every contender of the case, those skipped with the reason.
+    """A row for each contender of the case, with a reason for those skipped.
 
     Ratios are to the case's baseline, or where that was skipped to the first contender
     that was not.

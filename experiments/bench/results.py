@@ -1,8 +1,9 @@
-"""What `experiments.bench` measured of a suite, on disk: beside what is new stays what
-was there before, if both were measured alike.
+"""Results of a suite of `experiments.bench` on disk, merged with earlier ones.
 
-    results.json      the conditions, and all rows
-    ratios.png        a picture of those that are to be drawn, if there are any
+    results.json      versions, machine and settings, and all rows
+    ratios.png        a bar chart of the ratios, if a case has any to draw
+
+Only results of the same versions, machine and settings are merged.
 """
 
 from collections.abc import Sequence
@@ -14,11 +15,11 @@ from experiments.bench.report import Row
 from experiments.harness.files import describe_differences, read_json, write_json
 from experiments.harness.plots import plot_bars
 
-About = dict[str, dict[str, Any]]  # the conditions: versions, machine, settings
+About = dict[str, dict[str, Any]]  # versions, machine, settings
 
 
 def write(path: Path, about: About, rows: Sequence[Row]) -> None:
-    """Writes the rows in place of those of the same case and contender.
+    """Writes the rows, replacing those of the same case and contender.
 
     Raises:
         ValueError: as `read`, or they cannot be written.
@@ -39,10 +40,10 @@ def write(path: Path, about: About, rows: Sequence[Row]) -> None:
 
 
 def read(path: Path, about: About) -> list[Row]:
-    """The rows that are there; none if there is no file.
+    """The rows on disk; none if there is no file.
 
     Raises:
-        ValueError: it is damaged, or was measured under other conditions.
+        ValueError: the file is damaged, or of other versions, machine or settings.
     """
     file = path / "results.json"
     found = read_json(file)
@@ -55,7 +56,7 @@ def read(path: Path, about: About) -> list[Row]:
         raise ValueError(f"{file} is damaged ({error!r}): remove it") from error
     if before != _flat(about):
         raise ValueError(
-            f"{file} was measured otherwise "
+            f"{file} was measured with other versions or settings "
             f"({describe_differences(before, _flat(about))}): give another --out, or "
             "remove it"
         )

@@ -4,31 +4,35 @@
     python -m experiments.bench
     python -m experiments.bench --suites layers growth --cells lstm
 
-Suites: "layers" has LSTM, GRU and RNN, forward and with gradients, rows of one length
-and of many; "bidirectional" the LSTM in both directions; "imdb" and "charlm" the train
-steps of these programs, with few words and many, a whole epoch, and drawing text;
-"growth" time against length, batch and features; "devices" the batch split over 1 to 8
-CPU devices; "memory" the bytes of a train step; "compile" a deep train step made from
-nothing.
+Suites:
 
-Everything runs on the CPU in one process ("devices" in one of its own), the contenders
-of a case in turns. A number is the median over the turns, the quartiles are beside it,
-and ratios are to the contender that the column names: below 1 is faster. The first
-call, which compiles, is apart. Layers give outputs and, backward, the gradients of
-their parameters and inputs; arrays are in place beforehand, the batch before time.
+- layers: LSTM, GRU and RNN, forward and forward with backward, full and ragged batches
+- bidirectional: the LSTM in both directions
+- imdb, charlm: train steps of these programs, two vocabulary sizes, a whole epoch,
+  generating text
+- growth: time against sequence length, batch size and features
+- devices: a batch sharded over 1 to 8 CPU devices
+- memory: bytes of temporary memory in a train step
+- compile: compiling the train step of a deep model
 
-This library runs as its programs do, each CPU device on its rows of the batch, and on
-one device too. The others run as their users run them, on one device with all cores.
-PyTorch, Keras and Haiku are optional (`pip install ".[bench]"`): who is missing is
-named and skipped. The settings of the process are printed and the same for all:
-`experiments.harness.jax_setup` has glibc keep freed memory, and with several devices
-sets `--xla_cpu_multi_thread_eigen=false`, with which jax 0.10.2 still gives the work of
-one device to all cores; `--devices 1` runs everything without it.
+Everything runs on the CPU in one process ("devices" in its own), and the contenders of
+a case take turns. Reported are the median over the turns, the quartiles, the ratio to
+the contender in the column's title (below 1 is faster), and the first call, which
+compiles. Layers compute outputs and, backward, the gradients of parameters and inputs;
+inputs are on the device already, batch-major.
 
-Every suite is printed and written when it is done or stopped. In --out it replaces what
-it measured again, case by case and contender by contender, and leaves the rest: Ctrl-C
-loses nothing, and a long run can be taken apart. An --out with numbers of other
-versions, settings or cores is refused; after a change of the code give another.
+This library runs as in the programs, with the batch sharded over the CPU devices, and
+also on one device. The others run on one device with all cores. PyTorch, Keras and
+Haiku are optional (`pip install ".[bench]"`): those not installed are skipped and
+listed. All run in the same process settings, which are printed: glibc keeps freed
+memory and, with several devices, XLA_FLAGS has --xla_cpu_multi_thread_eigen=false, with
+which jax 0.10.2 still uses all cores for the work of one device. `--devices 1` runs
+without that flag.
+
+Results are printed and written after each suite, and when it is stopped with Ctrl-C.
+In --out they replace those of the same cases and contenders, so that a long comparison
+can be run in parts. An --out with results of other versions, settings or cores is
+refused; after a change of the code give another.
 """
 
 import dataclasses
@@ -66,30 +70,30 @@ WIDTH = 120  # columns, where the output is no terminal
 
 @dataclass(frozen=True)
 class Options:
-    """Everything the command line says."""
+    """The options of the command line."""
 
     suites: tuple[SuiteName, ...] = ()
-    """What to measure, default everything; with --quick layers, imdb and charlm."""
+    """Suites to run. Default: all; with --quick: layers, imdb and charlm."""
     cells: tuple[CommonCellName, ...] = ()
-    """Cells of the suite "layers", default all; with --quick the LSTM."""
+    """Cells of the suite layers. Default: all; with --quick: lstm."""
     quick: bool = False
-    """Fewer and smaller cases: two minutes on two cores."""
+    """Run fewer and smaller cases: two minutes on two cores."""
     smoke: bool = False
-    """Try every suite with tiny cases; the numbers mean nothing."""
+    """Try every suite with tiny cases, whose timings mean nothing."""
     rounds: int = 15
-    """Turns of each contender in a case."""
+    """Rounds of each case: turns of each contender."""
     seconds: float | None = None
-    """Stop a case's turns after this long, but not before the third.
-    Default 10, with --quick 2."""
+    """Time limit for the rounds of a case; at least three are run.
+    Default: 10; with --quick: 2."""
     devices: int | None = None
-    """Devices to use, default all; a CPU counts as one device per core."""
+    """Number of devices; a CPU counts as one device per core. Default: all."""
     out: Path | None = None
-    """Directory for the numbers and a picture of each suite.
-    Default runs/bench, with --quick runs/bench-quick, with --smoke nowhere."""
+    """Directory for the results and a picture of each suite.
+    Default: runs/bench; with --quick: runs/bench-quick; with --smoke: none."""
 
     @property
     def scale(self) -> Scale:
-        """What is measured, and for how long."""
+        """The preset with the options applied."""
         scale = {"smoke": SMOKE, "quick": QUICK, "full": FULL}[self.size]
         return dataclasses.replace(
             scale,
@@ -100,37 +104,38 @@ class Options:
 
     @property
     def size(self) -> str:
-        """Which of the scales it is: one case may have the same name in two."""
+        """The name of the preset; cases of two presets may have the same name."""
         return "smoke" if self.smoke else "quick" if self.quick else "full"
 
     @property
     def path(self) -> Path | None:
-        """Where to write to."""
+        """The directory to write to."""
         if self.out is None and not self.smoke:
             return OUT.with_name("bench-quick") if self.quick else OUT
         return self.out
 
     def check(self) -> None:
-        """Whether they make sense.
+        """Check the range of the options.
 
         Raises:
-            ValueError: one does not.
+            ValueError: one is out of range; it is named.
         """
         COUNT.check(self, "rounds")
         AMOUNT.check(self, "seconds")
 
 
 def main(options: Options) -> None:
+    """Runs the suites, printing and writing the results of each."""
     options.check()
     if options.path:
         options.path.mkdir(parents=True, exist_ok=True)
     jax_setup.configure(options.devices)
     if jax.default_backend() != "cpu":
         raise ValueError(
-            f"the comparison is of CPUs, and JAX runs on {jax.default_backend()}: "
+            f"the benchmark is for CPUs, and JAX runs on {jax.default_backend()}: "
             "set JAX_PLATFORMS=cpu"
         )
-    # What is compiled here has to be compiled here.
+    # Compile times are measured, so nothing may come from the cache.
     jax.config.update("jax_enable_compilation_cache", False)
     console = Console(soft_wrap=True, highlight=False)
     if not console.is_terminal:
@@ -155,13 +160,13 @@ def main(options: Options) -> None:
                 if options.path:
                     results.write(options.path / suite, about, rows)
             if interrupt.requested:
-                raise KeyboardInterrupt("stopped: the cases after that are missing")
+                raise KeyboardInterrupt("stopped: the remaining cases were not run")
     if options.path:
-        console.print(f"numbers and pictures are in {options.path}")
+        console.print(f"wrote results and pictures to {options.path}")
 
 
 def describe(options: Options) -> dict[str, Any]:
-    """What the numbers depend on besides the code: versions, machine, settings."""
+    """Versions, machine and settings, which the results depend on."""
     about = environment()
     for name in PEERS:
         try:
@@ -181,8 +186,10 @@ def describe(options: Options) -> dict[str, Any]:
 
 
 def run_devices(options: Options, interrupt: Interrupt) -> None:
-    """The suite "devices" in a process of its own, with more devices than cores: their
-    number is fixed when JAX starts."""
+    """Runs the suite "devices" in a child process with more devices than cores.
+
+    JAX fixes their number when it starts.
+    """
     command = [sys.executable, "-m", "experiments.bench", "--suites", "devices"]
     command += ["--rounds", str(options.rounds)]
     command += ["--seconds", str(options.scale.seconds)]
@@ -192,13 +199,13 @@ def run_devices(options: Options, interrupt: Interrupt) -> None:
     environment = {**os.environ, DEVICES_VARIABLE: MOST_DEVICES}
     sys.stdout.flush()
     done = subprocess.run(command, env=environment)
-    # Ctrl-C reaches it too: it shows what it has, and ends with an error.
+    # Ctrl-C reaches the child too, which then shows its results and returns an error.
     if done.returncode and not interrupt.requested:
         raise ValueError(f'the suite "devices" ended with code {done.returncode}')
 
 
 def run(suite: SuiteName, scale: Scale, rounds: int, interrupt: Interrupt) -> list[Row]:
-    """The rows of a suite, or of the cases done when it is interrupted."""
+    """Runs a suite and returns its rows; fewer if it is interrupted."""
     cases = suites.cases(suite, scale)
     rows: list[Row] = []
     with progress_bar(suite, len(cases)) as advance:
@@ -214,7 +221,7 @@ def run(suite: SuiteName, scale: Scale, rounds: int, interrupt: Interrupt) -> li
 
 
 def run_case(case: Case, rounds: int, seconds: float) -> list[Row]:
-    """What each contender of the case did, or why it did not."""
+    """Runs a case and returns a row for each contender, skipped ones too."""
     works: dict[str, Work] = {}
     skipped: dict[str, str] = {}
     for name, build in case.contenders.items():
@@ -233,7 +240,7 @@ def run_case(case: Case, rounds: int, seconds: float) -> list[Row]:
 
 
 def show(console: Console, rows: Sequence[Row]) -> None:
-    """Prints a table for each section, and who is missing."""
+    """Prints a table for each section, and the contenders skipped."""
     for table in report.tables(rows):
         console.print(table)
     for line in report.absences(rows):

@@ -1,7 +1,8 @@
-"""What `experiments.bench` measures: suites of cases.
+"""The suites of cases that `experiments.bench` measures.
 
-A case is one piece of work that several contenders do. It builds them only when it is
-run, so that the arrays of one case are gone before those of the next are made.
+A case is one piece of work in several implementations, the contenders. They are built
+only when the case is run, so that the arrays of one case are freed before those of the
+next are allocated.
 """
 
 import functools
@@ -24,7 +25,7 @@ Quantity = Literal["seconds", "bytes"]
 OURS = "jaxrnn"
 VARIANTS = (f"{OURS}, one device", f"{OURS}, scan")
 BASELINE = "torch padded"
-# How many CPU devices share a batch, where there are as many as the last.
+# How many CPU devices a batch is sharded over; the process has as many as the last.
 DEVICES = (1, 2, 4, 8)
 # Of the cells that are linear in their state, those of the suite "recurrences".
 LINEAR: tuple[CellName, ...] = ("min-gru", "lru", "rg-lru")
@@ -33,10 +34,10 @@ VOCABULARIES = (1_000, 20_000)
 
 @dataclass(frozen=True)
 class Case:
-    """One piece of work, in a section of a suite, and what builds its contenders.
+    """One piece of work, in a section of a suite, and the builders of its contenders.
 
-    Where the quantity is bytes, the works return it instead of being timed. Ratios are
-    to the baseline.
+    Where the quantity is bytes, the works return them instead of being timed. Ratios
+    are relative to the baseline.
     """
 
     suite: SuiteName
@@ -45,7 +46,7 @@ class Case:
     contenders: Mapping[str, Callable[[], Work]]
     baseline: str = BASELINE
     unit: str = ""
-    """What the works count: "words"; nothing if empty."""
+    """Unit of the throughput, such as "words"; none if empty."""
     quantity: Quantity = "seconds"
     pictured: bool = True
 
@@ -53,7 +54,7 @@ class Case:
 def cases(suite: SuiteName, scale: Scale) -> list[Case]:
     """The cases of a suite, those of a section in a row.
 
-    >>> from experiments.scales import FULL
+    >>> from experiments.bench.presets import FULL
     >>> [case.name for case in cases("compile", FULL)]
     ['64 words', '2,048 words']
     """
@@ -264,7 +265,7 @@ def _compile(scale: Scale) -> Iterator[Case]:
                 imdb_workload.compile_deep, time, "scan"
             ),
         }
-        section = "train step of 3 bidirectional layers, made and taken once"
+        section = "train step of 3 bidirectional layers, compiled and run once"
         yield Case(
             "compile", section, f"{time:,} words", some, baseline=OURS, pictured=False
         )

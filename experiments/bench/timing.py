@@ -1,11 +1,11 @@
-"""The time that several contenders need for the same work, taken in turns.
+"""Interleaved timing of several implementations of the same work.
 
-In turns, so that a slow minute of the machine is everybody's. Every turn begins with a
-pause, since OpenMP's threads, which PyTorch uses, keep a core busy for a while after
-their work. Then, unless the work is long, come calls that do not count: the caches hold
-the last contender's data, and cores that rested are slow to come back, which costs work
-of a few milliseconds up to half of its speed. Calls in a row, as training makes them,
-are what counts.
+The implementations are timed in turns, so that a slowdown of the machine affects all of
+them alike. Every turn begins with a pause, because the threads of OpenMP, which PyTorch
+uses, spin for a while after their work. Then come untimed warm-up calls, unless the
+work is long: the caches hold the previous implementation's data and idle cores are slow
+to return to full speed, which would cost work of a few milliseconds up to half of its
+speed. What is timed is calls in a row, as training makes them.
 """
 
 import time
@@ -22,13 +22,13 @@ Thunk = Callable[[], Any]
 
 PAUSE = 0.03  # seconds
 WARM = COUNTED = 0.1  # seconds of calls, one at least, in a turn
-LONG = 0.5  # seconds; what caches and cores can cost is lost in them
+LONG = 0.5  # seconds; cold caches and cores make no difference to such calls
 FEWEST_ROUNDS = 3
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds: of the first call, which compiles, and of those that count.
+    """Seconds of the first call, which compiles, and of each round.
 
     >>> timing = Timing(first=2.0, rounds=(1.0, 0.25, 0.5))
     >>> timing.median, timing.quartiles
@@ -40,10 +40,12 @@ class Timing:
 
     @property
     def median(self) -> float:
+        """The median over the rounds."""
         return float(np.median(self.rounds))
 
     @property
     def quartiles(self) -> tuple[float, float]:
+        """The first and the third quartile over the rounds."""
         lower, upper = np.percentile(self.rounds, [25, 75])
         return float(lower), float(upper)
 
@@ -56,11 +58,11 @@ def measure(
     clock: Callable[[], float] = time.perf_counter,
     sleep: Callable[[float], None] = time.sleep,
 ) -> dict[str, Timing]:
-    """The time of each of `thunks`, which return when their work is done.
+    """The timing of each of `thunks`, which return when their work is done.
 
-    Every round has a turn of each, and begins with another one; of a turn remains the
-    median of the calls that count. There are `rounds` rounds, or fewer but at least 3
-    where they take more than `seconds`; where that is little, turns are short too.
+    Every round has a turn of each, in rotated order; the time of a turn is the median
+    of its timed calls. There are `rounds` rounds, or fewer but at least 3 where they
+    take more than `seconds`; where that is short, so are the turns.
 
     >>> measure({"nothing": lambda: None}, rounds=3)["nothing"].median < 0.01
     True
@@ -72,7 +74,7 @@ def measure(
         raise ValueError(f"rounds must be at least 1, got {rounds}")
 
     def seconds_of(thunk: Thunk, together: float = 0.0) -> float:
-        """The median of as many calls as take so long, of one at least."""
+        """The median of as many calls as take `together` seconds, of one at least."""
         calls, total = [], 0.0
         while not calls or total < together:
             began = clock()
@@ -91,7 +93,7 @@ def measure(
             break
         start = number % max(len(names), 1)
         for name in names[start:] + names[:start]:
-            if len(names) > 1:  # Alone, nobody was there before.
+            if len(names) > 1:  # else there was no other implementation before
                 sleep(PAUSE)
                 if min(found[name], default=0.0) < LONG:
                     seconds_of(thunks[name], warm)
@@ -100,8 +102,13 @@ def measure(
 
 
 class Work(NamedTuple):
-    """What is timed, and what one call of it does: units (words, characters) in steps,
-    for one of which the time is told."""
+    """A function to time, with the work of one call.
+
+    Attributes:
+        run: returns when its work is done.
+        units: words or characters that a call processes.
+        steps: training steps in a call; the reported time is that of one.
+    """
 
     run: Thunk
     units: int = 1
@@ -113,8 +120,9 @@ def stepping(
     state: Any,
     batches: Iterable[Callable[[], Batch]],
 ) -> Thunk:
-    """Takes a step on each of the batches, which it makes, and goes on from there when
-    it is called again. It gives the last state.
+    """A function that takes a step on each of the batches and returns the last state.
+
+    It makes the batches, and continues from the last state when it is called again.
 
     >>> thunk = stepping(lambda state, batch: (state + batch, state), 0, [lambda: 2])
     >>> thunk(), thunk()
@@ -138,8 +146,10 @@ def torch_stepping(
     loss_of: Callable[[Batch], Any],
     batches: Iterable[Callable[[], Batch]],
 ) -> Thunk:
-    """The same with PyTorch's Adam on the parameters of `modules`; it gives the last
-    loss."""
+    """As `stepping`, with PyTorch's Adam on the parameters of `modules`.
+
+    The function returns the last loss.
+    """
     params = [param for module in modules for param in module.parameters()]
     optimizer = torch.optim.Adam(params, lr=1e-3)
 

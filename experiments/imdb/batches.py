@@ -1,8 +1,8 @@
-"""Labelled reviews as word ids, and batches of them."""
+"""Labelled texts as word ids, and padded batches of them."""
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ from jaxrnn.text import Vocab, word_tokens
 
 @dataclass(frozen=True)
 class Examples:
-    """Reviews as word ids, with float32 labels [n]: 0 is negative, 1 is positive."""
+    """Texts as word ids, int32 [t] each, and the indices of their classes [n]."""
 
     ids: list[np.ndarray]
     labels: np.ndarray
@@ -30,21 +30,31 @@ class Examples:
     def encode(
         cls, texts: Sequence[str], labels: np.ndarray, vocab: Vocab
     ) -> "Examples":
-        return cls([vocab.encode(word_tokens(text)) for text in texts], labels)
+        """The texts by the ids of their words in `vocab`."""
+        return cls.of_tokens(map(word_tokens, texts), labels, vocab)
+
+    @classmethod
+    def of_tokens(
+        cls, tokenized: Iterable[Sequence[str]], labels: np.ndarray, vocab: Vocab
+    ) -> "Examples":
+        """As `encode`, of texts that are tokens already."""
+        return cls([vocab.encode(tokens) for tokens in tokenized], labels)
 
     def cut(self, max_words: int) -> "Examples":
-        """Longer reviews without their middle: opinions stand at both ends."""
+        """Longer texts without their middle: opinions stand at both ends."""
         return Examples(
             [truncate_middle(ids, max_words) for ids in self.ids], self.labels
         )
 
 
 class Batches:
-    """Batches of few shapes out of examples: padded to one of `buckets` lengths, every
-    one with the same number of rows, a multiple of the devices of `mesh`; rows added to
-    get there have weight 0. Of each batch only the rows of this process are made.
+    """Batches of examples in few shapes, so that little is compiled.
 
-    The lengths are `boundaries`, or those that waste the least padding."""
+    Each is padded to one of `buckets` lengths and has the same number of rows, a
+    multiple of the devices of `mesh`; rows added to get there have weight 0. The
+    lengths are `boundaries`, or those that need the least padding. Of each batch only
+    the rows of this process are made.
+    """
 
     def __init__(
         self,
@@ -54,6 +64,7 @@ class Batches:
         mesh: Mesh,
         boundaries: tuple[int, ...] | None = None,
     ):
+        """Prepares batches of `batch` examples on the devices of `mesh`."""
         self._examples = examples
         self._lengths = np.array([ids.size for ids in examples.ids])
         self._batch = batch
@@ -63,7 +74,7 @@ class Batches:
 
     @property
     def words(self) -> int:
-        """How many an epoch has, padding aside."""
+        """Words in an epoch, padding not counted."""
         return int(self._lengths.sum())
 
     def order(

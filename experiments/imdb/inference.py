@@ -1,45 +1,109 @@
-"""What `experiments.imdb` does with a trained model: it judges reviews, and explains
-why."""
+"""What `experiments.imdb` does with a trained model: predictions, explanations."""
 
 import io
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+
 from experiments.harness.files import decode_utf8
 from experiments.harness.html_report import write_page
 from experiments.harness.workdir import About, WorkDir
 from experiments.imdb import attribution
-from experiments.imdb.predictor import Reader
-
-LABELS = ("negative", "positive")
+from experiments.imdb.predictor import LONGEST_TEXT, Reader
+from experiments.imdb.tables import read_table, write_table
 
 
 def predict(texts: Iterable[str], path: Path, devices: int | None) -> None:
-    """Prints label, probability of the label and text of each review, with tabs."""
+    """Prints label, probability of the label and text, separated by tabs, of each text.
+
+    One line for each: line breaks and tabs in a text become spaces. A text without
+    words, or with too many, has a remark for a label and no probability.
+    """
     reader = Reader.load(path, devices)
     lines = read_lines(texts)
-    WorkDir(path).tell_unfinished("judging")
-    found = reader.probabilities(reader.encode(lines))
-    for line, p in zip(lines, found, strict=True):
-        print(f"{LABELS[int(p > 0.5)]}\t{max(p, 1 - p):.4f}\t{line.strip()}")
+    WorkDir(path).tell_unfinished("predicting")
+    examples = reader.encode(lines)
+    found = reader.probabilities(examples)
+    for line, ids, probabilities in zip(lines, examples.ids, found, strict=True):
+        print(f"{_answer(reader, ids, probabilities)}\t{' '.join(line.split())}")
+
+
+def _answer(reader: Reader, ids: np.ndarray, probabilities: np.ndarray) -> str:
+    """Label and probability with a tab, or why there are none."""
+    if np.isnan(probabilities).any():
+        remark = "no words" if ids.size == 0 else f"over {LONGEST_TEXT:,} words"
+        return f"({remark})\t"
+    best = int(probabilities.argmax())
+    return f"{reader.classes[best]}\t{probabilities[best]:.4f}"
+
+
+def predict_csv(
+    table_path: Path,
+    text_column: str | None,
+    path: Path,
+    devices: int | None,
+    out: Path,
+) -> None:
+    """Writes a CSV file again to `out`, with columns for label and probabilities.
+
+    They are empty in rows whose text has no words, or too many.
+    """
+    reader = Reader.load(path, devices)
+    table = read_table(table_path)
+    column = table.find("text", text_column)
+    WorkDir(path).tell_unfinished("predicting")
+    found = reader.probabilities(reader.encode([row[column] for _, row in table.rows]))
+    known = ~np.isnan(found).any(axis=1)
+    labels = [
+        reader.classes[int(row.argmax())] if usable else ""
+        for row, usable in zip(found, known, strict=True)
+    ]
+    shares = [
+        [f"{p:.4f}" if usable else "" for p, usable in zip(values, known, strict=True)]
+        for values in found.T
+    ]
+    names = ["predicted_label", *(f"probability_{name}" for name in reader.classes)]
+    write_table(out, table, names, [labels, *shares])
+    print(f"{out}: {known.sum():,} of {known.size:,} rows have a predicted label")
 
 
 def explain(texts: Iterable[str], path: Path, devices: int | None, page: Path) -> None:
-    """Writes a page that shows what each word did, and prints where it is."""
+    """Writes a page that shows the attribution of each word, and prints where it is.
+
+    Texts without words are not on the page, and are named.
+
+    Raises:
+        ValueError: no text has words, or they are too long or too many for a page.
+    """
     reader = Reader.load(path, devices)
     about = WorkDir(path).settings_as(About).dataset
-    reviews = attribution.describe(reader, read_lines(texts))
+    lines = read_lines(texts)
+    usable = [k for k, ids in enumerate(reader.encode(lines).ids) if ids.size]
+    if not usable:
+        raise ValueError("no text has words to explain: --explain needs one")
+    reviews = attribution.describe(reader, {k + 1: lines[k] for k in usable})
     WorkDir(path).tell_unfinished("explaining")
-    data = {"model": f"Model in {path}, trained on {about}", "reviews": reviews}
-    write_page(page, attribution.TEMPLATE, "What moved the decision", data)
-    for number, review in enumerate(reviews, start=1):
-        p, residual = review["probability"], abs(review["residual"])
+    two = len(reader.classes) == 2
+    data = {
+        "model": f"Model in {path}, trained on {about}",
+        "ends": reader.classes if two else ("another label", "the predicted label"),
+        "reviews": reviews,
+    }
+    write_page(page, attribution.TEMPLATE, "Word attributions", data)
+    described = {review["number"]: review for review in reviews}
+    for number in range(1, len(lines) + 1):
+        if number not in described:
+            print(f"(no words)\t\ttext {number}: not on the page")
+            continue
+        review = described[number]
         print(
-            f"{LABELS[int(p > 0.5)]}\t{max(p, 1 - p):.4f}\treview {number}: the words "
-            f"explain its logit but for {residual:.4f}"
+            f"{review['label']}\t{review['probability']:.4f}\ttext {number}: "
+            f"attributions sum to the {review['score']} up to "
+            f"{review['residual']:+.4f} ({review['steps']} integration steps)"
         )
-    print(f"{page} shows why")
+    print(f"wrote the word attributions to {page}")
 
 
 def read_lines(texts: Iterable[str]) -> list[str]:
@@ -52,9 +116,7 @@ def read_lines(texts: Iterable[str]) -> list[str]:
     for text in texts:
         lines += _standard_input() if text == "-" else [text]
     if not lines:
-        raise ValueError(
-            "there are no reviews on standard input, one is needed per line"
-        )
+        raise ValueError("standard input is empty: give one text per line")
     return lines
 
 

@@ -1,12 +1,12 @@
-"""The sentiment model of `experiments.imdb`: settings, network, steps.
+"""The classifier of `experiments.imdb`: settings, network, optimizer, loss, metrics.
 
-Nothing here prints, or knows of files and command lines.
+No files, printing or command lines here.
 """
 
 import functools
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax
@@ -38,7 +38,9 @@ class Settings(CommonSettings):
     dtype: Literal["float32", "bfloat16"] = "float32"
     dropout: float = 0.5
     """Dropout rate between recurrent layers and of the pooled features."""
-    epochs: int = 3
+    epochs: int | None = None
+    """Passes over the training texts.
+    Default: as many as make 1,000 steps, but from 3 to 10."""
     batch: int = 64
     learning_rate: float = 4e-3
     """Peak learning rate: a linear warmup over a tenth of the steps, cosine decay."""
@@ -47,7 +49,7 @@ class Settings(CommonSettings):
     seed: int = 0
     """Seed of initialisation, data order and dropout, and of how a --csv is split."""
     bidirectional: bool = True
-    """Read the reviews in both directions."""
+    """Read the texts in both directions."""
     pooling: tuple[Pooling, ...] = ("max", "mean")
     """How the outputs over time become one vector; several are concatenated."""
     word_dropout: float = 0.3
@@ -56,11 +58,19 @@ class Settings(CommonSettings):
     """Vocabulary size; the most frequent words are kept."""
     pretrain: bool = True
     """Initialise the embeddings from PPMI-SVD word vectors.
-    They are computed from the training and the unlabelled reviews."""
+    They are computed from the training and the unlabelled texts."""
     max_words: int = 400
-    """Longer training reviews lose their middle; none does when evaluated."""
-    buckets: int = 8
-    """Number of lengths that batches are padded to; each is compiled once."""
+    """Training texts with more words lose their middle; evaluation has all words."""
+    buckets: int | None = None
+    """Number of lengths that batches are padded to; each is compiled once.
+    Default: one for 2,000 training texts, but from 2 to 8."""
+    class_weights: Literal["uniform", "balanced"] = "uniform"
+    """Weights of the classes in the loss.
+    balanced: inversely proportional to their frequencies in training."""
+    linear: Literal["auto", "on", "off"] = "auto"
+    """Add the logits of a linear classifier on words and word pairs.
+    The weights of the sum are fitted on the validation part.
+    auto: on with fewer than 15,000 training texts."""
     embed_rate: float = 0.1
     """Learning rate of the embeddings, relative to the others'."""
 
@@ -82,12 +92,35 @@ class Settings(CommonSettings):
         if not self.pooling:
             raise ValueError("--pooling must be at least one of max, mean, first, last")
 
+    def resolve(self, texts: int) -> "Settings":
+        """The settings with the values that depend on the number of training texts.
 
-SMOKE = Settings(embed=8, hidden=8, vocab=100, buckets=2, epochs=4, batch=16)
+        >>> settings = Settings(epochs=7).resolve(2_000)
+        >>> settings.epochs, settings.buckets, settings.linear
+        (7, 2, 'on')
+        """
+        epochs, buckets, linear = self.epochs, self.buckets, self.linear
+        if epochs is None:
+            epochs = min(max(1_000 // math.ceil(texts / self.batch), 3), 10)
+        if buckets is None:
+            buckets = min(max(texts // 2_000, 2), 8)
+        if linear == "auto":
+            linear = "on" if texts < 15_000 else "off"
+        return replace(self, epochs=epochs, buckets=buckets, linear=linear)
 
 
-def make_model(settings: Settings, vocab_size: int) -> SequenceClassifier:
-    """The network: embedding, recurrent layers, pooling, one logit."""
+SMOKE = Settings(
+    embed=8, hidden=8, vocab=100, buckets=2, epochs=4, batch=16, linear="off"
+)
+
+
+def make_model(
+    settings: Settings, vocab_size: int, num_classes: int = 2
+) -> SequenceClassifier:
+    """The network: embedding, recurrent layers, pooling, and a linear output.
+
+    Two classes have one logit, that of the second; more have one each.
+    """
     encoder = LAYERS[settings.cell](
         settings.hidden,
         num_layers=settings.layers,
@@ -102,6 +135,7 @@ def make_model(settings: Settings, vocab_size: int) -> SequenceClassifier:
         pooling=settings.pooling,
         dropout=settings.dropout,
         word_dropout=settings.word_dropout,
+        num_classes=num_classes if num_classes > 2 else None,
     )
 
 
@@ -111,8 +145,11 @@ def make_schedule(settings: Settings, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(settings: Settings, steps: int) -> optax.GradientTransformation:
-    """Adam with clipping, over `steps` steps. Word vectors move slower: quick ones
-    learn the names in the films by heart."""
+    """Adam with gradient clipping, over `steps` steps.
+
+    The embeddings have a lower learning rate: otherwise they overfit to names in the
+    films.
+    """
     return optax.chain(
         clip_gradients(settings.clip),
         optax.adam(make_schedule(settings, steps)),
@@ -130,7 +167,7 @@ def make_state(
     seed: int,
     vectors: np.ndarray | None = None,
 ) -> training.TrainState:
-    """The state before the first step, with `vectors` as embedding if given."""
+    """The train state before the first step, with `vectors` as embedding if given."""
     weights_key, key = jax.random.split(jax.random.key(seed))
     variables = jax.jit(model.init)(weights_key, jnp.zeros((1, 1), jnp.int32))
     if vectors is not None:
@@ -143,9 +180,15 @@ def make_loss(
     options: Callable[[training.Batch], dict[str, Any]] = lambda batch: {
         "lengths": batch["lengths"]
     },
+    class_weights: np.ndarray | None = None,
 ) -> Callable[..., training.Metrics]:
-    """The loss that `training.make_train_step` wants; `options` says of a batch where
-    its reviews are, in the model's words."""
+    """The loss for `training.make_train_step`: the mean cross-entropy of a batch.
+
+    Args:
+        model: has the logits.
+        options: the keyword arguments of the model for a batch, beside its tokens.
+        class_weights: of the examples of each class in the mean; equal by default.
+    """
 
     def loss(params: Any, batch: training.Batch, key: jax.Array) -> training.Metrics:
         logits: Any = model.apply(
@@ -155,35 +198,62 @@ def make_loss(
             train=True,
             rngs={"dropout": key},
         )
-        return _measure(logits, batch)
+        return _measure(logits, batch, class_weights)
 
     return loss
 
 
+def balanced_weights(labels: np.ndarray) -> np.ndarray:
+    """Class weights by which each class has the same share of the loss, float32 [c].
+
+    n / (c * count), as scikit-learn and Keras define "balanced".
+
+    >>> balanced_weights(np.array([0, 0, 0, 1]))
+    array([0.6666667, 2.       ], dtype=float32)
+    """
+    counts = np.bincount(labels)
+    return (labels.size / (counts.size * counts)).astype(np.float32)
+
+
 def make_metrics(model: SequenceClassifier) -> Callable[..., training.Metrics]:
-    """The metrics that `training.make_eval_step` wants: loss, accuracy, and the share
-    of each cell of the confusion matrix, `truth` then `prediction`."""
+    """The metrics for `training.make_eval_step`: loss, accuracy and confusion matrix.
+
+    The matrix is of shares of all examples, [true class, predicted class].
+    """
+    num_classes = model.num_classes or 2
 
     def evaluate(params: Any, batch: training.Batch) -> training.Metrics:
         logits: Any = model.apply(params, batch["tokens"], lengths=batch["lengths"])
-        measured = _measure(logits, batch)
-        for truth in (0, 1):
-            for prediction in (0, 1):
-                cell = (batch["labels"] == truth) & ((logits > 0) == bool(prediction))
-                measured[f"confusion_{truth}{prediction}"] = Mean.of(
-                    cell.astype(jnp.float32), batch["weights"]
-                )
-        return measured
+        labels, weights = batch["labels"], batch["weights"]
+        predicted = _predicted(model, logits)
+        counts = jnp.zeros((num_classes, num_classes), weights.dtype)
+        counts = counts.at[labels.astype(jnp.int32), predicted].add(weights)
+        return _measure(logits, batch) | {"confusion": Mean(counts, weights.sum())}
 
     return evaluate
 
 
-def _measure(logits: jax.Array, batch: training.Batch) -> training.Metrics:
-    nats = metrics.binary_cross_entropy(logits, batch["labels"])
-    correct = metrics.correct(logits, batch["labels"])
+def _predicted(model: SequenceClassifier, logits: jax.Array) -> jax.Array:
+    if model.num_classes is None:
+        return (logits > 0).astype(jnp.int32)
+    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+
+
+def _measure(
+    logits: jax.Array, batch: training.Batch, class_weights: np.ndarray | None = None
+) -> training.Metrics:
+    labels, weights = batch["labels"], batch["weights"]
+    if logits.shape == labels.shape:
+        nats = metrics.binary_cross_entropy(logits, labels)
+    else:
+        nats = metrics.cross_entropy(logits, labels)
+    correct = metrics.correct(logits, labels)
+    loss_weights = weights
+    if class_weights is not None:
+        loss_weights = weights * jnp.asarray(class_weights)[labels.astype(jnp.int32)]
     return {
-        "loss": Mean.of(nats, batch["weights"]),
-        "accuracy": Mean.of(correct, batch["weights"]),
+        "loss": Mean.of(nats, loss_weights),
+        "accuracy": Mean.of(correct, weights),
     }
 
 
@@ -192,8 +262,11 @@ def evaluate_classifier(
     params: Any,
     batches: Batches,
     advance: Callable[..., None] = lambda done: None,
-) -> dict[str, float]:
-    """The metrics over all examples; `advance` is told how many batches are done."""
+) -> dict[str, Any]:
+    """The metrics over all examples, as numbers and lists of them.
+
+    `advance` is called with the number of batches done.
+    """
 
     def measured() -> Iterator[training.Metrics]:
         for done, make_batch in enumerate(batches.epoch(), start=1):
@@ -201,25 +274,25 @@ def evaluate_classifier(
             advance(done)
 
     merged = metrics.merge(measured())
-    return {name: float(mean.value) for name, mean in merged.items()}
+    return {name: np.asarray(mean.value).tolist() for name, mean in merged.items()}
 
 
-def predict_probabilities(
+def predict_logits(
     model: SequenceClassifier, params: Any, batches: Batches, mesh: Mesh
 ) -> np.ndarray:
-    """The probability that each example, in its order, is positive."""
-
+    """The logits of each example, float32 [n, 1] for two classes, else [n, c]."""
     everywhere = NamedSharding(mesh, PartitionSpec())
 
     @functools.partial(jax.jit, out_shardings=everywhere)
-    def positive(params: Any, batch: training.Batch) -> jax.Array:
+    def compute(params: Any, batch: training.Batch) -> jax.Array:
         logits: Any = model.apply(params, batch["tokens"], lengths=batch["lengths"])
-        return jax.nn.sigmoid(logits.squeeze(-1))
+        return logits.reshape(logits.shape[0], -1)
 
     params = placement.replicate(params, mesh)
     order = batches.order()
-    found = np.zeros(sum(indices.size for indices, _ in order))
+    number = sum(indices.size for indices, _ in order)
+    found = np.zeros((number, model.num_classes or 1), np.float32)
     for indices, length in order:
         batch = placement.shard_batch(batches.make(indices, length), mesh)
-        found[indices] = positive(params, batch)[: indices.size]
+        found[indices] = np.asarray(compute(params, batch))[: indices.size]
     return found

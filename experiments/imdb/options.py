@@ -1,4 +1,4 @@
-"""The command line of `experiments.imdb`: its options, and what they ask for."""
+"""The command-line options of `experiments.imdb`, and the data they select."""
 
 import dataclasses
 from dataclasses import dataclass, field
@@ -19,45 +19,76 @@ class Options(CommonOptions):
     workdir: Path = Path("runs/imdb")
     settings: Settings = field(default_factory=Settings)
     csv: Path | None = None
-    """Your own reviews: a UTF-8 file with the columns text and label."""
+    """Train on your own texts: a UTF-8 CSV file with a header.
+    It needs a column text (or review) and a column label (or sentiment).
+    Labels are words or numbers, two or more different ones."""
+    test_csv: Path | None = None
+    """Test on this file instead of a tenth of --csv."""
+    unlabelled: Path | None = None
+    """More texts for the word vectors: a CSV file, or one text per line."""
+    text_column: str | None = None
+    """Name of the column with the texts. Default: text or review, in any case."""
+    label_column: str | None = None
+    """Name of the column with the labels. Default: label or sentiment, in any case."""
     predict: Annotated[tuple[str, ...] | None, cli.several(str, "TEXT")] = None
-    """Classify these texts with the trained model; - reads one per line from stdin."""
+    """Classify these texts with the trained model; - reads one per line from stdin.
+    Prints label, probability and text, separated by tabs."""
+    predict_csv: Path | None = None
+    """Classify the texts of a CSV file with the trained model.
+    Writes the file again with columns for the label and each probability."""
+    out: Path | None = None
+    """With --predict-csv: the file to write.
+    Default: FILE.predicted.csv in the work directory."""
     explain: Annotated[tuple[str, ...] | None, cli.several(str, "TEXT")] = None
-    """Show on a page how each word of these texts moves the trained model.
-    At most 20 with 1,000 words each; - as with --predict."""
+    """Write a page with the attribution of each word to the model's decision.
+    At most 20 texts with 1,000 words each; - as with --predict."""
     html: Path | None = None
-    """With --explain: the page to write, default explanation.html."""
+    """With --explain: the page to write.
+    Default: explanation.html in the work directory."""
 
     def check(self) -> None:
-        """Whether they make sense together.
+        """Check the settings, and that the options do not contradict each other.
 
         Raises:
-            ValueError: they do not; the option is named.
+            ValueError: an option is out of range or contradicts another; it is named.
         """
         self.settings.check()
         for name in ("predict", "explain"):
             if getattr(self, name) == ():
                 raise ValueError(f"--{name} needs at least one text, or -")
-        if self.predict and self.explain:
-            raise ValueError("give either --predict or --explain, not both")
+        questions = {
+            "--predict": self.predict,
+            "--predict-csv": self.predict_csv,
+            "--explain": self.explain,
+        }
+        given = [name for name, value in questions.items() if value]
+        if len(given) > 1:
+            raise ValueError(f"give either {given[0]} or {given[1]}, not both")
         if self.html and not self.explain:
             raise ValueError("--html needs --explain")
-        if self.tensorboard and self.asks:
+        if self.out and not self.predict_csv:
+            raise ValueError("--out needs --predict-csv")
+        if self.tensorboard and given:
             raise ValueError(
-                "--tensorboard needs a training: --predict and --explain do none"
+                f"--tensorboard needs a training: {given[0]} trains nothing"
             )
         if self.smoke and self.csv:
             raise ValueError("give either --smoke or --csv, not both")
-        if self.smoke and self.asks and not self.names_workdir:
+        for name in ("test_csv", "unlabelled", "label_column"):
+            if getattr(self, name) is not None and not self.csv:
+                raise ValueError(f"--{name.replace('_', '-')} needs --csv")
+        if self.text_column is not None and not (self.csv or self.predict_csv):
+            raise ValueError("--text-column needs --csv or --predict-csv")
+        if self.smoke and given and not self.names_workdir:
             raise ValueError(
-                "--predict and --explain need a trained model, and --smoke keeps none: "
-                "give the --workdir of one"
+                f"{given[0]} needs a trained model, and --smoke keeps none: give the "
+                "--workdir of one"
             )
 
     @property
-    def asks(self) -> bool:
-        """Whether there is a text for the trained model."""
-        return bool(self.predict or self.explain)
+    def uses_trained_model(self) -> bool:
+        """Whether the options ask for predictions or explanations, not for training."""
+        return bool(self.predict or self.predict_csv or self.explain)
 
     @property
     def effective_settings(self) -> Settings:
@@ -68,21 +99,32 @@ class Options(CommonOptions):
 
 
 def load(options: Options) -> Reviews:
-    """The reviews that the options ask for."""
+    """The data set that the options select."""
     if options.smoke:
         return datasets.generate(seed=options.settings.seed)
     if options.csv:
-        return datasets.read_csv(options.csv, seed=options.settings.seed)
+        return datasets.read_csv(
+            options.csv,
+            test=options.test_csv,
+            unlabelled=options.unlabelled,
+            text_column=options.text_column,
+            label_column=options.label_column,
+            seed=options.settings.seed,
+        )
     return load_imdb(options.data_dir, options.download_dir)
 
 
 def explicit_settings(options: Options) -> dict[str, Any]:
-    """The entries of a run's identity that the options decide, not left open."""
-    if options.smoke:  # which decides everything
+    """The entries of a run's settings.json that the options give explicitly."""
+    if options.smoke:  # it gives all of them
         return {}
     entries: dict[str, Any] = {}
     if options.csv:
         entries["reviews"] = load(options).fingerprint
     if options.settings != Settings():
         entries |= dataclasses.asdict(options.settings)
+        for name, value in dataclasses.asdict(Settings()).items():
+            # What depends on the data, which are not read for this.
+            if name in ("epochs", "buckets", "linear") and entries[name] == value:
+                del entries[name]
     return entries

@@ -1,35 +1,52 @@
-"""A trained sentiment model at work: judging reviews.
-
-Knows reviews and the model; printing and command lines are others' business.
-"""
+"""Inference with a trained classifier: texts in, class probabilities out."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from scipy.special import expit, softmax
 
 from experiments.harness.workdir import WorkDir
 from experiments.imdb.batches import Batches, Examples
+from experiments.imdb.datasets import SENTIMENT
+from experiments.imdb.linear import LinearClassifier
 from experiments.imdb.model import (
     Settings,
     make_model,
     make_optimizer,
     make_state,
-    predict_probabilities,
+    predict_logits,
 )
 from jaxrnn import placement
 from jaxrnn.checkpoints import Checkpoints
 from jaxrnn.models import SequenceClassifier
 from jaxrnn.text import Vocab
 
-LONGEST_REVIEW = 100_000  # words; IMDB's longest has 2,470
+LINEAR = "linear.safetensors"  # in the work directory
+LONGEST_TEXT = 100_000  # words; IMDB's longest review has 2,470
+
+
+@dataclass(frozen=True)
+class Classes:
+    """What the settings of a run say of its classes."""
+
+    classes: tuple[str, ...]
 
 
 class Reader:
-    """A model with its weights and the words it knows."""
+    """A classifier with its weights, vocabulary and classes.
+
+    Attributes:
+        model: the network.
+        variables: its variables.
+        vocab: the words that it knows.
+        linear: the linear classifier whose logits are added to the model's, or None.
+        classes: the names of the classes, in the order of the probabilities.
+    """
 
     def __init__(
         self,
@@ -38,13 +55,17 @@ class Reader:
         vocab: Vocab,
         settings: Settings,
         mesh: Mesh,
+        classes: Sequence[str] = SENTIMENT,
+        linear: LinearClassifier | None = None,
     ):
+        """Prepares inference on the devices of `mesh`; see `load` for a run's model."""
         self.model, self.variables, self.vocab = model, variables, vocab
+        self.classes, self.linear = tuple(classes), linear
         self._settings, self._mesh = settings, mesh
 
     @classmethod
     def load(cls, path: str | Path, devices: int | None = None) -> "Reader":
-        """The model of the run in `path` as its best checkpoint has it.
+        """The model of the run in `path`, from its best checkpoint.
 
         Raises:
             ValueError: there is none, or a file of the run is damaged.
@@ -52,35 +73,54 @@ class Reader:
         workdir = WorkDir(path)
         workdir.require_trained("imdb")
         settings, vocab = workdir.settings_as(Settings), workdir.vocab
-        model = make_model(settings, len(vocab))
+        classes = workdir.settings_as(Classes).classes
+        model = make_model(settings, len(vocab), len(classes))
         optimizer = make_optimizer(settings, steps=1)
         template = jax.eval_shape(lambda: make_state(model, optimizer, seed=0))
         checkpoints = Checkpoints(workdir.checkpoints, mode="max")
         state, _ = checkpoints.restore(template, "best")
-        return cls(model, state.params, vocab, settings, placement.data_mesh(devices))
+        mesh = placement.data_mesh(devices)
+        # A run that is not finished has no linear part yet.
+        linear_path, linear = workdir.path / LINEAR, None
+        if settings.linear == "on" and linear_path.exists():
+            linear = LinearClassifier.load(linear_path)
+        return cls(model, state.params, vocab, settings, mesh, classes, linear)
 
-    def encode(self, reviews: Sequence[str], longest: int = LONGEST_REVIEW) -> Examples:
-        """The reviews as examples without labels.
+    def encode(self, texts: Sequence[str]) -> Examples:
+        """The texts as examples without labels.
 
         Raises:
             TypeError: they are one text, not several.
-            ValueError: one has no words, or more than `longest`.
         """
-        if isinstance(reviews, str):
-            raise TypeError(f"reviews must be a list of texts, got {reviews!r:.40}")
-        labels = np.zeros(len(reviews), np.float32)
-        examples = Examples.encode(reviews, labels, self.vocab)
-        for number, ids in enumerate(examples.ids, start=1):
-            if not 1 <= ids.size <= longest:
-                raise ValueError(
-                    f"review {number} has {ids.size:,} words, not 1 to "
-                    f"{longest:,}: {reviews[number - 1].strip()[:40]!r}"
-                )
-        return examples
+        if isinstance(texts, str):
+            raise TypeError(f"texts must be a list of texts, got {texts!r:.40}")
+        return Examples.encode(texts, np.zeros(len(texts), np.int32), self.vocab)
 
     def probabilities(self, examples: Examples) -> np.ndarray:
-        """The probability that each example is positive."""
-        batches = Batches(
-            examples, self._settings.batch, self._settings.buckets, self._mesh
-        )
-        return predict_probabilities(self.model, self.variables, batches, self._mesh)
+        """The probability of each class for each example, float64 [n, c].
+
+        It is NaN for those without words, and for those with more than `LONGEST_TEXT`.
+        """
+        sizes = np.array([ids.size for ids in examples.ids], int)
+        usable = np.flatnonzero((sizes > 0) & (sizes <= LONGEST_TEXT))
+        found = np.full((sizes.size, len(self.classes)), np.nan)
+        if usable.size:
+            ids = [examples.ids[k] for k in usable]
+            batches = Batches(
+                Examples(ids, examples.labels[usable]),
+                self._settings.batch,
+                cast(int, self._settings.buckets),  # resolved in a run's settings
+                self._mesh,
+            )
+            logits = predict_logits(self.model, self.variables, batches, self._mesh)
+            if self.linear is not None:
+                logits = self.linear.add(logits, ids)
+            found[usable] = _probabilities(logits.astype(np.float64))
+        return found
+
+
+def _probabilities(logits: np.ndarray) -> np.ndarray:
+    """Of each class [n, c]; logits [n, 1] are those of the second of two classes."""
+    if logits.shape[1] == 1:
+        return np.concatenate([expit(-logits), expit(logits)], axis=1)
+    return softmax(logits, axis=1)

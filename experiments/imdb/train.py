@@ -1,18 +1,21 @@
-"""Sentiment of IMDB reviews with a bidirectional LSTM.
+"""Text classification with a bidirectional LSTM: sentiment of IMDB reviews.
 
     python -m experiments.imdb
+    python -m experiments.imdb --predict "A moving film." "A waste of time."
+    python -m experiments.imdb --csv mine.csv --workdir runs/mine
 
 Expect a test accuracy of 90.0% (mean of the seeds 0, 1 and 2; 89.76% to 90.20%) after 2
 minutes and 46 seconds, on 2 cores of an AMD EPYC with 178 GFLOP/s in float32.
-Trained again in the same --workdir it continues; --predict asks the trained model,
---explain shows on a page why it decides so.
+
+The first command trains, the second one uses the trained model, the third one trains on
+your own texts with any labels. The same command started again in the same --workdir
+continues where it was stopped.
 """
 
 import dataclasses
 import time
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -20,16 +23,19 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from experiments.harness import distributed, jax_setup
-from experiments.harness.options import scratch_if_smoke
+from experiments.harness.files import replace_file
+from experiments.harness.options import is_temporary, scratch_if_smoke
 from experiments.harness.plots import plot_confusion, plot_history
 from experiments.harness.progress import progress_bar
 from experiments.harness.training_loop import fit
 from experiments.harness.workdir import WorkDir, fingerprint
 from experiments.imdb import datasets, inference
 from experiments.imdb.batches import Batches, Examples
-from experiments.imdb.inference import LABELS
+from experiments.imdb.evaluation import classification_report, measure_logits
+from experiments.imdb.linear import LinearClassifier
 from experiments.imdb.model import (
     Settings,
+    balanced_weights,
     evaluate_classifier,
     make_loss,
     make_metrics,
@@ -37,19 +43,23 @@ from experiments.imdb.model import (
     make_optimizer,
     make_schedule,
     make_state,
+    predict_logits,
 )
 from experiments.imdb.options import Options, explicit_settings, load
+from experiments.imdb.predictor import LINEAR
 from experiments.imdb.word_vectors import word_vectors
 from jaxrnn import placement, training
 from jaxrnn.batching import bucket_lengths, epoch_rng
 from jaxrnn.checkpoints import Checkpoints
+from jaxrnn.models import SequenceClassifier
 from jaxrnn.text import Vocab, word_tokens
 
 
 def main(options: Options) -> None:
+    """Trains, or answers with a trained model, as the options say."""
     options.check()
     jax_setup.configure(options.devices, options.cluster.join)
-    if options.asks:
+    if options.uses_trained_model:
         answer(options)
     else:
         with scratch_if_smoke(options) as options:
@@ -57,20 +67,29 @@ def main(options: Options) -> None:
 
 
 def answer(options: Options) -> None:
-    """Judges, or explains, with the trained model."""
+    """Predicts, or explains, with the trained model."""
     workdir = WorkDir(options.workdir)
     if workdir.settings is not None:
         workdir.require(explicit_settings(options))
     if options.predict:
         inference.predict(options.predict, options.workdir, options.devices)
+    elif options.predict_csv:
+        name = f"{options.predict_csv.stem}.predicted.csv"
+        inference.predict_csv(
+            options.predict_csv,
+            options.text_column,
+            options.workdir,
+            options.devices,
+            options.out or options.workdir / name,
+        )
     elif options.explain:
-        page = options.html or Path("explanation.html")
+        page = options.html or options.workdir / "explanation.html"
         inference.explain(options.explain, options.workdir, options.devices, page)
 
 
 @dataclass(frozen=True)
 class Run:
-    """What a training run is about."""
+    """Data, settings, devices and work directory of a training run."""
 
     data: datasets.Reviews
     vocab: Vocab
@@ -83,10 +102,11 @@ class Run:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What its work directory must be of."""
+        """The content of settings.json, which a run that is continued must match."""
         return {
             "dataset": self.data.name,
             "reviews": self.data.fingerprint,
+            "classes": self.data.classes,
             "vocabulary": fingerprint(self.vocab),
             **dataclasses.asdict(self.settings),
         }
@@ -94,60 +114,73 @@ class Run:
     def batches(
         self, examples: Examples, boundaries: tuple[int, ...] | None = None
     ) -> Batches:
+        """Batches of the settings; `boundaries` as in `Batches`."""
         settings = self.settings
-        return Batches(
-            examples, settings.batch, settings.buckets, self.mesh, boundaries
-        )
+        buckets = cast(int, settings.buckets)  # resolved
+        return Batches(examples, settings.batch, buckets, self.mesh, boundaries)
 
 
 def train(options: Options) -> None:
-    """Trains from the last checkpoint to the end, then tests the best."""
+    """Trains from the last checkpoint, if any, then tests the best one."""
     data = distributed.in_turn(lambda: load(options))
     began = time.perf_counter()
     workdir, mesh = WorkDir(options.workdir), placement.data_mesh(options.devices)
     run = prepare(data, options.effective_settings, workdir, mesh)
-    with run.workdir.claimed(run.identity):
-        if run.workdir.print_if_finished(summary):
-            return
-        run.workdir.write_vocab(run.vocab)
-        results = learn(run, began, options.tensorboard)
-        run.workdir.finish(results)
-    print(summary(results))
+    with run.workdir.claimed(run.identity, options.typed):
+        if not run.workdir.print_if_finished(summary):
+            run.workdir.write_vocab(run.vocab)
+            results = learn(run, began, options.tensorboard)
+            run.workdir.finish(results)
+            print(summary(results))
+    if not is_temporary(run.workdir.path):
+        print(run.workdir.describe_outputs("python -m experiments.imdb --predict -"))
 
 
 def prepare(
     data: datasets.Reviews, settings: Settings, workdir: WorkDir, mesh: Mesh
 ) -> Run:
-    """A run on these reviews, about which nothing is written yet."""
-    with Console(stderr=True).status("learning the words"):
+    """Resolves settings, builds the vocabulary, encodes the texts; writes nothing."""
+    settings = settings.resolve(len(data.train.texts))
+    with Console(stderr=True).status("building the vocabulary"):
         tokenized = [word_tokens(text) for text in data.train.texts]
         vocab = Vocab.build(tokenized, max_size=settings.vocab)
-        train_ids = [vocab.encode(tokens) for tokens in tokenized]
+        train = Examples.of_tokens(tokenized, data.train.labels, vocab)
     validation, test = (
         Examples.encode(split.texts, split.labels, vocab)
         for split in (data.validation, data.test)
     )
-    train = Examples(train_ids, data.train.labels)
     return Run(data, vocab, train, validation, test, settings, mesh, workdir)
 
 
 def learn(run: Run, began: float, tensorboard: bool) -> dict[str, Any]:
-    """Trains to the end, and tests the best: what results.json says."""
+    """Trains, tests the best checkpoint, and returns the content of results.json."""
     settings, mesh = run.settings, run.mesh
-    model = make_model(settings, len(run.vocab))
+    model = make_model(settings, len(run.vocab), len(run.data.classes))
     train_batches = run.batches(run.train.cut(settings.max_words))
     steps_per_epoch = len(train_batches.epoch())
-    steps = settings.epochs * steps_per_epoch
+    epochs = cast(int, settings.epochs)  # resolved
+    steps = epochs * steps_per_epoch
     optimizer = make_optimizer(settings, steps)
     checkpoints = Checkpoints(run.workdir.checkpoints, mode="max")
     vectors = None
     if settings.pretrain and not checkpoints.steps():
-        vectors = learn_vectors(run)
+        vectors = pretrained_vectors(run)
     state = make_state(model, optimizer, settings.seed, vectors)
+    if jax.process_index() == 0:
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        print(
+            f"{run.data.describe()}\n{parameters:,} parameters, vocabulary of "
+            f"{len(run.vocab):,} words; {mesh.size} {jax.default_backend()} devices",
+            flush=True,
+        )
+    class_weights = None
+    if settings.class_weights == "balanced":
+        class_weights = balanced_weights(run.train.labels)
+    loss = make_loss(model, class_weights=class_weights)
     eval_step = training.make_eval_step(make_metrics(model), mesh)
     # Of the same shapes, both compile once.
     lengths = [ids.size for part in (run.validation, run.test) for ids in part.ids]
-    boundaries = bucket_lengths(lengths, settings.buckets)
+    boundaries = bucket_lengths(lengths, cast(int, settings.buckets))
     validation_batches = run.batches(run.validation, boundaries)
     test_batches = run.batches(run.test, boundaries)
 
@@ -157,9 +190,9 @@ def learn(run: Run, began: float, tensorboard: bool) -> dict[str, Any]:
 
     state, done = fit(
         placement.replicate(state, mesh),
-        epochs=settings.epochs,
+        epochs=epochs,
         batches=lambda epoch: train_batches.epoch(epoch_rng(settings.seed, epoch)),
-        train_step=training.make_train_step(make_loss(model), optimizer, mesh),
+        train_step=training.make_train_step(loss, optimizer, mesh),
         evaluate=evaluate,
         rate=make_schedule(settings, steps),
         best="validation_accuracy",
@@ -173,48 +206,91 @@ def learn(run: Run, began: float, tensorboard: bool) -> dict[str, Any]:
     )
 
     best, _ = checkpoints.restore(state, "best")
-    with progress_bar("testing", len(test_batches.epoch())) as advance:
-        found = evaluate_classifier(eval_step, best.params, test_batches, advance)
-    shares = np.array([[found[f"confusion_{t}{p}"] for p in (0, 1)] for t in (0, 1)])
-    counts = (len(run.test.labels) * shares).round().astype(int)
+    if settings.linear == "on":
+        found = evaluate_with_linear(
+            run, model, best.params, (validation_batches, test_batches)
+        )
+    else:
+        with progress_bar("testing", len(test_batches.epoch())) as advance:
+            found = evaluate_classifier(eval_step, best.params, test_batches, advance)
+    counts = len(run.test.labels) * np.array(found["confusion"])
+    counts = counts.round().astype(int)
+    report = classification_report(counts, run.data.classes)
     if jax.process_index() == 0:
-        plot_run(run.workdir.path, run.data.name, done.history, counts)
+        plot_run(run, done.history, counts)
     chosen = done.history[int(best.step) // steps_per_epoch - 1]
     return {
         "test_accuracy": found["accuracy"],
+        **{k: found[k] for k in found if k.startswith(("linear_", "recurrent_"))},
         "test_loss": found["loss"],
+        "test_macro_f1": report["macro_f1"],
+        "test_classes": report["classes"],
         "confusion": counts.tolist(),
         **done.results(chosen, run.data.name, best.params, mesh, settings, began),
     }
 
 
-def learn_vectors(run: Run) -> np.ndarray:
-    """Word vectors of all reviews, those without a label too."""
-    with Console(stderr=True).status(
-        "learning word vectors from all reviews (half a minute)"
-    ):
+def evaluate_with_linear(
+    run: Run,
+    model: SequenceClassifier,
+    params: Any,
+    batches: tuple[Batches, Batches],
+) -> dict[str, Any]:
+    """Test metrics of the sum with a linear classifier, which it fits and saves.
+
+    The scales of the sum are fitted on the validation part, with a linear classifier
+    that has not seen it; the saved one is fitted on training and validation part.
+    """
+    num_classes, vocab_size = len(run.data.classes), len(run.vocab)
+    validation, test = (predict_logits(model, params, b, run.mesh) for b in batches)
+    with Console(stderr=True).status("fitting the linear classifier"):
+        linear = LinearClassifier.fit(run.train, num_classes, vocab_size)
+        linear = linear.fit_scales(validation, run.validation)
+        every = Examples(
+            [*run.train.ids, *run.validation.ids],
+            np.concatenate([run.train.labels, run.validation.labels]),
+        )
+        refitted = LinearClassifier.fit(every, num_classes, vocab_size)
+        linear = dataclasses.replace(refitted, scales=linear.scales)
+    if jax.process_index() == 0:
+        replace_file(run.workdir.path / LINEAR, linear.save, "--workdir")
+    labels = run.test.labels
+    alone = measure_logits(linear.logits(run.test.ids), labels)
+    return {
+        **measure_logits(linear.add(test, run.test.ids), labels),
+        "linear_scales": linear.scales.tolist(),
+        "linear_test_accuracy": alone["accuracy"],
+        "recurrent_test_accuracy": measure_logits(test, labels)["accuracy"],
+    }
+
+
+def pretrained_vectors(run: Run) -> np.ndarray:
+    """Word vectors from all training texts, those without a label too."""
+    with Console(stderr=True).status("computing word vectors (up to half a minute)"):
         unlabelled = map(run.vocab.encode, map(word_tokens, run.data.unlabelled))
         return word_vectors(
             [*run.train.ids, *unlabelled], len(run.vocab), run.settings.embed
         )
 
 
-def plot_run(
-    path: Path, title: str, history: list[dict[str, float]], counts: np.ndarray
-) -> None:
+def plot_run(run: Run, history: list[dict[str, float]], counts: np.ndarray) -> None:
     """Writes curves.png and confusion.png."""
+    path, title = run.workdir.path, run.data.name
     panels = {
         quantity: [f"{part}_{quantity}" for part in ("train", "validation")]
         for quantity in ("loss", "accuracy")
     }
     plot_history(path / "curves.png", title, history, panels)
-    plot_confusion(path / "confusion.png", f"{title}: test", counts, LABELS)
+    plot_confusion(path / "confusion.png", f"{title}: test", counts, run.data.classes)
 
 
 def summary(results: dict[str, Any]) -> str:
-    """What a finished run found, in a line."""
+    """The results of a finished run, in a line."""
+    macro_f1 = ""
+    if len(results["confusion"]) > 2:
+        macro_f1 = f", macro F1 {results['test_macro_f1']:.4f}"
     return (
-        f"{results['dataset']}: test accuracy {results['test_accuracy']:.2%} "
-        f"(validation {results['validation_accuracy']:.2%}, epoch "
+        f"{results['dataset']}: test accuracy {results['test_accuracy']:.2%}"
+        f"{macro_f1} (validation {results['validation_accuracy']:.2%}, epoch "
         f"{results['best_epoch']}), {results['seconds']:.0f} s"
     )

@@ -1,9 +1,10 @@
-"""Word vectors from the company that words keep, with no labels.
+"""Word vectors from unlabelled texts: PPMI and SVD.
 
-Positive pointwise mutual information of words within a few steps of each other, and the
-singular vectors of that matrix: Levy, Goldberg and Dagan (2015), "Improving
-Distributional Similarity with Lessons Learned from Word Embeddings", with smoothed
-contexts and the square root of the singular values, as they recommend.
+Positive pointwise mutual information (PPMI) of words that co-occur within a window, and
+the truncated singular value decomposition (SVD) of that matrix: Levy, Goldberg and
+Dagan (2015), "Improving Distributional Similarity with Lessons Learned from Word
+Embeddings", with context distribution smoothing and the square root of the singular
+values, as they recommend.
 """
 
 from collections.abc import Sequence
@@ -12,8 +13,8 @@ import numpy as np
 from scipy.sparse import coo_matrix, csr_matrix
 from scipy.sparse.linalg import ArpackError, svds
 
-SPECIALS = 2  # Ids 0 and 1, padding and unknown, are no words.
-SMOOTHING = 0.75
+SPECIALS = 2  # ids 0 and 1 are padding and unknown words
+SMOOTHING = 0.75  # exponent of the context distribution
 
 
 def word_vectors(
@@ -24,14 +25,21 @@ def word_vectors(
     window: int = 4,
     scale: float = 0.5,
 ) -> np.ndarray:
-    """A float32 vector for each id [v, d], with root mean square `scale` over words.
+    """PPMI-SVD word vectors, float32 [v, d], with root mean square `scale`.
 
-    Words that occur near the same words are near each other. Padding, unknown words
-    and words that never occur have vectors of zeros.
+    Words with similar contexts have similar vectors. Padding, unknown words and words
+    that never occur have vectors of zeros.
+
+    Args:
+        sequences: texts as word ids.
+        vocab_size: v, specials included.
+        features: d.
+        window: co-occurrences are counted up to so many words apart, in either order.
+        scale: the root mean square of the vectors of words.
 
     Raises:
-        ValueError: there are not more words than `features`, or too few of them stand
-            beside each other.
+        ValueError: there are not more words than `features`, or too few of them
+            co-occur.
 
     >>> ids = [np.array([2, 3, 2, 4, 2, 3]), np.array([3, 4, 3, 2])]
     >>> word_vectors(ids, vocab_size=5, features=2).shape
@@ -44,14 +52,14 @@ def word_vectors(
             "lower --embed, or start from random vectors with --no-pretrain"
         )
     pmi = _positive_pmi(_cooccurrences(sequences, vocab_size, window))
-    # From a given start, so that the same words give the same vectors.
+    # A fixed initial vector makes the result a function of the texts.
     start = np.random.default_rng(0).normal(size=words).astype(np.float32)
     try:
         left, singular, _ = svds(pmi, k=features, v0=start)
     except ArpackError as error:
         raise ValueError(
-            "too few words stand beside each other in the reviews to learn vectors of "
-            f"them ({error}): start from random ones with --no-pretrain"
+            f"too few words co-occur in the training texts for word vectors ({error}): "
+            "start from random vectors with --no-pretrain"
         ) from error
     vectors = left * np.sqrt(singular)
     vectors *= scale / np.sqrt(np.mean(vectors**2))
@@ -61,8 +69,8 @@ def word_vectors(
 def _cooccurrences(
     sequences: Sequence[np.ndarray], vocab_size: int, window: int
 ) -> coo_matrix:
-    """How often each two words stand at most `window` steps apart, in either order."""
-    gap = np.zeros(window, np.int32)  # Sequences do not see each other.
+    """Counts of pairs of words at most `window` words apart, in either order."""
+    gap = np.zeros(window, np.int32)  # no pairs across sequences
     text = np.concatenate([part for ids in sequences for part in (ids, gap)])
     counts = csr_matrix((vocab_size, vocab_size), dtype=np.float32)
     for distance in range(1, window + 1):
@@ -73,7 +81,7 @@ def _cooccurrences(
 
 
 def _positive_pmi(counts: coo_matrix) -> csr_matrix:
-    """log P(word, context) / P(word) P(context) where that is positive."""
+    """The log of P(word, context) / P(word) P(context) where that is positive."""
     word = np.asarray(counts.sum(axis=1)).ravel()
     context = word**SMOOTHING / max(np.sum(word**SMOOTHING), 1.0)  # there may be none
     pmi = np.log(counts.data / (word[counts.row] * context[counts.col]))

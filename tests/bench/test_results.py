@@ -83,7 +83,7 @@ def test_other_conditions_are_refused_before_anything_is_measured(
     measure, monkeypatch, tmp_path, options, difference
 ):
     measure(FIRST)
-    message = rf"results.json was measured otherwise \({difference}\): give another"
+    message = rf"measured with other versions or settings \({difference}\): give ano"
     with pytest.raises(ValueError, match=message):
         measure(None, **options)
     assert read_rows(tmp_path) == FIRST

@@ -164,7 +164,7 @@ def test_a_stopped_program_keeps_what_it_has_and_exits_with_130(
     assert "case of layers" in out
     assert "case of growth" in out
     assert "compile" not in out
-    assert err == "stopped: the cases after that are missing\n"
+    assert err == "stopped: the remaining cases were not run\n"
     for suite in ("layers", "growth"):
         results = json.loads((tmp_path / suite / "results.json").read_text())
         assert [row["case"] for row in results["rows"]] == [f"case of {suite}"]
@@ -176,7 +176,7 @@ def test_suites_that_are_not_run_again_stay_as_they_are(run, monkeypatch, tmp_pa
     for suite in ("layers", "growth"):
         code, out, _ = run("--smoke", "--suites", suite, "--out", tmp_path)
         assert code == 0
-        assert f"numbers and pictures are in {tmp_path}" in out
+        assert f"wrote results and pictures to {tmp_path}" in out
     assert {path.name for path in tmp_path.iterdir()} == {"layers", "growth"}
 
 

@@ -31,14 +31,23 @@ REVIEW = {
     "pieces": [["", "Fine"], [f" {HOSTILE} ", "dull"], [", ", "zyzx"]],
     "rest": "!\n",
     "unknown": [False, False, True],
-    "words": [2.0, -1.0, 0.25],
+    "number": 1,
+    "label": "positive",
+    "target": "positive",
+    "against": "negative",
+    "attributions": [2.0, -1.0, 0.25],
     "baseline": -0.25,
     "logit": 1.0625,
     "residual": 0.0625,
-    "points": 64,
+    "steps": 64,
     "probability": 0.743,
     "forward": [0.9, 0.4, 0.743],
     "backward": [0.743, 0.3, 0.5],
+}
+EXPLANATION = {
+    "model": HOSTILE,
+    "ends": ["negative", "positive"],
+    "reviews": [REVIEW, REVIEW | {"number": 2, "label": "negative"}],
 }
 # Three units of "ab<\n"; of the four characters the two likeliest are told.
 UNITS = {
@@ -161,15 +170,14 @@ def test_bytes_are_spelled(visit):
 
 
 def test_words_tell_what_they_did(visit):
-    page = visit("explanation", {"model": HOSTILE, "reviews": [REVIEW, REVIEW]})
+    page = visit("explanation", EXPLANATION | {"model": HOSTILE})
     assert page.locator("#model").inner_text() == HOSTILE
     first = page.locator(".review").first
     assert first.locator(".words").inner_text() == f"Fine {HOSTILE} dull, zyzx!\n"
     assert shades(first, ".word") == ["more8", "less4", "more1"]
-    assert first.locator(".verdict").inner_text().split() == ["Positive", "74.3", "%"]
-    assert "together +1.00 of the model\u2019s log-odds +1.06 (residual +0.0625" in (
-        first.locator(".sum").inner_text()
-    )
+    assert first.locator(".verdict").inner_text().split() == ["positive", "74.3", "%"]
+    told = "= +1.00; the model\u2019s log-odds of positive are +1.06 (residual +0.0625,"
+    assert told in first.locator(".sum").inner_text()
     names = first.locator(".strongest .name").all_inner_texts()
     assert names == ["Fine", "dull", "zyzx"]
 
@@ -191,9 +199,27 @@ def test_words_tell_what_they_did(visit):
     assert other.startswith("Point at a word")
 
 
+def test_print_shows_every_verdict(visit):
+    """What follows the pointer would lie over them, at the bottom of each sheet."""
+    page = visit("explanation", EXPLANATION)
+    assert page.locator(".told").first.is_visible()
+    page.emulate_media(media="print")
+    assert page.locator(".told:visible").count() == 0
+    assert page.locator(".verdict:visible").count() == 2
+    fixed = page.evaluate(
+        """() => [...document.querySelectorAll("*")].filter(element => {
+            const { display, position } = getComputedStyle(element);
+            return display !== "none" && ["sticky", "fixed"].includes(position);
+        }).length"""
+    )
+    assert fixed == 0
+    exact = "elements => elements.map(e => getComputedStyle(e).printColorAdjust)"
+    assert set(page.locator(".word").evaluate_all(exact)) == {"exact"}
+
+
 def test_lines_are_the_running_probabilities(visit):
-    page = visit("explanation", {"model": "", "reviews": [REVIEW]})
-    forward = page.locator("path.forward").get_attribute("d")
+    page = visit("explanation", EXPLANATION)
+    forward = page.locator("path.forward").first.get_attribute("d")
     points = [float(part.split()[1].split("H")[0]) for part in forward[1:].split("L")]
     assert [1 - y for y in points] == pytest.approx(REVIEW["forward"])
 
@@ -217,7 +243,7 @@ LONG = {**REVIEW, "pieces": [[" ", "word" * 40], *REVIEW["pieces"][1:]]}
 @pytest.mark.parametrize(
     ("kind", "data", "thing"),
     [
-        ("explanation", {"model": HOSTILE, "reviews": [LONG]}, ".word"),
+        ("explanation", EXPLANATION | {"reviews": [LONG]}, ".word"),
         ("neurons", UNITS, "#text span"),
     ],
 )

@@ -1,5 +1,6 @@
 """Explanations of decisions: contributions by another road, and that they add up."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -15,6 +16,8 @@ from experiments.harness.workdir import fingerprint
 from experiments.imdb import attribution
 from experiments.imdb import model as imdb_model
 from experiments.imdb.attribution import explain, running
+from experiments.imdb.batches import Examples
+from experiments.imdb.linear import LinearClassifier
 from experiments.imdb.model import Settings
 from experiments.imdb.predictor import Reader
 from jaxrnn import placement
@@ -58,26 +61,26 @@ def reading(model, params):
 
 
 def test_contributions_are_those_of_finite_differences():
-    """A word's share is moved up and down, at every point of the way. It is the only
+    """A word's share is moved up and down, at every step of the path. It is the only
     place with its word, so that the model's own embedding can do it."""
     model, state = untrained(Settings(embed=5, hidden=3, pooling=("mean", "last")))
     ids = np.array([2, 5, 1, 8])
     [found] = explain(model, state.params, [ids])
-    assert found.points == attribution.CHUNK
+    assert found.steps == attribution.CHUNK
     full = np.float64(state.params["params"]["embed"]["embedding"])
     logit = reading(model, state.params)
     expected, nudge = np.zeros(ids.size), 0.01
     for k, word in enumerate(ids):
-        for share in (np.arange(found.points) + 0.5) / found.points:
+        for share in (np.arange(found.steps) + 0.5) / found.steps:
             up, down = share * full, share * full
             up[word] += nudge * full[word]
             down[word] -= nudge * full[word]
             expected[k] += (logit(ids, up) - logit(ids, down)) / (
-                2 * nudge * found.points
+                2 * nudge * found.steps
             )
     assert np.abs(expected).max() > 0.05
     # Differences of float32 logits near 1 are good to 1e-7 / nudge, and nudge squared.
-    np.testing.assert_allclose(found.words, expected, atol=5e-4)
+    np.testing.assert_allclose(found.attributions, expected, atol=5e-4)
 
 
 def test_contributions_add_up(rng):
@@ -85,26 +88,58 @@ def test_contributions_add_up(rng):
     read = reading(model, state.params)
     reviews = [rng.integers(1, len(VOCAB), size) for size in (1, 30, 3, 64)]
     for ids, found in zip(reviews, explain(model, state.params, reviews), strict=True):
-        assert found.words.shape == ids.shape
+        assert found.attributions.shape == ids.shape
         logit, baseline = read(ids), read(ids, np.zeros((len(VOCAB), 5)))
-        assert found.logit == pytest.approx(logit, abs=1e-5)
+        assert found.score == pytest.approx(logit, abs=1e-5)
         assert found.baseline == pytest.approx(baseline, abs=1e-5)
-        rest = logit - baseline - found.words.sum()
+        rest = logit - baseline - found.attributions.sum()
         assert found.residual == pytest.approx(rest, abs=1e-4)
         assert abs(rest) <= attribution.TOLERANCE + 1e-4
 
 
-def test_points_are_doubled_until_it_is_enough(monkeypatch):
+def test_steps_are_doubled_until_it_is_enough(monkeypatch):
     model, state = untrained()
     ids = np.arange(1, 9)
     residuals = {}
     monkeypatch.setattr(attribution, "TOLERANCE", 0.0)
     for most in (32, 256):
-        monkeypatch.setattr(attribution, "MOST", most)
+        monkeypatch.setattr(attribution, "MOST_STEPS", most)
         [found] = explain(model, state.params, [ids])
-        assert found.points == most
+        assert found.steps == most
         residuals[most] = abs(found.residual)
     assert residuals[256] < residuals[32] / 2
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_attributions_have_the_part_of_the_linear_classifier(rng, classes):
+    """Scores of the sum, and with a silent network the contributions themselves."""
+    model = imdb_model.make_model(SETTINGS, len(VOCAB), classes)
+    optimizer = imdb_model.make_optimizer(SETTINGS, steps=1)
+    params = imdb_model.make_state(model, optimizer, seed=0).params
+    embed = params["params"]["embed"]
+    embed["embedding"] = 4 * embed["embedding"]
+    texts = [rng.integers(2, len(VOCAB), size) for size in rng.integers(2, 12, 20)]
+    labels = np.arange(20) % classes
+    linear = LinearClassifier.fit(Examples(texts, labels), classes, len(VOCAB))
+    linear = dataclasses.replace(linear, scales=np.array([0.5, 2.0], np.float32))
+    mesh, names = placement.data_mesh(1), "abc"[:classes]
+    reader = Reader(model, params, VOCAB, SETTINGS, mesh, names, linear)
+    examples = Examples(texts, labels)
+    shares = reader.probabilities(examples)
+    plain = Reader(model, params, VOCAB, SETTINGS, mesh, names).probabilities(examples)
+    assert np.abs(shares - plain).max() > 0.1
+    targets = np.full(3, classes - 1)
+    found = explain(model, params, texts[:3], targets, linear)
+    for explanation, p in zip(found, shares[:3, classes - 1], strict=True):
+        assert explanation.score == pytest.approx(np.log(p / (1 - p)), abs=1e-3)
+        assert abs(explanation.residual) <= attribution.TOLERANCE + 1e-3
+    silent = dataclasses.replace(linear, scales=np.array([0.0, 2.0], np.float32))
+    if classes == 2:
+        [explanation] = explain(model, params, texts[:1], [1], silent)
+        np.testing.assert_allclose(
+            explanation.attributions, 2 * linear.contributions(texts[0])[:, 0],
+            atol=1e-5,
+        )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +147,11 @@ def run(tmp_path_factory):
     """The directory of a run without training."""
     path = tmp_path_factory.mktemp("run")
     _, state = untrained()
-    identity = {"dataset": "none", "vocabulary": fingerprint(VOCAB)}
+    identity = {
+        "dataset": "none",
+        "vocabulary": fingerprint(VOCAB),
+        "classes": ["negative", "positive"],
+    }
     (path / "settings.json").write_text(json.dumps({**identity, **vars(SETTINGS)}))
     VOCAB.save(path / "vocab.txt")
     Checkpoints(path / "checkpoints", mode="max").save(1, state, info={}, metric=0.5)
@@ -134,12 +173,54 @@ def test_running_probabilities_are_those_of_the_parts():
             np.testing.assert_allclose(probabilities, expected, atol=1e-5)
 
 
-def test_a_reader_judges_a_list_of_texts(run):
+def test_the_score_of_many_classes_is_the_log_odds_of_one():
+    """Scores and running probabilities by another road, and the sum of attributions."""
+    model = imdb_model.make_model(SETTINGS, len(VOCAB), num_classes=3)
+    optimizer = imdb_model.make_optimizer(SETTINGS, steps=1)
+    params = imdb_model.make_state(model, optimizer, seed=0).params
+    embedding = 4 * np.random.default_rng(0).normal(size=(len(VOCAB), 5))
+    params["params"]["embed"]["embedding"] = jnp.float32(embedding)
+
+    def shares(ids, scale=1.0):
+        embed = {"embedding": jnp.float32(scale * embedding)}
+        changed = {"params": params["params"] | {"embed": embed}}
+        [[logits]] = model.apply(changed, ids[None])
+        odds = np.exp(np.float64(logits))
+        return odds / odds.sum()
+
+    ids, mesh = np.array([4, 3, 2, 6, 3]), placement.data_mesh(2)
+    reader = Reader(model, params, VOCAB, SETTINGS, mesh, "abc")
+    for target in range(3):
+        [found] = explain(model, params, [ids], [target])
+        p = shares(ids)[target]
+        assert found.score == pytest.approx(np.log(p / (1 - p)), abs=1e-4)
+        p = shares(ids, 0.0)[target]
+        assert found.baseline == pytest.approx(np.log(p / (1 - p)), abs=1e-4)
+        rest = found.score - found.baseline - found.attributions.sum()
+        assert abs(rest) <= attribution.TOLERANCE + 1e-4
+        [(forward, backward)] = running(reader, [ids], [target])
+        expected = [shares(ids[: k + 1])[target] for k in range(5)]
+        np.testing.assert_allclose(forward, expected, atol=1e-5)
+        expected = [shares(ids[k:])[target] for k in range(5)]
+        np.testing.assert_allclose(backward, expected, atol=1e-5)
+    [review] = attribution.describe(reader, {7: "a good film"})
+    best = int(shares(VOCAB.encode(["a", "good", "film"])).argmax())
+    assert review["label"] == review["target"] == "abc"[best]
+    assert review["against"] == f"not {review['label']}"
+    assert review["number"] == 7
+
+
+def test_a_reader_classifies_a_list_of_texts(run):
     reader = Reader.load(str(run))
     word, other = VOCAB.tokens[-2:]
     found = reader.probabilities(reader.encode([word, other, word]))
-    assert found.shape == (3,)
-    assert found[0] == found[2] != found[1]
+    assert found.shape == (3, 2)
+    np.testing.assert_allclose(found.sum(axis=1), 1)
+    assert found[0, 1] == found[2, 1] != found[1, 1]
+    unknown = reader.probabilities(reader.encode([word, "?!", other, ""]))
+    np.testing.assert_array_equal(unknown[[0, 2]], found[:2])
+    assert np.isnan(unknown[[1, 3]]).all()
+    assert np.isnan(reader.probabilities(reader.encode(["?"]))).all()
     with pytest.raises(TypeError, match="must be a list of texts, got 'good'"):
         reader.encode("good")
 
@@ -160,17 +241,20 @@ def test_the_page_has_text_decision_and_sum(run, program_run, tmp_path):
     assert (code, err) == (0, told)
     predicted = program_run("--workdir", run, "--predict", *texts)[1].splitlines()
     *lines, last = out.splitlines()
-    assert last == f"{page} shows why"
+    assert last == f"wrote the word attributions to {page}"
     reviews = data_of(page)["reviews"]
     for line, prediction, review in zip(lines, predicted, reviews, strict=True):
         label, certainty, _ = prediction.split("\t")
         assert line.split("\t")[:2] == [label, certainty]
-        assert line.endswith(f"its logit but for {abs(review['residual']):.4f}")
-        assert (review["probability"] > 0.5) == (label == "positive")
-        logit = review["baseline"] + sum(review["words"]) + review["residual"]
-        assert 1 / (1 + np.exp(-logit)) == pytest.approx(
-            review["probability"], abs=1e-4
+        assert line.endswith(
+            f"attributions sum to the log-odds of 'positive' up to "
+            f"{review['residual']:+.4f} ({review['steps']} integration steps)"
         )
+        assert review["label"] == label
+        logit = review["baseline"] + sum(review["attributions"]) + review["residual"]
+        p = 1 / (1 + np.exp(-logit))
+        assert review["forward"][-1] == pytest.approx(p, abs=1e-4)
+        assert review["probability"] == pytest.approx(max(p, 1 - p), abs=1e-4)
     pieces = reviews[0]["pieces"]
     assert "".join(a + b for a, b in pieces) + reviews[0]["rest"] == texts[0]
     assert [word for _, word in pieces] == [
@@ -188,10 +272,10 @@ def test_the_page_has_text_decision_and_sum(run, program_run, tmp_path):
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        (["good", "..."], "review 2 has 0 words, not 1 to 1,000"),
-        (["good " * 1001], "review 1 has 1,001 words, not 1 to 1,000: 'good good"),
-        (["x" * 20_001], "review 1 has 20,001 characters, a page takes at most 20,000"),
-        (["good"] * 21, "21 reviews are too many for a page: at most 20"),
+        (["...", ""], "no text has words to explain: --explain needs one"),
+        (["good " * 1001], "text 1 has 1,001 words, a page takes at most 1,000: 'good"),
+        (["?", "x" * 20_001], "text 2 has 20,001 characters, a page takes at most 20,"),
+        (["good"] * 21, "21 texts are too many for a page: at most 20"),
     ],
 )
 def test_what_no_page_holds(run, program_run, tmp_path, texts, message):
@@ -199,6 +283,18 @@ def test_what_no_page_holds(run, program_run, tmp_path, texts, message):
     options = ("--workdir", run, "--html", page)
     assert_refused(program_run(*options, "--explain", *texts), message)
     assert not page.exists()
+
+
+def test_a_text_without_words_is_named_and_not_on_the_page(run, program_run, tmp_path):
+    page = tmp_path / "out.html"
+    options = ("--workdir", run, "--html", page)
+    code, out, _ = program_run(*options, "--explain", "good", " ?! ", "bad")
+    assert code == 0
+    lines = [line.split("\t") for line in out.splitlines()[:3]]
+    assert lines[1] == ["(no words)", "", "text 2: not on the page"]
+    reviews = data_of(page)["reviews"]
+    assert [review["number"] for review in reviews] == [1, 3]
+    assert [lines[k][0] for k in (0, 2)] == [review["label"] for review in reviews]
 
 
 @pytest.mark.parametrize(
@@ -238,7 +334,7 @@ def test_readme_shows_how_to_use_models_from_python(
     exec(compile(example, "experiments/README.md", "exec"), known)
     texts = ["A moving film.", "A waste of time."]
     _, out, _ = program_run("--workdir", run, "--predict", *texts)
-    for line, p in zip(out.splitlines(), known["shares"], strict=True):
+    for line, (_, p) in zip(out.splitlines(), known["shares"], strict=True):
         label, certainty, _ = line.split("\t")
         assert (p > 0.5) == (label == "positive")
         assert float(certainty) == pytest.approx(max(p, 1 - p), abs=6e-5)  # four digits

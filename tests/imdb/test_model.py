@@ -101,10 +101,10 @@ def test_devices_that_do_not_divide_the_batch_change_nothing(rng):
             losses += [float(metrics[n].value) for n in ("loss", "gradient_norm")]
         eval_step = training.make_eval_step(imdb_model.make_metrics(model), mesh)
         found = imdb_model.evaluate_classifier(eval_step, state.params, batches)
-        measured.append([*losses, *(found[name] for name in sorted(found))])
+        values = [np.ravel(found[name]) for name in sorted(found)]
+        measured.append(np.concatenate([losses, *values]))
     np.testing.assert_allclose(*measured, rtol=1e-5)
-    shares = [v for n, v in found.items() if n.startswith("confusion")]
-    assert sum(shares) == pytest.approx(1)
+    assert np.sum(found["confusion"]) == pytest.approx(1)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -165,3 +165,21 @@ def test_word_vectors_learn_at_their_own_rate():
     np.testing.assert_allclose(moved["embed"]["embedding"], -0.25 * 0.25, rtol=1e-4)
     np.testing.assert_allclose(moved["output"]["kernel"], -0.25, rtol=1e-4)
     np.testing.assert_allclose(moved["encoder"]["l0"]["w_h"], -0.25, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("texts", "epochs", "buckets", "linear"),
+    [
+        (22_500, 3, 8, "off"),  # IMDB: the settings of the records
+        (18_000, 3, 8, "off"),
+        (14_999, 4, 7, "on"),
+        (8_000, 8, 4, "on"),
+        (1_600, 10, 2, "on"),
+        (10, 10, 2, "on"),
+    ],
+)
+def test_defaults_follow_the_number_of_texts(texts, epochs, buckets, linear):
+    found = Settings().resolve(texts)
+    assert (found.epochs, found.buckets, found.linear) == (epochs, buckets, linear)
+    given = Settings(epochs=1, buckets=1, linear="off")
+    assert given.resolve(texts) == given

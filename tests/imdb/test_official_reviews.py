@@ -71,7 +71,7 @@ def test_imdb_is_prepared_and_read_offline_without_tensorflow(
     assert len(set(texts_of(loaded))) == 80
     for part, split in (("train", "train"), ("validation", "train"), ("test", "test")):
         held = getattr(loaded, part)
-        assert held.labels.dtype == np.float32
+        assert held.labels.dtype == np.int32
         for text, label in zip(held.texts, held.labels, strict=True):
             name = ("neg", "pos")[int(label)]
             assert re.fullmatch(rf"{split} {name} \d+ café", text)

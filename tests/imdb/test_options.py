@@ -1,26 +1,32 @@
 """The sentiment program with a person's own reviews, and with what it must refuse."""
 
 import csv
+import dataclasses
 import io
 import json
 import shutil
 import sys
+import types
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
+from matplotlib.image import imread
 
 from experiments.imdb import datasets as imdb_datasets
+from experiments.imdb import model as imdb_model
 from experiments.imdb import train as imdb_train
 from experiments.imdb.model import Settings
 from experiments.imdb.train import Options
 from jaxrnn import training
 from jaxrnn.checkpoints import Checkpoints
 from tests.harness.test_training_loop import assert_identical, files_below, stopping_at
-from tests.imdb.test_train import assert_refused, load_best, read_metrics
+from tests.imdb.test_train import BEGINNING, assert_refused, load_best, read_metrics
 
 TINY = Settings(
     cell="rnn", bidirectional=False, embed=4, hidden=4, pooling=("mean",), vocab=60,
-    buckets=1, epochs=2, batch=15, learning_rate=0.03,
+    buckets=1, epochs=2, batch=15, learning_rate=0.03, linear="off",
 )  # fmt: skip
 
 
@@ -50,6 +56,110 @@ def csv_run(tmp_path_factory, csv_file):
     path = tmp_path_factory.mktemp("csv_run")
     imdb_train.main(Options(settings=TINY, csv=csv_file, workdir=path))
     return path
+
+
+@pytest.fixture(scope="module")
+def three_classes(tmp_path_factory):
+    """A finished run on three unequal classes, told by one word each, and its data."""
+    folder = tmp_path_factory.mktemp("three")
+    rng = np.random.default_rng(0)
+    words = {"sport": "ball", "Law": "court", "b\u00fccher": "page"}
+    rows = [
+        (label, " ".join(rng.permutation(["the", "of", word, "and"])))
+        for (label, word), count in zip(words.items(), (120, 60, 20), strict=True)
+        for _ in range(count)
+    ]
+    with (folder / "mine.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("category", "comment"), *rows])
+    with (folder / "test.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("category", "comment"), *rows[::7]])
+    settings = dataclasses.replace(
+        TINY, class_weights="balanced", pretrain=False, linear="auto"
+    )
+    path = folder / "run"
+    options = Options(
+        settings=settings,
+        csv=folder / "mine.csv",
+        test_csv=folder / "test.csv",
+        workdir=path,
+    )
+    imdb_train.main(options)
+    return path, rows[::7]
+
+
+def test_three_classes_of_any_name(three_classes, program_run):
+    path, test = three_classes
+    results, classes = read_results(path), ["b\u00fccher", "Law", "sport"]
+    assert json.loads((path / "settings.json").read_text())["classes"] == classes
+    assert list(results["test_classes"]) == classes
+    texts = [text for _, text in test]
+    out = program_run("--workdir", path, "--predict", *texts)[1]
+    said = [line.split("\t")[0] for line in out.splitlines()]
+    counts = [
+        [
+            sum(
+                label == truth and s == told
+                for (label, _), s in zip(test, said, strict=True)
+            )
+            for told in classes
+        ]
+        for truth in classes
+    ]
+    assert results["confusion"] == counts
+    accuracy = sum(label == s for (label, _), s in zip(test, said, strict=True))
+    assert results["test_accuracy"] == pytest.approx(accuracy / len(test))
+    assert results["test_accuracy"] > 0.9
+    assert results["linear_test_accuracy"] > 0.9
+    assert results["recurrent_test_accuracy"] < 1
+    assert len(results["linear_scales"]) == 2
+    assert imread(path / "confusion.png").ndim == 3
+
+
+def test_without_its_linear_part_a_run_predicts_otherwise(
+    three_classes, program_run, tmp_path
+):
+    path, test = three_classes
+    texts = [text for _, text in test]
+    whole = program_run("--workdir", path, "--predict", *texts)[1]
+    copied = shutil.copytree(path, tmp_path / "run")
+    (copied / "linear.safetensors").write_bytes(b"damaged")
+    result = program_run("--workdir", copied, "--predict", *texts)
+    assert_refused(result, f"{copied}/linear.safetensors is damaged")
+    (copied / "linear.safetensors").unlink()
+    assert program_run("--workdir", copied, "--predict", *texts)[1] != whole
+
+
+def test_three_classes_are_explained(three_classes, program_run):
+    path, _ = three_classes
+    code, out, _ = program_run("--workdir", path, "--explain", "the page of")
+    assert code == 0
+    label, _, told = out.splitlines()[0].split("\t")
+    assert told.startswith(f"text 1: attributions sum to the log-odds of {label!r} up")
+    assert (path / "explanation.html").exists()
+    (path / "explanation.html").unlink()
+
+
+def test_balanced_classes_have_the_same_share_of_the_loss(rng):
+    """The mean over classes of their mean loss."""
+    labels = np.array([0, 0, 0, 0, 1, 2, 2], np.int32)
+    logits = rng.normal(size=(7, 1, 3)).astype(np.float32)
+    model = types.SimpleNamespace(apply=lambda *_, **__: jnp.asarray(logits))
+    batch = {
+        "tokens": np.zeros((7, 1), np.int32),
+        "lengths": np.ones(7, np.int32),
+        "labels": labels[:, None],
+        "weights": np.ones((7, 1), np.float32),
+    }
+    weights = imdb_model.balanced_weights(labels)
+    loss = imdb_model.make_loss(model, class_weights=weights)
+    found = loss({}, batch, jax.random.key(0))["loss"].value
+    shares = np.exp(np.float64(logits[:, 0]))
+    shares /= shares.sum(axis=1, keepdims=True)
+    nats = -np.log(shares[np.arange(7), labels])
+    expected = np.mean([nats[labels == k].mean() for k in range(3)])
+    assert float(found) == pytest.approx(expected, rel=1e-5)
+    plain = imdb_model.make_loss(model)({}, batch, jax.random.key(0))["loss"].value
+    assert float(plain) == pytest.approx(nats.mean(), rel=1e-5)
 
 
 def read_results(path):
@@ -114,18 +224,11 @@ def test_the_best_checkpoint_is_the_one_tested(tmp_path, csv_run, csv_file):
     assert results["seconds"] > sum(line["seconds"] for line in history)
 
 
-MILLION = "word " * 10**6
-
-
 @pytest.mark.parametrize(
     ("texts", "stdin", "message"),
     [
-        ([""], b"", "review 1 has 0 words, not 1 to 100,000: ''"),
-        (["fine", " ?! "], b"", "review 2 has 0 words, not 1 to 100,000: '?!'"),
-        (["-"], b"fine\n\nbad\n", "review 2 has 0 words"),
-        ([MILLION], b"", "review 1 has 1,000,000 words, not 1 to 100,000: 'word word"),
         (["-"], b"fine\ncaf\xe9\n", "standard input, line 2: not UTF-8: byte 0xe9"),
-        (["-"], b"", "there are no reviews on standard input"),
+        (["-"], b"", "standard input is empty: give one text per line"),
     ],
 )
 def test_texts_that_cannot_be_classified(
@@ -137,6 +240,65 @@ def test_texts_that_cannot_be_classified(
     result = program_run("--workdir", csv_run, "--predict", *texts)
     assert_refused(result, message)
     assert files_below(csv_run) == before
+
+
+def test_texts_without_an_answer_do_not_take_that_of_others(
+    csv_run, program_run, monkeypatch
+):
+    """One line a text, whatever is in it."""
+    stdin = "awful dull\n\n\U0001f44d\U0001f44d\ngreat\n".encode()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+    million = "word " * 10**6
+    texts = ["great\n\tfilm \r\n", "-", million]
+    code, out, err = program_run("--workdir", csv_run, "--predict", *texts)
+    assert (code, err) == (0, "")
+    lines = [line.split("\t") for line in out.splitlines()]
+    assert [line[2] for line in lines] == [
+        "great film", "awful dull", "", "\U0001f44d\U0001f44d", "great",
+        million.strip(),
+    ]  # fmt: skip
+    alone = program_run("--workdir", csv_run, "--predict", "awful dull")[1]
+    assert out.splitlines()[1] == alone.strip()
+    assert lines[2][:2] == lines[3][:2] == ["(no words)", ""]
+    assert lines[5][:2] == ["(over 100,000 words)", ""]
+
+
+def test_a_csv_is_written_again_with_labels_and_probabilities(
+    csv_run, program_run, tmp_path
+):
+    given = tmp_path / "mine.csv"
+    given.write_text('id;Review\n7;great fine film\n8;?!\n9;"awful; dull"\n')
+    code, out, err = program_run("--workdir", csv_run, "--predict-csv", given)
+    written = csv_run / "mine.predicted.csv"
+    assert (code, err) == (0, "")
+    assert out == f"{written}: 2 of 3 rows have a predicted label\n"
+    out = program_run(
+        "--workdir", csv_run, "--predict", "great fine film", "awful; dull"
+    )[1]
+    first, last = (line.split("\t")[:2] for line in out.splitlines())
+    content = io.StringIO(written.read_text(encoding="utf-8"))
+    rows = list(csv.DictReader(content, delimiter=";"))
+    assert [row["id"] for row in rows] == ["7", "8", "9"]
+    assert rows[2]["Review"] == "awful; dull"
+    for row, (label, probability) in zip(rows[::2], (first, last), strict=True):
+        assert row["predicted_label"] == label
+        assert row[f"probability_{label}"] == probability
+        shares = [float(row[f"probability_{c}"]) for c in ("negative", "positive")]
+        assert sum(shares) == pytest.approx(1, abs=2e-4)
+    added = ("predicted_label", "probability_negative", "probability_positive")
+    assert [rows[1][name] for name in added] == ["", "", ""]
+    other = tmp_path / "other.csv"
+    program_run("--workdir", csv_run, "--predict-csv", given, "--out", other)
+    assert other.read_bytes() == written.read_bytes()
+    result = program_run(
+        "--workdir", csv_run, "--predict-csv", given, "--text-column", "x"
+    )
+    assert_refused(result, f"{given}, line 1: --text-column 'x' is in no column")
+    result = program_run(
+        "--workdir", csv_run, "--predict-csv", given, "--out", tmp_path / "no" / "x"
+    )
+    assert_refused(result, "No such file or directory): give another --out")
+    written.unlink()
 
 
 def largest_file(path, which):
@@ -195,7 +357,7 @@ def tiny_arguments(path, csv_path, *more):
     return (
         "--workdir", path, "--csv", csv_path, "--cell", "rnn", "--no-bidirectional",
         "--embed", 4, "--hidden", 4, "--pooling", "mean", "--vocab", 60, "--buckets", 1,
-        "--epochs", 2, "--batch", 15, "--learning-rate", 0.03, *more,
+        "--epochs", 2, "--batch", 15, "--learning-rate", 0.03, "--linear", "off", *more,
     )  # fmt: skip
 
 
@@ -230,7 +392,7 @@ def test_settings_that_do_not_fit(csv_run, csv_file, program_run, more, message)
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{}", "results.json is damaged (KeyError('dataset')): remove it"),
+        ("{}", "results.json is damaged (KeyError('confusion')): remove it"),
         ("[1]", "results.json is damaged (not a JSON object): remove it"),
         ('{"dataset": "x", "test_accuracy": "high"}', "results.json is damaged"),
     ],
@@ -259,7 +421,7 @@ def test_the_same_reviews_elsewhere_go_on(csv_run, csv_file, program_run, tmp_pa
     (path / "results.json").unlink()
     other = shutil.copy(csv_file, tmp_path / "other.csv")
     _, out, _ = program_run(*tiny_arguments(path, other))
-    assert out.startswith(f"continuing in {path} after step 18\n")
+    assert f"\ncontinuing in {path} after step 18\n" in out
     assert read_results(path)["dataset"] == f"csv: {other}"
 
 
@@ -272,7 +434,7 @@ def test_truncated_checkpoints_are_not_trained_on(
         truncate(largest_file(path, which))
     before = files_below(path)
     result = program_run(*tiny_arguments(path, csv_file))
-    assert_refused(result, "the checkpoint of step 18 in ")
+    assert_refused(result, "the checkpoint of step 18 in ", prints=BEGINNING)
     assert "is damaged, remove it: " in result[2]
     assert files_below(path) == before
 

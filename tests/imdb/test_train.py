@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import sys
 
@@ -108,8 +109,16 @@ def test_smoke_learns_and_says_what_it_found(smoke):
     # Embedding, two directions of an LSTM, and a logit of max and mean of both.
     words = len(Vocab.load(path / "vocab.txt"))
     assert results["parameters"] == words * 8 + 2 * (8 + 8 + 1) * 4 * 8 + (4 * 8 + 1)
-    assert out.count("\n") == 2 + SMOKE.epochs + 1
-    assert out.splitlines()[-1].startswith(
+    assert out.splitlines()[:3] == [
+        "generated: 320 training, 40 validation, 40 test texts",
+        "2 classes: negative (200), positive (200)",
+        f"{results['parameters']:,} parameters, vocabulary of {words} words; 2 cpu devices",
+    ]
+    assert out.count("\n") == 3 + 2 + SMOKE.epochs + 3
+    *_, last, where, following = out.splitlines()
+    assert where == f"curves, metrics, results and checkpoints are in {path}"
+    assert following == f"next: python -m experiments.imdb --predict - --workdir {path}"
+    assert last.startswith(
         f"generated: test accuracy {results['test_accuracy']:.2%} (validation "
     )
 
@@ -127,6 +136,12 @@ def test_results_are_those_of_the_best_checkpoint(smoke):
     assert results["test_loss"] == pytest.approx(nats.mean(), rel=1e-4)
     assert results["test_accuracy"] == pytest.approx((truth == said).mean())
     assert results["confusion"] == counts.tolist()
+    for k, name in enumerate(("negative", "positive")):
+        found = results["test_classes"][name]
+        assert found["recall"] == pytest.approx((said == k)[truth == k].mean())
+        assert found["precision"] == pytest.approx((truth == k)[said == k].mean())
+    f1 = [results["test_classes"][name]["f1"] for name in ("negative", "positive")]
+    assert results["test_macro_f1"] == pytest.approx(sum(f1) / 2)
 
 
 def test_each_bucket_compiles_once(smoke):
@@ -156,7 +171,7 @@ def test_a_finished_run_says_so_and_changes_nothing(smoke, program_run):
     code, again, err = program_run("--smoke", "--workdir", path)
     assert (code, err) == (0, "")
     lines = again.splitlines()
-    assert lines == [f"{path} holds a finished run", out.splitlines()[-1]]
+    assert lines == [f"{path} holds a finished run", *out.splitlines()[-3:]]
     assert files_below(path) == before
 
 
@@ -169,7 +184,9 @@ def test_tensorboard_reaches_the_loop(tmp_path, program_run, monkeypatch):
 
     monkeypatch.setattr(imdb_train, "fit", fit)
     arguments = ("--smoke", "--workdir", tmp_path, "--tensorboard")
-    assert program_run(*arguments) == (130, "", "seen enough\n")
+    code, out, err = program_run(*arguments)
+    assert (code, err) == (130, "seen enough\n")
+    assert re.fullmatch(BEGINNING, out)
     assert seen == [tmp_path / "tensorboard"]
 
 
@@ -212,15 +229,22 @@ def test_predict_works_on_what_an_interrupted_run_saved(tmp_path, smoke, program
     path = shutil.copytree(smoke[0], tmp_path / "run")
     (path / "results.json").unlink()
     code, out, err = program_run("--workdir", path, "--predict", "fine and warm")
-    told = f"the run in {path} is not finished: judging with what it has so far\n"
+    told = f"the run in {path} is not finished: predicting with what it has so far\n"
     assert (code, err) == (0, told)
     assert_predictions(out, path, SMOKE, ["fine and warm"])
 
 
-def assert_refused(result, message):
+# What is printed before the first step.
+BEGINNING = (
+    r".*: \d+ training, \d+ validation, \d+ test texts\n2 classes: .*\n"
+    r".* parameters, vocabulary of \d+ words; 2 cpu devices\n"
+)
+
+
+def assert_refused(result, message, prints=""):
     code, out, err = result
     assert code == 2
-    assert out == ""
+    assert re.fullmatch(prints, out)
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert len(err) < 1000
@@ -241,11 +265,11 @@ GOOD = "".join(f"r{i},{i % 2}\n" for i in range(40))
     ("content", "message"),
     [
         (None, "cannot be read: No such file"),
-        (b"", "line 1: needs one column named 'text'"),
-        (b"review,label\nfine,1\n", "line 1: needs one column named 'text'"),
-        (b"text,label\nfine,5 stars\n", "line 2: label '5 stars', not 0, neg"),
-        (b"text,label\n" + b"fine,1\n" * 40, "0 negative and 40 positive reviews"),
-        (b"text,label\n,1\n", "line 2: the review is empty"),
+        (b"", "line 1: no text column"),
+        (b"essay,label\nfine,1\n", "line 1: no text column (text, review, "),
+        (b"text,label\nfine,5 stars\n", "1 text with 1 label ('5 stars'): at least"),
+        (b"text,label\n" + b"fine,1\n" * 40, "40 texts with 1 label ('1'): at least"),
+        (b"text,label\n,1\n", "1 row of 1 without text or label (line 2), at most"),
         (b"text,label\ncaf\xe9,1\n", "line 2: not UTF-8: byte 0xe9"),
         (
             f"text,label\n{GOOD}{'word ' * 10**6},1\n".encode(),
@@ -289,5 +313,5 @@ def test_a_loss_that_is_not_finite_is_told_with_the_rate_of_its_step(
     result = program_run("--smoke", "--workdir", tmp_path)
     rate = SMOKE.learning_rate / np.ceil(len(smoke[2]) / 10)
     told = f"loss at step 2 (batch 2 of epoch 1, learning rate {rate:.4g}) is nan: low"
-    assert_refused(result, told)
+    assert_refused(result, told, prints=BEGINNING)
     assert not (tmp_path / "checkpoints").exists()

@@ -1,14 +1,14 @@
-const largest = Math.max(1e-9, ...data.reviews.flatMap((review) => review.words.map(Math.abs)));
+const largest = Math.max(1e-9, ...data.reviews.flatMap((review) => review.attributions.map(Math.abs)));
 
 function show(review, number) {
   const words = [];
   const text = element("div", {
     class: "words", tabindex: 0, role: "group", dir: "auto",
-    "aria-label": `Review ${number}: arrow keys go from word to word`,
+    "aria-label": `Text ${number}: arrow keys move from word to word`,
   });
   review.pieces.forEach(([before, word], k) => {
     const unknown = review.unknown[k] ? " unknown" : "";
-    const made = element("span", { class: `${shade(review.words[k], largest)} word${unknown}` }, word);
+    const made = element("span", { class: `${shade(review.attributions[k], largest)} word${unknown}` }, word);
     made.position = k;
     words.push(made);
     text.append(before, made);
@@ -16,7 +16,7 @@ function show(review, number) {
   text.append(review.rest);
 
   const told = element("p", { class: "told small", "aria-live": "polite" },
-    "Point at a word, or use the arrow keys, to see what it did.");
+    "Point at a word, or use the arrow keys, to see its attribution.");
   const [chart, mark] = draw(review, select);
   let current = -1;
 
@@ -29,10 +29,10 @@ function show(review, number) {
     told.replaceChildren(
       element("strong", {}, review.pieces[k][1]),
       review.unknown[k] ? " (unknown to the model) " : " ",
-      element("span", { class: "number" }, signed(review.words[k])), " ",
-      ["towards negative", "either way", "towards positive"][Math.sign(review.words[k]) + 1],
+      element("span", { class: "number" }, signed(review.attributions[k])), " ",
+      [`towards ${review.against}`, "no attribution", `towards ${review.target}`][Math.sign(review.attributions[k]) + 1],
       element("br"),
-      `probability of positive up to here ${percent(review.forward[k])}, from here on ${percent(review.backward[k])}`,
+      `probability of ${review.target} up to here ${percent(review.forward[k])}, from here on ${percent(review.backward[k])}`,
     );
   }
 
@@ -52,29 +52,27 @@ function show(review, number) {
     words[current].scrollIntoView({ block: "nearest" });
   });
 
-  const positive = review.probability > 0.5;
-  const certainty = Math.max(review.probability, 1 - review.probability);
-  const side = element("span", { class: positive ? "more" : "less" });
-  side.style.width = `${100 * certainty}%`;
-  const sum = review.words.reduce((total, word) => total + word, 0);
-  return element("section", { class: "review", "aria-label": `Review ${number}` },
-    element("p", { class: "verdict" }, positive ? "Positive" : "Negative",
-      element("span", { class: "number" }, percent(certainty))),
+  const side = element("span", { class: review.label === review.target ? "more" : "less" });
+  side.style.width = `${100 * review.probability}%`;
+  const sum = review.attributions.reduce((total, word) => total + word, 0);
+  return element("section", { class: "review", "aria-label": `Text ${number}` },
+    element("p", { class: "verdict" }, review.label,
+      element("span", { class: "number" }, percent(review.probability))),
     element("div", { class: "gauge", "aria-hidden": "true" }, side),
     text, told,
-    element("h2", {}, "Probability of positive as the model reads"), chart,
+    element("h2", {}, `Probability of ${review.target} as the model reads`), chart,
     element("p", { class: "keys" }, element("span", {}, "forward: up to a word"),
       element("span", {}, "backward: from a word on")),
     element("h2", {}, "Strongest words"), strongest(review),
     element("p", { class: "sum small muted" },
-      `Baseline ${signed(review.baseline)}, words ${signed(sum)}: together `,
+      `Baseline ${signed(review.baseline)} + attributions ${signed(sum)} = `,
       element("span", { class: "number" }, signed(review.baseline + sum)),
-      ` of the model’s log-odds ${signed(review.logit)} (residual ${signed(review.residual, 4)} with ${review.points} points on the way).`));
+      `; the model’s log-odds of ${review.target} are ${signed(review.logit)} (residual ${signed(review.residual, 4)}, ${review.steps} integration steps).`));
 }
 
 /* The two running probabilities, and a function that marks a word. */
 function draw(review, select) {
-  const count = review.words.length;
+  const count = review.attributions.length;
   const steps = (values) => values.map((p, k) => `${k ? "L" : "M"}${k} ${1 - p}H${k + 1}`).join("");
   const band = element("rect", { x: 0, y: 0, width: 1, height: 1, visibility: "hidden" });
   const lines = [0, 0.5, 1].map((y) => element("line", { x1: 0, x2: count, y1: y, y2: y }));
@@ -101,11 +99,11 @@ function draw(review, select) {
 }
 
 function strongest(review) {
-  const order = review.words.map((_, k) => k);
-  order.sort((a, b) => Math.abs(review.words[b]) - Math.abs(review.words[a]));
-  const top = Math.abs(review.words[order[0]]) || 1;
+  const order = review.attributions.map((_, k) => k);
+  order.sort((a, b) => Math.abs(review.attributions[b]) - Math.abs(review.attributions[a]));
+  const top = Math.abs(review.attributions[order[0]]) || 1;
   return element("ol", { class: "strongest" }, ...order.slice(0, 6).map((k) => {
-    const value = review.words[k];
+    const value = review.attributions[k];
     const bar = element("span", { class: value > 0 ? "more" : "less" });
     bar.style.width = `${(50 * Math.abs(value)) / top}%`;
     return element("li", {},
@@ -117,5 +115,5 @@ function strongest(review) {
 
 document.getElementById("model").textContent = data.model;
 document.getElementById("legend").append(
-  "− negative", scale(), "+ positive", element("span", {}, `up to ${largest.toFixed(2)} log-odds`));
-document.getElementById("reviews").append(...data.reviews.map((review, k) => show(review, k + 1)));
+  `− ${data.ends[0]}`, scale(), `+ ${data.ends[1]}`, element("span", {}, `up to ${largest.toFixed(2)} log-odds`));
+document.getElementById("reviews").append(...data.reviews.map((review) => show(review, review.number)));

@@ -1,0 +1,50 @@
+"""Command lines that contradict themselves or the run are refused before any work."""
+
+import pytest
+
+from experiments.charlm import activations
+from tests.imdb.test_train import assert_refused
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--text"], "--text needs at least one file or folder"),
+        (["--score", "x", "--tensorboard"], "--tensorboard needs a training: --score"),
+        (["--neurons", "x", "--tensorboard"], "--tensorboard needs a training: --sco"),
+        (["--unknown", "skip"], "--unknown skip needs --sample, --score or --neurons"),
+        (["--smoke", "--text", "x"], "give either --smoke or --text, not both"),
+        (["--sample", "--score", "x"], "either --sample or --score and --neurons"),
+        (["--sample", "--neurons", "x"], "either --sample or --score and --neurons"),
+        (["--score", "x", "--html", "page"], "--html needs --neurons FILE"),
+        (["--score", "x", "--top-k", 3], "--temperature and the like need --sample"),
+        (["--neurons", "x", "--per-character"], "--per-character needs --score FILE"),
+    ],
+)
+def test_options_that_contradict_each_other(charlm_run, tmp_path, arguments, message):
+    path = tmp_path / "run"
+    assert_refused(charlm_run("--workdir", path, *arguments), message)
+    assert not path.exists()
+
+
+def test_the_smoke_run_keeps_no_model(charlm_run):
+    message = "need a trained model, and --smoke keeps none: give the --workdir of one"
+    assert_refused(charlm_run("--smoke", "--score", __file__), message)
+
+
+def test_a_model_of_characters_is_none_of_bytes(charlm_smoke, charlm_run):
+    for option in (["--sample"], ["--score", __file__], ["--neurons", __file__]):
+        result = charlm_run("--workdir", charlm_smoke[0], "--bytes", *option)
+        assert_refused(result, "(bytes False, not True)")
+
+
+def test_the_smoke_run_has_its_own_settings(charlm_smoke, charlm_run):
+    arguments = ("--sample", "--smoke", "--hidden", 64, "--length", 9)
+    code, out, err = charlm_run("--workdir", charlm_smoke[0], *arguments)
+    assert (code, len(out), err) == (0, 10, "")
+
+
+def test_help_names_the_limit_of_the_page(charlm_run, capsys):
+    with pytest.raises(SystemExit):
+        charlm_run("--help")
+    assert f" {activations.LONGEST:,} " in capsys.readouterr().out
