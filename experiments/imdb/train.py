@@ -24,7 +24,7 @@ from rich.console import Console
 
 from experiments.harness import distributed, jax_setup
 from experiments.harness.files import replace_file
-from experiments.harness.options import scratch_if_smoke
+from experiments.harness.options import is_temporary, scratch_if_smoke
 from experiments.harness.plots import plot_confusion, plot_history
 from experiments.harness.progress import progress_bar
 from experiments.harness.training_loop import fit
@@ -126,13 +126,14 @@ def train(options: Options) -> None:
     began = time.perf_counter()
     workdir, mesh = WorkDir(options.workdir), placement.data_mesh(options.devices)
     run = prepare(data, options.effective_settings, workdir, mesh)
-    with run.workdir.claimed(run.identity):
-        if run.workdir.print_if_finished(summary):
-            return
-        run.workdir.write_vocab(run.vocab)
-        results = learn(run, began, options.tensorboard)
-        run.workdir.finish(results)
-    print(summary(results))
+    with run.workdir.claimed(run.identity, options.typed):
+        if not run.workdir.print_if_finished(summary):
+            run.workdir.write_vocab(run.vocab)
+            results = learn(run, began, options.tensorboard)
+            run.workdir.finish(results)
+            print(summary(results))
+    if not is_temporary(run.workdir.path):
+        print(run.workdir.describe_outputs("python -m experiments.imdb --predict -"))
 
 
 def prepare(
@@ -167,9 +168,11 @@ def learn(run: Run, began: float, tensorboard: bool) -> dict[str, Any]:
     state = make_state(model, optimizer, settings.seed, vectors)
     if jax.process_index() == 0:
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
-        words = f"{len(run.vocab):,} words"
-        print(run.data.describe())
-        print(f"model: {parameters:,} parameters, vocabulary of {words}", flush=True)
+        print(
+            f"{run.data.describe()}\n{parameters:,} parameters, vocabulary of "
+            f"{len(run.vocab):,} words; {mesh.size} {jax.default_backend()} devices",
+            flush=True,
+        )
     class_weights = None
     if settings.class_weights == "balanced":
         class_weights = balanced_weights(run.train.labels)

@@ -112,10 +112,14 @@ def test_smoke_learns_and_says_what_it_found(smoke):
     assert out.splitlines()[:3] == [
         "generated: 320 training, 40 validation, 40 test texts",
         "2 classes: negative (200), positive (200)",
-        f"model: {results['parameters']:,} parameters, vocabulary of {words} words",
+        f"{results['parameters']:,} parameters, vocabulary of {words} words; "
+        "2 cpu devices",
     ]
-    assert out.count("\n") == 3 + 2 + SMOKE.epochs + 1
-    assert out.splitlines()[-1].startswith(
+    assert out.count("\n") == 3 + 2 + SMOKE.epochs + 3
+    *_, last, where, following = out.splitlines()
+    assert where == f"curves, metrics, results and checkpoints are in {path}"
+    assert following == f"next: python -m experiments.imdb --predict - --workdir {path}"
+    assert last.startswith(
         f"generated: test accuracy {results['test_accuracy']:.2%} (validation "
     )
 
@@ -168,7 +172,7 @@ def test_a_finished_run_says_so_and_changes_nothing(smoke, program_run):
     code, again, err = program_run("--smoke", "--workdir", path)
     assert (code, err) == (0, "")
     lines = again.splitlines()
-    assert lines == [f"{path} holds a finished run", out.splitlines()[-1]]
+    assert lines == [f"{path} holds a finished run", *out.splitlines()[-3:]]
     assert files_below(path) == before
 
 
@@ -234,7 +238,7 @@ def test_predict_works_on_what_an_interrupted_run_saved(tmp_path, smoke, program
 # What is printed before the first step.
 BEGINNING = (
     r".*: \d+ training, \d+ validation, \d+ test texts\n2 classes: .*\n"
-    r"model: .* parameters, vocabulary of \d+ words\n"
+    r".* parameters, vocabulary of \d+ words; 2 cpu devices\n"
 )
 
 
