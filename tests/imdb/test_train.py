@@ -112,7 +112,8 @@ def test_smoke_learns_and_says_what_it_found(smoke):
     assert out.splitlines()[:3] == [
         "generated: 320 training, 40 validation, 40 test texts",
         "2 classes: negative (200), positive (200)",
-        f"{results['parameters']:,} parameters, vocabulary of {words} words; 2 cpu devices",
+        f"{results['parameters']:,} parameters, vocabulary of {words} words; "
+        "2 cpu devices",
     ]
     assert out.count("\n") == 3 + 2 + SMOKE.epochs + 3
     *_, last, where, following = out.splitlines()
@@ -294,7 +295,7 @@ def test_help_explains_every_option(program_run, capsys):
         program_run("--help")
     assert exit_.value.code == 0
     out = capsys.readouterr().out
-    for flag in ("--cell {lstm,gru,rnn,", "--predict", "--csv", "--smoke", "--devices"):
+    for flag in ("--cell {lstm,gru,rnn}", "--predict", "--csv", "--smoke", "--devices"):
         assert flag in out
     assert "--settings" not in out
 
