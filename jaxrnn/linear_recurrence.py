@@ -97,7 +97,7 @@ def linear_recurrence(
 
     masks = {"valid": valid, "starts": starts, "first": first}
     steps = {name: _like(name, mask, a) for name, mask in masks.items()}
-    if not a.shape[0]:
+    if a.shape[0] == 0:
         return b, initial
     if steps["valid"] is not None:
         a = jnp.where(steps["valid"], a, 1)
@@ -171,7 +171,9 @@ def _loop(a: Array, b: Array, initial: Array, *, reverse: bool) -> Array:
 
 
 def _associative_scan(a: Array, b: Array, initial: Array, *, reverse: bool) -> Array:
-    """In parallel."""
+    """In parallel, in rounds whose number depends on that of steps."""
+    if not isinstance(a.shape[0], int):  # exported for any
+        return _loop(a, b, initial, reverse=reverse)
     begin = -1 if reverse else 0
     b = b.at[begin].add(a[begin] * initial)
 

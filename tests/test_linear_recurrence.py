@@ -216,6 +216,19 @@ def test_a_loop_on_cpu_alone(platform, loops):
     assert ("stablehlo.while" in exported(shape, shape).mlir_module()) == loops
 
 
+def test_exported_for_any_number_of_steps_and_rows(rng):
+    steps, rows = jax.export.symbolic_shape("t, b")
+    shape = jax.ShapeDtypeStruct((steps, rows, H), jnp.float32)
+    exported = jax.export.export(
+        jax.jit(linear_recurrence), platforms=["cpu", "cuda", "tpu"]
+    )(shape, shape)
+    a, b = rng.normal(size=(2, T, B, H)).astype(np.float32)
+    for found, expected in zip(
+        exported.call(a, b), linear_recurrence(a, b), strict=True
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 def test_memory_grows_linearly_with_time():
     """65,536 steps: the backward pass needs a few arrays of their size, and no more."""
     shape = (65_536, 16)
