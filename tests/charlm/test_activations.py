@@ -16,6 +16,7 @@ from experiments.charlm.config import Settings
 from experiments.charlm.generator import Writer
 from experiments.harness import html_report
 from experiments.harness.workdir import fingerprint
+from jaxrnn.cells import LEMState
 from jaxrnn.checkpoints import Checkpoints
 from jaxrnn.text import Vocab
 from jaxrnn.types import LSTMState
@@ -60,7 +61,12 @@ def test_states_are_those_after_each_character(cell, monkeypatch):
 
 def test_values_are_what_is_remembered(rng):
     h, c = rng.normal(size=(2, 3, 4))
-    np.testing.assert_array_equal(activations.values(h), h)
+    np.testing.assert_array_equal(activations.values(np.tanh(h)), np.tanh(h))
+    # Of cells without bounds, with complex states, or with states of several parts.
+    np.testing.assert_array_equal(activations.values(h), np.clip(h, -1, 1))
+    np.testing.assert_array_equal(activations.values(h + 1j * c), np.clip(h, -1, 1))
+    several = LEMState(y=np.tanh(h), z=c)
+    np.testing.assert_array_equal(activations.values(several), np.tanh(h))
     found = activations.values(LSTMState(h, c))
     np.testing.assert_allclose(found, (np.exp(2 * c) - 1) / (np.exp(2 * c) + 1))
 
