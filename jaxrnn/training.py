@@ -75,8 +75,10 @@ class TrainState(flax.struct.PyTreeNode):
 class StatefulTrainState(flax.struct.PyTreeNode):
     """A train state and what is carried from batch to batch: one tree to save.
 
-    `carry` is that of `make_stateful_train_step`, such as the state of a recurrent
-    layer for each row of the batch.
+    Attributes:
+        train: parameters and optimizer.
+        carry: that of `make_stateful_train_step`, such as the state of a recurrent
+            layer for each row of the batch.
 
     >>> train = TrainState.create({}, optax.sgd(0.1), jax.random.key(0))
     >>> StatefulTrainState(train, carry=jnp.zeros(2)).step
