@@ -233,9 +233,11 @@ def test_a_work_directory_of_another_text(tmp_path, charlm_smoke, charlm_run):
     result = charlm_run("--text", path, "--workdir", charlm_smoke[0])
     assert_refused(result, "belongs to a run with other settings (text '4005 char")
     assert "batch" not in result[2]  # which was not typed
-    result = charlm_run("--workdir", charlm_smoke[0], "--hidden", 77)
+    path.write_text(charlm_datasets.generate(seed=SMOKE.seed).content)
+    same = ("--text", path, "--workdir", charlm_smoke[0])
+    result = charlm_run(*same, "--hidden", 77)
     assert_refused(result, "belongs to a run with other settings (hidden 32, not 77): ")
-    result = charlm_run("--workdir", charlm_smoke[0], "--hidden", 32)
+    result = charlm_run(*same, "--hidden", 32)
     assert_refused(result, "belongs to a run with other settings (batch 8, not 16")
     assert files_below(charlm_smoke[0]) == before
 

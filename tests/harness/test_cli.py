@@ -210,7 +210,7 @@ class Numbers:
             Numbers(Layer(clip=1.0), bias=False, typed=("clip", "bias")),
         ),
         (
-            ["--rate", "-0.5", "--clip", "None"],
+            ["--rate", "2", "--clip", "None"],
             Numbers(rate=2.0, typed=("clip", "rate")),
         ),
     ],

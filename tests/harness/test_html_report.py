@@ -276,7 +276,8 @@ def test_on_paper_nothing_covers_the_text(visit):
     assert sticky.evaluate_all(positions) == ["sticky", "sticky"]
     page.emulate_media(media="print")
     assert sticky.evaluate_all(positions) == ["static", "static"]
-    exact = "getComputedStyle(document.body).printColorAdjust"
+    style = "getComputedStyle(document.body)"
+    exact = f"{style}.printColorAdjust || {style}.webkitPrintColorAdjust"
     assert page.evaluate(exact) == "exact"  # else shades would not be printed
 
 
