@@ -26,6 +26,7 @@ from jaxrnn.cells import GRUCell, LSTMCell, ResetBeforeGRUCell, RNNCell
 from jaxrnn.combinators import Bidirectional, Stack
 from jaxrnn.layers import GRU, LSTM, RNN, Layer
 from jaxrnn.recurrent import Recurrent
+from jaxrnn.saving import load, save
 from jaxrnn.types import LSTMState
 
 __all__ = [
@@ -45,11 +46,13 @@ __all__ = [
     "cells",
     "checkpoints",
     "linear_recurrence",
+    "load",
     "metrics",
     "models",
     "placement",
     "regularizers",
     "sampling",
+    "save",
     "segments",
     "text",
     "torch_weights",

@@ -5,7 +5,9 @@ Numpy only, so that every file may use it. An argument is given by its name,
 """
 
 import contextlib
+import functools
 import operator
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any, SupportsFloat, SupportsIndex
 
@@ -89,6 +91,8 @@ def check_positive(**named: SupportsFloat) -> float:
 def check_shape(**named: Iterable[int]) -> tuple[int, ...]:
     """The sizes of the axes of an array.
 
+    Those that `jax.export` knows by a name alone are not checked.
+
     Raises:
         TypeError: they are not integers, or not a sequence.
         ValueError: one is negative.
@@ -99,7 +103,15 @@ def check_shape(**named: Iterable[int]) -> tuple[int, ...]:
     ((name, values),) = named.items()
     if not isinstance(values, Iterable):
         raise TypeError(f"{name} must be a tuple of integers, got {values!r}")
-    return tuple(check_min(0, **{name: value}) for value in values)
+    return tuple(
+        value if _is_symbolic(value) else check_min(0, **{name: value})
+        for value in values
+    )
+
+
+def _is_symbolic(size: Any) -> bool:
+    """As `jax.export.is_symbolic_dim`."""
+    return getattr(size, "dimension_as_value", None) is not None
 
 
 def as_int32(axes: int, **named: Any) -> np.ndarray:
@@ -147,6 +159,12 @@ def check_within(least: int, most: int, **named: np.ndarray | None) -> None:
     wrong = values[(values < least) | (values > most)]
     if wrong.size:
         raise ValueError(f"{name} must be from {least} to {most}, got {wrong[0]}")
+
+
+@functools.cache
+def warn_once(message: str) -> None:
+    """A `UserWarning`, the first time that it is called with this message."""
+    warnings.warn(message, UserWarning, stacklevel=2)
 
 
 def check_callable(**named: Callable[..., Any]) -> Callable[..., Any]:

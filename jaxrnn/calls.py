@@ -5,13 +5,183 @@ transformations `flax.linen.vmap` and `flax.linen.scan` pass on. The state never
 `flax.linen.Sequential` gives the next layer by position whatever the last one returned.
 """
 
-from typing import Any
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from jaxrnn.types import Array, Int, State
+
+Arguments = ParamSpec("Arguments")
+Returned = TypeVar("Returned")
+
+# Flax's classes of this name take keywords and do not pass them on.
+_DROP_KEYWORDS = ("Vmap", "Scan")
+
+# What other libraries call an argument of the call, and what it is here.
+_CALLED_ELSEWHERE = {
+    "hx": "state=",
+    "h_0": "state=",
+    "initial_state": "state=",
+    "initial_carry": "state=",
+    "mask": "segment_ids=segments.from_mask(mask)",
+    "seq_lengths": "lengths=",
+    "sequence_length": "lengths=",
+    "training": "train=",
+    "deterministic": "train=, which is its opposite",
+    "go_backwards": "reverse=",
+    "time_major": "x.swapaxes(0, 1): x is [batch, time, features]",
+    "batch_first": "x itself, which is always [batch, time, features]",
+}
+
+
+# What other libraries call a field, and what it is here.
+_FIELDS_ELSEWHERE = {
+    "hidden_size": "features",
+    "units": "features",
+    "hidden_features": "features",
+    "input_size": "nothing: the first inputs decide",
+    "bias": "use_bias",
+    "nonlinearity": "activation",
+    "kernel_initializer": "kernel_init",
+    "recurrent_initializer": "recurrent_init",
+    "bias_initializer": "bias_init",
+    "unit_forget_bias": "forget_bias, 1 if true",
+    "recurrent_activation": "nothing: it is the sigmoid",
+    "batch_first": "nothing: inputs are always [batch, time, features]",
+    "time_major": "x.swapaxes(0, 1): inputs are always [batch, time, features]",
+    "return_sequences": "nothing: a call always returns the outputs of all steps",
+    "return_state": "nothing: a call always returns the state as well",
+    "go_backwards": "reverse, an argument of the call",
+    "merge_mode": "merge",
+    "mask": "segment_ids=segments.from_mask(mask), an argument of the call",
+    "device": "jax.device_put of the parameters",
+}
+
+
+class LayerModule(nn.Module):
+    """A Flax module that is called as a layer, by methods with `layer_call`.
+
+    `flax.linen.vmap` and `scan` of a class drop keywords with a warning. Of these
+    classes they raise a TypeError instead, if a keyword is not its default.
+
+    Raises:
+        TypeError: a field is not known, with what it is called here if that is known,
+            or too many are given by position.
+    """
+
+    def __new__(cls, *args: Any, **options: Any):
+        """Checks the arguments, and makes an object for `__init__` to fill."""
+        fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
+        for name in options.keys() - fields.keys():
+            hint = _FIELDS_ELSEWHERE.get(name)
+            raise TypeError(
+                f"{cls.__name__} has no argument {name!r}"
+                + (f": here it is {hint}" if hint else "")
+            )
+        first = [
+            name
+            for name, field in fields.items()
+            if not field.kw_only and name not in ("parent", "name")
+        ]
+        if len(args) > len(first):
+            raise TypeError(
+                f"{cls.__name__} takes {', '.join(first)} by position and all else by "
+                f"name, got {args!r:.80}: the number of features going in is not an "
+                "argument, the first inputs decide"
+            )
+        return super().__new__(cls)
+
+    def __init_subclass__(cls, **options: Any):
+        super().__init_subclass__(**options)
+        lifted = {
+            kind + base.__name__ for base in cls.__bases__ for kind in _DROP_KEYWORDS
+        }
+        if cls.__name__ in lifted and "__call__" in vars(cls):
+            cls.__call__ = _by_position_alone(cls.__call__)
+
+
+def _by_position_alone(call: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(call)
+    def checked(self, *args: Any, **options: Any):
+        given = [name for name, value in options.items() if _says_something(value)]
+        if given:
+            raise TypeError(
+                f"flax.linen.vmap and scan drop arguments given by name, {given}: give "
+                "lengths and segment_ids by position; for the others make a module of "
+                "your own that passes them to the layer, and lift that one"
+            )
+        return call(self, *args)
+
+    return checked
+
+
+def layer_call(
+    call: Callable[Arguments, Returned],
+) -> Callable[Arguments, Returned]:
+    """The `__call__` of a layer, with checked arguments and flags that may be traced.
+
+    `nn.remat`, `nn.jit` and `jax.jit` make arrays of `reverse` and `train`: then both
+    values are compiled, and one is computed.
+
+    Raises:
+        TypeError: the layer is not bound to variables; a keyword is not known; or as
+            `check_ragged`.
+
+    >>> from jaxrnn import GRU
+    >>> layer, x = GRU(features=2), jnp.ones((1, 3, 4))
+    >>> variables = layer.init(jax.random.key(0), x)
+    >>> flipped = jax.jit(layer.apply)(variables, x, reverse=True)[0][0, 0]
+    >>> bool(jnp.allclose(flipped, layer.apply(variables, x)[0][0, -1]))
+    True
+    """
+    signature = inspect.signature(call)
+
+    @functools.wraps(call)
+    def checked(self: Any, *args: Any, **options: Any) -> Any:
+        if self.scope is None:
+            raise TypeError(
+                f"{type(self).__name__} has no variables of its own: "
+                "variables = layer.init(key, x), then layer.apply(variables, x)"
+            )
+        for name in options.keys() - signature.parameters.keys():
+            hint = _CALLED_ELSEWHERE.get(name)
+            raise TypeError(
+                f"{type(self).__name__} has no argument {name!r}"
+                + (f": here it is {hint}" if hint else "")
+            )
+        given = signature.bind(self, *args, **options).arguments
+        check_ragged(given.get("lengths"), given.get("segment_ids"))
+        for flag in ("reverse", "train"):
+            if isinstance(options.get(flag), Tracer):
+                return _of_traced(self, checked, flag, args, options)
+        return call(self, *args, **options)
+
+    return checked  # pyright: ignore[reportReturnType]
+
+
+def _of_traced(
+    module: nn.Module,
+    call: Callable[..., Any],
+    flag: str,
+    args: tuple[Any, ...],
+    options: dict[str, Any],
+) -> Any:
+    # The arguments are no operands of `cond`: it would trace those that are numbers.
+    def branch(value: bool, module: nn.Module):
+        return call(module, *args, **options | {flag: value})
+
+    if module.is_initializing():  # The parameters do not depend on it.
+        return branch(False, module)
+    yes, no = (functools.partial(branch, value) for value in (True, False))
+    return nn.cond(options[flag], yes, no, module)
 
 
 def call_layer(
@@ -29,9 +199,6 @@ def call_layer(
     So somebody's layer need not know all of them, and a lifted transformation of it
     neither drops them nor makes tracers of them.
 
-    Raises:
-        TypeError: as `check_ragged` does.
-
     >>> from jaxrnn import GRU
     >>> layer = GRU(features=2)
     >>> x, lengths = jnp.ones((1, 3, 4)), jnp.array([2])
@@ -40,17 +207,16 @@ def call_layer(
     >>> bool((outputs[0, 0] == state[0][0]).all())
     True
     """
-    check_ragged(lengths, segment_ids)
     ragged = [lengths, segment_ids]
     while ragged and ragged[-1] is None:
         ragged.pop()
     options = {"state": state, "reverse": reverse, "train": train}
-    given = {
-        name: value
-        for name, value in options.items()
-        if value is not None and value is not False
-    }
+    given = {name: value for name, value in options.items() if _says_something(value)}
     return layer(x, *ragged, **given)
+
+
+def _says_something(value: Any) -> bool:
+    return value is not None and value is not False
 
 
 def check_ragged(lengths: Any, segment_ids: Any) -> None:

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxrnn import segments
-from jaxrnn._validation import check_min, check_probability
-from jaxrnn.calls import call_layer
+from jaxrnn._validation import check_min, check_probability, warn_once
+from jaxrnn.calls import LayerModule, call_layer, layer_call
 from jaxrnn.dropout import sequence_mask
 from jaxrnn.types import Dtype, State
 
@@ -21,7 +21,7 @@ Merge = Literal["concat", "sum", "mean", "mul", "stack"]
 Skip = Literal["residual", "dense"]
 
 
-class Bidirectional(nn.Module):
+class Bidirectional(LayerModule):
     """Two layers over the same inputs, the second one reading them backwards.
 
     Over `Stack`s, or layers with `num_layers`, the directions only meet at the top
@@ -57,6 +57,7 @@ class Bidirectional(nn.Module):
         require_layer("backward", self.backward)
         super().__post_init__()
 
+    @layer_call
     def __call__(
         self,
         x,
@@ -149,7 +150,7 @@ _MERGES = {
 }
 
 
-class Stack(nn.Module):
+class Stack(LayerModule):
     """Layers on top of each other: the outputs of one are the inputs of the next.
 
     Attributes:
@@ -205,6 +206,7 @@ class Stack(nn.Module):
             )
         if not self.layers:
             raise ValueError("a stack needs at least one layer, got none")
+        check_dropout_between(len(self.layers), self.dropout)
         for layer in self.layers:
             require_layer("each of layers", layer)
         object.__setattr__(self, "layers", tuple(self.layers))  # A module is hashable.
@@ -220,6 +222,7 @@ class Stack(nn.Module):
                 for k in range(1, len(self.layers))
             ]
 
+    @layer_call
     def __call__(
         self,
         x,
@@ -293,6 +296,7 @@ class Stack(nn.Module):
 
         return self._run(x, run, lambda x: x), after
 
+    @nn.nowrap
     def _run(self, x, run, drop):
         """The outputs of the last layer, with `run(layer, x)` for each."""
         inputs, shared = self._split_features(x)
@@ -320,6 +324,7 @@ class Stack(nn.Module):
                 x = below + x
         return x
 
+    @nn.nowrap
     def _split_features(self, x):
         """What the first layer alone reads, and what every layer does."""
         return jnp.split(x, [x.shape[-1] - self.shared_features], axis=-1)
@@ -365,6 +370,18 @@ class Stack(nn.Module):
         return sum(map(_backends, self.layers), ())
 
 
+def check_dropout_between(layers: int, dropout: float) -> None:
+    """Warns once, as PyTorch does, if there is no place for dropout between layers.
+
+    >>> check_dropout_between(2, 0.5)
+    """
+    if dropout and layers == 1:
+        warn_once(
+            f"dropout={dropout} acts between layers, of which there is but one: it "
+            "drops nothing. flax.linen.Dropout acts on the outputs of a layer"
+        )
+
+
 def require_layer(name: str, layer: Any) -> None:
     """Refuses what is no layer: what has not its methods `step` and `initial_state`.
 
@@ -399,6 +416,9 @@ def supports_step(layer: Any) -> bool:
     return getattr(layer, "supports_step", True)
 
 
+_OF_LSTM = "; that of an LSTM is LSTMState(h, c) for each layer and direction"
+
+
 def _split(state: State | None, layers: Sequence[Any]) -> list[State | None]:
     """The part of `state` that belongs to each layer; None is the zero state of all."""
     if state is None:
@@ -407,12 +427,12 @@ def _split(state: State | None, layers: Sequence[Any]) -> list[State | None]:
     if not isinstance(state, tuple) or hasattr(state, "_fields"):
         raise ValueError(
             f"the state must be a tuple with an entry for each of {sum(counts)} cells, "
-            f"as initial_state returns it, got {type(state).__name__}"
+            f"as initial_state returns it, got {type(state).__name__}{_OF_LSTM}"
         )
     if len(state) != sum(counts):
         raise ValueError(
             f"the state must have an entry for each of {sum(counts)} cells, as "
-            f"initial_state returns it, got {len(state)} entries"
+            f"initial_state returns it, got {len(state)} entries{_OF_LSTM}"
         )
     parts, rest = [], tuple(state)
     for count in counts:

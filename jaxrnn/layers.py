@@ -28,13 +28,14 @@ from jax.typing import ArrayLike
 
 from jaxrnn import cells
 from jaxrnn._validation import check_min, check_probability, check_shape
-from jaxrnn.combinators import Bidirectional, Skip, Stack
+from jaxrnn.calls import LayerModule, layer_call
+from jaxrnn.combinators import Bidirectional, Skip, Stack, check_dropout_between
 from jaxrnn.equations import Activation
 from jaxrnn.recurrent import REGULARIZERS, Backend, Recurrent
 from jaxrnn.types import Array, Dtype, Float, Int, State
 
 
-class Layer(nn.Module):
+class Layer(LayerModule):
     """`num_layers` layers of one kind of cell, in one or both directions.
 
     The parameters have PyTorch's suffixes: `l0`, `l0_reverse`, `l1`, and so on, and so
@@ -75,6 +76,8 @@ class Layer(nn.Module):
         dtype: of products and outputs; `param_dtype` if None. The state is kept in it
             too, but never in less than float32.
         param_dtype: of the parameters.
+        torch_init: draw all parameters as PyTorch does, instead of by the three
+            above and `forget_bias`.
         backend: `"scan"`, or `"auto"` for the fastest recurrence there is.
         remat_chunk: steps between the states that the backward pass keeps, which
             computes the others again; None keeps all it needs. For long sequences.
@@ -107,6 +110,7 @@ class Layer(nn.Module):
     bias_init: Initializer = nn.initializers.zeros_init()
     dtype: Dtype | None = None
     param_dtype: Dtype = jnp.float32
+    torch_init: bool = False
     backend: Backend = "auto"
     remat_chunk: int | None = None
     cell_options: Mapping[str, Any] = FrozenDict()
@@ -132,6 +136,7 @@ class Layer(nn.Module):
         check_min(1, features=self.features)
         check_min(1, num_layers=self.num_layers)
         check_probability(dropout=self.dropout)
+        check_dropout_between(self.num_layers, self.dropout)
         super().__post_init__()
 
     def setup(self):
@@ -146,6 +151,7 @@ class Layer(nn.Module):
             shared_features=self._cell(parent=None).time_features,
         )
 
+    @layer_call
     def __call__(
         self,
         x: Float[Array, "*b t d"],
@@ -223,17 +229,20 @@ class Layer(nn.Module):
         one = self._recurrent(self._cell(parent=None), parent=None)
         return one.resolved_backends * self.num_states
 
+    @nn.nowrap
     def _layer(self, name: str) -> nn.Module:
         forward = self._named(name)
         if not self.bidirectional:
             return forward
         return Bidirectional(forward, self._named(f"{name}_reverse"))
 
+    @nn.nowrap
     def _named(self, name: str) -> Recurrent:
         # A module without parameters needs no name.
         place = {"name": f"{name}_initial"} if self.learned_initial_state else {}
         return self._recurrent(self._cell(name=name), **place)
 
+    @nn.nowrap
     def _recurrent(self, cell: cells.Cell, **place: Any) -> Recurrent:
         return Recurrent(
             cell,
@@ -244,6 +253,7 @@ class Layer(nn.Module):
             **place,
         )
 
+    @nn.nowrap
     def _cell(self, **place: Any) -> cells.Cell:
         return self.cell_type(
             features=self.features,
@@ -253,10 +263,12 @@ class Layer(nn.Module):
             bias_init=self.bias_init,
             dtype=self.dtype,
             param_dtype=self.param_dtype,
+            torch_init=self.torch_init,
             **self._cell_options(),
             **place,
         )
 
+    @nn.nowrap
     def _cell_options(self) -> Mapping[str, Any]:
         return self.cell_options
 
@@ -287,6 +299,7 @@ class RNN(Layer):
     _: dataclasses.KW_ONLY
     activation: Activation = "tanh"
 
+    @nn.nowrap
     def _cell_options(self):
         return {"activation": self.activation}
 
@@ -318,6 +331,7 @@ class LSTM(Layer):
     proj_size: int = 0
     forget_bias: float = 1.0
 
+    @nn.nowrap
     def _cell_options(self):
         return {"proj_size": self.proj_size, "forget_bias": self.forget_bias}
 

@@ -9,12 +9,12 @@ from jax.typing import ArrayLike
 
 from jaxrnn import segments
 from jaxrnn._validation import check_min, check_probability
-from jaxrnn.calls import call_layer
+from jaxrnn.calls import LayerModule, call_layer, layer_call
 from jaxrnn.combinators import require_layer, supports_step
 from jaxrnn.types import Array, Float, Int, State, accumulation_dtype, sanitize_ids
 
 
-class SequenceClassifier(nn.Module):
+class SequenceClassifier(LayerModule):
     """Logits for each sequence.
 
     An embedding, a recurrent encoder, pooling over time, and a linear output.
@@ -71,6 +71,7 @@ class SequenceClassifier(nn.Module):
         self.drop = nn.Dropout(self.dropout)
         self.output = nn.Dense(self.num_classes or 1)
 
+    @layer_call
     def __call__(
         self,
         tokens: Int[ArrayLike, "b t"],
@@ -111,7 +112,7 @@ class SequenceClassifier(nn.Module):
         return logits.squeeze(-1) if self.num_classes is None else logits
 
 
-class LanguageModel(nn.Module):
+class LanguageModel(LayerModule):
     """The logits of the token that follows each one.
 
     An embedding, a recurrent encoder, and a linear output. It has the three methods of
@@ -170,6 +171,7 @@ class LanguageModel(nn.Module):
         else:
             self.output = nn.Dense(self.vocab_size)
 
+    @layer_call
     def __call__(
         self,
         tokens: Int[ArrayLike, "*b t"],
@@ -262,6 +264,7 @@ class LanguageModel(nn.Module):
         """
         return self.encoder.initial_state(batch_shape)
 
+    @nn.nowrap
     def _logits(self, outputs: Float[Array, "*b h"]) -> Float[Array, "*b v"]:
         outputs = outputs.astype(accumulation_dtype(outputs.dtype))
         if not self.tie_embeddings:

@@ -18,7 +18,7 @@ from jaxtyping import PyTree
 from jaxrnn import cells, segments
 from jaxrnn._jax_compat import has_sharding_in_type
 from jaxrnn._validation import check_min, check_probability, check_shape
-from jaxrnn.calls import check_ragged
+from jaxrnn.calls import LayerModule, layer_call
 from jaxrnn.dropout import sequence_mask
 from jaxrnn.equations import NO_DROP, Drop
 from jaxrnn.fused import fused, supports
@@ -31,7 +31,7 @@ BACKENDS = ("auto", "scan")
 REGULARIZERS = ("zoneout_h", "zoneout_c", "recurrent_dropout", "update_dropout")
 
 
-class Recurrent(nn.Module):
+class Recurrent(LayerModule):
     """One cell run over time: a cell of this library, or anyone's
     `flax.linen.RNNCellBase`.
 
@@ -136,6 +136,7 @@ class Recurrent(nn.Module):
                 ],
             )
 
+    @layer_call
     def __call__(
         self,
         x: Float[Array, "*b t d"],
@@ -174,7 +175,6 @@ class Recurrent(nn.Module):
         >>> [bool(jnp.allclose(y[0, t], y[0, 0])) for t in (1, 2)]  # 2 starts again
         [False, True]
         """
-        check_ragged(lengths, segment_ids)
         x = jnp.asarray(x)
         feature_axes = self.cell.num_feature_axes
         if x.ndim <= feature_axes:
@@ -281,6 +281,7 @@ class Recurrent(nn.Module):
         self._states_of_zeros(batch_shape)
         return (self._fresh_state(batch_shape, (1,)),)
 
+    @nn.nowrap
     def _states_of_zeros(self, batch_shape: tuple[int, ...]) -> State:
         if self.cell.num_feature_axes != 1:
             raise ValueError(
@@ -290,6 +291,7 @@ class Recurrent(nn.Module):
         key = jax.random.key(0)
         return (self.cell.initialize_carry(key, (*batch_shape, 1)),)
 
+    @nn.nowrap
     def _over_time(self, cell: Any, state, x, *, train: bool, **options):
         x, mask = x if isinstance(x, tuple) else (x, None)
         if self.resolved_backends == ("parallel",):
@@ -306,6 +308,7 @@ class Recurrent(nn.Module):
         fresh_state = _with_rows_of(x.swapaxes(0, 1), fresh_state, 1)
         return scan(step, cell, state, inputs, fresh_state=fresh_state, **options)
 
+    @nn.nowrap
     def _recur(self, cell: Any, state, inputs, train: bool = False):
         """As `Cell.recur`, with what the regularizers make of it."""
         x_gates, mask = inputs
@@ -379,6 +382,7 @@ class Recurrent(nn.Module):
             and type(self.cell).__call__ is cells.Cell.__call__
         )
 
+    @nn.nowrap
     def _fresh_state(
         self, batch_shape: tuple[int, ...], features: tuple[int, ...]
     ) -> CellState:
@@ -428,7 +432,8 @@ def _only_cell_state(state: State | None, expected: CellState) -> CellState:
     if jax.tree.structure(cell_state) != jax.tree.structure(expected) or (
         spelled != wanted
     ):
-        raise ValueError(f"the state of the cell is {spelled}, expected {wanted}")
+        hint = ": make it LSTMState(h, c)" if isinstance(wanted, LSTMState) else ""
+        raise ValueError(f"the state of the cell is {spelled}, expected {wanted}{hint}")
     return jax.tree.map(
         lambda leaf, like: jnp.asarray(leaf).astype(like.dtype), cell_state, expected
     )

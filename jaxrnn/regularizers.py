@@ -55,7 +55,8 @@ def weight_drop(params: PyTree, rate: float, key: Key[Array, ""]) -> PyTree:
 
 
 def _is_recurrent(path: tuple) -> bool:
-    return keystr(path[-1:], simple=True) == "w_h"
+    # In a box of Flax with metadata, its value has a name, too.
+    return "w_h" in [keystr((entry,), simple=True) for entry in path[-2:]]
 
 
 def embedding_dropout(params: PyTree, rate: float, key: Key[Array, ""]) -> PyTree:
@@ -151,4 +152,4 @@ def _mean_square(values: Float[Array, "*b t h"], valid: Any) -> Float[Array, ""]
 
 
 def _is_embedding(path: tuple) -> bool:
-    return keystr(path[-1:], simple=True) == "embedding"
+    return "embedding" in [keystr((entry,), simple=True) for entry in path[-2:]]

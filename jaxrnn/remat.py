@@ -34,6 +34,9 @@ def over_chunks(
 
     Chunks have one length, at most `size` steps; the last one is padded.
 
+    Raises:
+        ValueError: the number of steps is a symbolic one of `jax.export`.
+
     >>> import functools
     >>> from jaxrnn.scan import scan
     >>> class Sum(nn.Module):
@@ -47,6 +50,11 @@ def over_chunks(
     ([1.0, 2.0, 3.0, 4.0, 5.0], [5.0])
     """
     time, rows = jax.tree.leaves(inputs)[0].shape[:2]
+    if not isinstance(time, int):
+        raise ValueError(
+            f"remat_chunk needs a number of steps, got {time}: export a layer with "
+            "remat_chunk=None, which has the same parameters and outputs"
+        )
     number = math.ceil(time / size)
     size = math.ceil(time / number) if number else size
     missing = number * size - time

@@ -6,7 +6,8 @@ boolean masks are special cases and convert to them. Padding may stand anywhere:
 after or between sequences, or inside one (a hole: the sequence goes on behind it, as
 long as the id is the same on both sides).
 
-This file knows nothing about cells, layers or tokens.
+This file knows nothing about cells, layers or tokens; of a state, that it leads with
+the rows.
 """
 
 import functools
@@ -19,8 +20,8 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxrnn._jax_compat import concrete_or_none
-from jaxrnn._validation import check_min
-from jaxrnn.types import Array, Bool, Float, Int, accumulation_dtype
+from jaxrnn._validation import check_min, check_shape
+from jaxrnn.types import Array, Bool, Float, Int, State, accumulation_dtype
 
 Pooling = Literal["first", "last", "mean", "max"]
 
@@ -37,7 +38,7 @@ def from_lengths(lengths: Int[ArrayLike, "*b"], time: int) -> Int[Array, "*b t"]
     >>> from_lengths(jnp.array([3, 0]), time=4).tolist()
     [[1, 1, 1, 0], [0, 0, 0, 0]]
     """
-    time = check_min(0, time=time)
+    (time,) = check_shape(time=(time,))
     _check_integers("lengths", lengths)
     values = concrete_or_none(lengths)
     if values is not None and values.size:
@@ -60,10 +61,109 @@ def from_mask(mask: Bool[ArrayLike, "*b t"]) -> Int[Array, "*b t"]:
     >>> from_mask(jnp.array([False, True, False, True])).tolist()
     [0, 1, 0, 1]
     """
-    mask = jnp.asarray(mask)
-    if mask.dtype != jnp.bool_:
-        raise ValueError(f"mask must be boolean, got {mask.dtype}")
-    return mask.astype(jnp.int32)
+    return _require_flags("mask", mask).astype(jnp.int32)
+
+
+def from_resets(
+    resets: Bool[ArrayLike, "*b t"],
+    state: State | None = None,
+    fresh_state: State | None = None,
+) -> tuple[Int[Array, "*b t"], State | None]:
+    """Segment ids and a state for rows with flags of where a new sequence begins.
+
+    The state is `state`, but fresh in the rows that begin with a reset. A layer that is
+    given both returns what `step` does with a fresh state before each step that resets.
+
+    This is the convention of reinforcement learning in which a flag belongs to the
+    observation beside it: "this is the first one of an episode" (`is_first`, of dm_env;
+    the `done` that a rollout stores before it acts). `from_dones` has the other one.
+
+    Args:
+        resets: boolean; a row that does not begin with one goes on.
+        state: what the last call of the layer returned; None for a fresh one.
+        fresh_state: `layer.initial_state(...)`, of which rows are taken; zeros if None,
+            as the RNN, the LSTM and the GRU have it.
+
+    Raises:
+        ValueError: `resets` is not boolean, or its rows are not those of `state`.
+
+    >>> state = (jnp.array([[3.0], [4.0]]),)
+    >>> ids, (h,) = from_resets(jnp.array([[False, True], [True, False]]), state)
+    >>> ids.tolist(), h.tolist()
+    ([[1, 2], [1, 1]], [[3.0], [0.0]])
+    """
+    resets = _require_flags("resets", resets)
+    later = resets.at[..., :1].set(False)
+    # The state is that of the sequence with the lowest id of the row.
+    ids = 1 + jnp.cumsum(later, axis=-1, dtype=jnp.int32)
+    begins = resets[..., :1].any(axis=-1)  # of no steps, nothing
+
+    def fresh_rows(leaf: Array, fresh: Array) -> Array:
+        if leaf.shape[: begins.ndim] != begins.shape:
+            raise ValueError(
+                f"resets has rows {begins.shape}, but the state has shape {leaf.shape}"
+            )
+        rows = jnp.expand_dims(begins, range(begins.ndim, leaf.ndim))
+        return jnp.where(rows, fresh, leaf)
+
+    if state is None:
+        return ids, None
+    if fresh_state is None:
+        fresh_state = jax.tree.map(jnp.zeros_like, state)
+    return ids, jax.tree.map(fresh_rows, state, fresh_state)
+
+
+def from_dones(
+    dones: Bool[ArrayLike, "*b t"],
+    state: State | None = None,
+    fresh_state: State | None = None,
+    *,
+    done_before: Bool[ArrayLike, "*b"] | None = None,
+) -> tuple[Int[Array, "*b t"], State | None]:
+    """As `from_resets`, for flags of where a sequence ended.
+
+    The next one begins at the step after it.
+
+    This is the convention of reinforcement learning in which a flag is what the
+    environment returned for the action of this step: "the episode is over" (`done`, or
+    `terminated | truncated`, of Gym and Gymnasium).
+
+    Args:
+        dones: boolean.
+        state: as in `from_resets`.
+        fresh_state: as in `from_resets`.
+        done_before: the flags of the step before the first one, `dones[..., -1]` of the
+            last call: where they are true, the carried state is of another episode.
+            None if the state is known to be of this one.
+
+    Raises:
+        ValueError: as `from_resets`; `done_before` has not one flag for each row.
+
+    >>> ids, _ = from_dones(jnp.array([[False, True, False], [False, False, True]]))
+    >>> ids.tolist()
+    [[1, 1, 2], [1, 1, 1]]
+    >>> state, before = (jnp.array([[3.0]]),), jnp.array([True])
+    >>> from_dones(jnp.array([[False]]), state, done_before=before)[1][0].tolist()
+    [[0.0]]
+    """
+    dones = _require_flags("dones", dones)
+    rows = dones.shape[:-1]
+    if done_before is None:
+        done_before = jnp.zeros(rows, bool)
+    done_before = _require_flags("done_before", done_before)
+    if done_before.shape != rows:
+        raise ValueError(
+            f"done_before has shape {done_before.shape}, but the rows of dones {rows}"
+        )
+    resets = jnp.concatenate([done_before[..., None], dones[..., :-1]], axis=-1)
+    return from_resets(resets[..., : dones.shape[-1]], state, fresh_state)
+
+
+def _require_flags(name: str, flags: Bool[ArrayLike, "..."]) -> Bool[Array, "..."]:
+    flags = jnp.asarray(flags)
+    if flags.dtype != jnp.bool_:
+        raise ValueError(f"{name} must be boolean, got {flags.dtype}")
+    return flags
 
 
 def lengths(segment_ids: Int[Array, "*b t"], num_segments: int) -> Int[Array, "*b s"]:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+from jax import export
 from jax.typing import DTypeLike
 from jaxtyping import Bool, Float, Int
 
@@ -47,6 +48,11 @@ class LSTMState(NamedTuple):
     h: Float[Array, "*b h"]
     c: Float[Array, "*b h"]
 
+
+# So that what `jax.export` compiled for a state can be written to a file.
+export.register_namedtuple_serialization(
+    LSTMState, serialized_name="jaxrnn.types.LSTMState"
+)
 
 # The state of one cell: a pytree whose leaves all lead with the batch axes. An
 # `LSTMState` for the LSTM, the array `h` for the RNN and the GRU, anything for others.

@@ -119,6 +119,18 @@ REFUSED = {
         (lambda: segments.from_lengths(np.array([1]), -3), "time", "got -3"),
         (lambda: segments.from_lengths(np.array([1]), "3"), "time", "'3'"),
     ],
+    "save": [
+        (lambda: jaxrnn.save("model", [1]), "variables", "[1]"),
+        (lambda: jaxrnn.save("model", {"a": 1}), "variables", "1 as a"),
+        (lambda: jaxrnn.save("model", {}, {1: 2}), "config", "{1: 2}"),
+    ],
+    "load": [(lambda: jaxrnn.load(__file__), "refused_data.py")],
+    "segments.from_resets": [
+        (lambda: segments.from_resets(IDS), "resets", "int32"),
+    ],
+    "segments.from_dones": [
+        (lambda: segments.from_dones(IDS), "dones", "int32"),
+    ],
     "segments.from_mask": [(lambda: segments.from_mask(IDS), "mask", "int32")],
     "segments.lengths": [
         (lambda: segments.lengths(X, 2), "segment_ids", "float32"),

@@ -10,6 +10,7 @@ import pytest
 from flax import linen as nn
 
 import jaxrnn
+from jaxrnn._validation import warn_once
 
 X = np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32)
 
@@ -239,8 +240,84 @@ def test_bad_calls(x, options, message):
 @pytest.mark.parametrize("kind", [jaxrnn.RNN, jaxrnn.LSTM, jaxrnn.GRU])
 def test_pytorchs_two_sizes_are_not_taken_for_others(kind):
     assert kind(4, num_layers=5).num_layers == 5
-    with pytest.raises(TypeError, match="takes 2 positional arguments but 3 were"):
+    with pytest.raises(TypeError, match="features by position and all else by name"):
         kind(3, 5)
+
+
+@pytest.mark.parametrize(
+    "kind", [jaxrnn.RNNCell, jaxrnn.LSTMCell, jaxrnn.GRUCell, jaxrnn.ResetBeforeGRUCell]
+)
+def test_nor_are_those_of_a_cell(kind):
+    with pytest.raises(TypeError, match="use_bias must be True or False, got 64"):
+        kind(32, 64)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: jaxrnn.LSTM(hidden_size=4), "'hidden_size': here it is features"),
+        (lambda: jaxrnn.LSTM(input_size=3, features=4), "'input_size': .*first inputs"),
+        (lambda: jaxrnn.GRU(4, batch_first=True), "'batch_first': .*batch, time, feat"),
+        (lambda: jaxrnn.GRU(4, time_major=True), r"'time_major': .*swapaxes\(0, 1\)"),
+        (lambda: jaxrnn.GRU(4, bias=False), "'bias': here it is use_bias"),
+        (lambda: jaxrnn.RNN(4, nonlinearity="relu"), "'nonlinearity': .*activation"),
+        (lambda: jaxrnn.LSTM(units=4), "'units': here it is features"),
+        (lambda: jaxrnn.LSTM(4, return_sequences=True), "'return_sequences': .*always"),
+        (lambda: jaxrnn.LSTM(4, hiden=3), "LSTM has no argument 'hiden'$"),
+        (
+            lambda: jaxrnn.Bidirectional(
+                jaxrnn.GRU(4), jaxrnn.GRU(4), merge_mode="sum"
+            ),
+            "'merge_mode': here it is merge",
+        ),
+    ],
+)
+def test_arguments_of_other_libraries_get_a_hint(make, message):
+    with pytest.raises(TypeError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mask": X[..., 0] > 0}, r"'mask': .*segment_ids=segments.from_mask\(mask\)"),
+        ({"hx": None}, "'hx': here it is state="),
+        ({"initial_state": None}, "'initial_state': here it is state="),
+        ({"seq_lengths": None}, "'seq_lengths': here it is lengths="),
+        ({"training": True}, "'training': here it is train="),
+        ({"time_major": True}, r"'time_major': .*x.swapaxes\(0, 1\)"),
+        ({"trian": True}, "LSTM has no argument 'trian'"),
+    ],
+)
+def test_arguments_of_other_calls_get_a_hint(options, message):
+    with pytest.raises(TypeError, match=message):
+        jaxrnn.LSTM(4).init(jax.random.key(0), X, **options)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_pytorchs_pair_of_states_gets_a_hint(layers):
+    h = np.zeros((layers, 2, 4), np.float32)
+    layer = jaxrnn.LSTM(4, num_layers=layers)
+    with pytest.raises(ValueError, match=r"LSTMState\(h, c\)"):
+        layer.init(jax.random.key(0), X, state=(h, h))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda layers: jaxrnn.LSTM(4, num_layers=layers, dropout=0.5),
+        lambda layers: jaxrnn.Stack([jaxrnn.GRU(4)] * layers, dropout=0.5),
+    ],
+    ids=["LSTM", "Stack"],
+)
+def test_dropout_with_no_place_for_it_warns_once(make):
+    warn_once.cache_clear()
+    with pytest.warns(UserWarning, match=r"dropout=0\.5 acts between layers"):
+        layer = make(1)
+    rngs = {"dropout": jax.random.key(0)}  # Warnings are errors here.
+    variables = layer.init(jax.random.key(0), X)
+    make(1).apply(variables, X, train=True, rngs=rngs)
+    make(2)
 
 
 @pytest.mark.parametrize(
@@ -297,3 +374,37 @@ def test_sequential_is_refused_as_it_would_hand_on_the_state():
     sequential = nn.Sequential([jaxrnn.LSTM(4), jaxrnn.LSTM(4)])
     with pytest.raises(TypeError, match=r"lengths .* tuple.* Stack, not a flax"):
         sequential.init(jax.random.key(0), X)
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+def test_the_initial_distributions_of_torch(kind):
+    """The quantiles of the weights against draws by numpy of what PyTorch documents;
+    biases, some of which are sums of two draws, by their spread."""
+    h, d = 64, 50
+    layer = getattr(jaxrnn, kind)(h, torch_init=True, num_layers=2, bidirectional=True)
+    x = np.zeros((1, 1, d), np.float32)
+    params = jax.jit(layer.init)(jax.random.key(0), x)["params"]
+    bound, levels = h**-0.5, np.linspace(0, 1, 21)
+    draws = np.random.default_rng(0).uniform(-bound, bound, size=100_000)
+    for name in ("w_x", "w_h"):
+        values = np.concatenate([np.ravel(cell[name]) for cell in params.values()])
+        np.testing.assert_allclose(
+            np.quantile(values, levels), np.quantile(draws, levels), atol=0.03 * bound
+        )
+    gates = {"RNN": 1, "LSTM": 4, "GRU": 3}[kind]
+    biases = np.stack([cell["b"].reshape(gates, h) for cell in params.values()])
+    double = biases[:, :2] if kind == "GRU" else biases
+    assert np.abs(double).max() > 1.2 * bound  # a single draw is not
+    # The variance of the sum is twice that of one, bound**2 / 3; of 256 values or more.
+    assert abs(double.mean()) < 4 * bound * (2 / 3) ** 0.5 / 16
+    assert double.std() == pytest.approx(bound * (2 / 3) ** 0.5, rel=0.2)
+    if kind == "GRU":
+        b_n = np.stack([cell["b_n"] for cell in params.values()])
+        for single in (biases[:, 2], b_n):
+            assert np.abs(single).max() <= bound
+            assert single.std() == pytest.approx(bound * (1 / 3) ** 0.5, rel=0.2)
+
+
+def test_an_initialisation_that_torch_has_not():
+    with pytest.raises(ValueError, match="is not for a ResetBeforeGRUCell"):
+        jaxrnn.ResetBeforeGRUCell(4, torch_init=True)

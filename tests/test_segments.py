@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import jaxrnn
 from jaxrnn import segments
 
 # A row of every kind: packed, holes, left padding, full, empty.
@@ -210,3 +212,104 @@ def test_plain_lists_are_taken_too():
     assert segments.starts([1, 1, 2]).tolist() == [True, False, True]  # pyright: ignore[reportArgumentType]
     assert segments.first([0, 1, 2]).tolist() == [False, True, False]  # pyright: ignore[reportArgumentType]
     assert segments.from_lengths([], 3).shape == (0, 3)
+
+
+LAYERS = [
+    jaxrnn.LSTM(4, num_layers=2),
+    jaxrnn.GRU(4),
+    jaxrnn.Stack([jaxrnn.Recurrent(nn.GRUCell(3)), jaxrnn.RNN(2)]),
+]
+
+
+def rollout(layer, variables, x, state, resets):
+    """`step` by `step`, with a fresh state before each that resets."""
+    fresh, outputs = layer.initial_state(x.shape[:1]), []
+    for t in range(x.shape[1]):
+        rows = resets[:, t, None]
+        state = jax.tree.map(lambda a, b, rows=rows: np.where(rows, a, b), fresh, state)
+        y, state = layer.apply(variables, x[:, t], state, method="step")
+        outputs.append(y)
+    return np.stack(outputs, axis=1), state
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("convention", ["resets", "dones"])
+def test_a_rollout_with_resets(layer, convention, rng):
+    """In two calls, of which the second starts from the state of the first: a row that
+    begins with a reset, one with two of them in a row, one that ends with one, none."""
+    x = rng.normal(size=(4, 6, 3)).astype(np.float32)
+    flags = np.array(
+        [
+            [1, 0, 0, 1, 0, 0],
+            [0, 0, 1, 1, 0, 0],
+            [0, 1, 0, 0, 0, 1],
+            [0, 0, 0, 0, 0, 0],
+        ],
+        bool,
+    )
+    variables = layer.init(jax.random.key(0), x)
+    state = jax.tree.map(
+        lambda leaf: leaf + rng.normal(size=leaf.shape).astype(np.float32),
+        layer.initial_state((4,)),
+    )
+    before = np.array([False, True, False, False])  # of the step before the first
+    resets = flags
+    if convention == "dones":
+        resets = np.concatenate([before[:, None], flags[:, :-1]], axis=1)
+    expected, expected_state = rollout(layer, variables, x, state, resets)
+    outputs = []
+    for steps in (slice(0, 3), slice(3, 6)):
+        if convention == "resets":
+            ids, state = segments.from_resets(flags[:, steps], state)
+        else:
+            ids, state = segments.from_dones(flags[:, steps], state, done_before=before)
+            before = flags[:, steps][:, -1]
+        y, state = layer.apply(variables, x[:, steps], segment_ids=ids, state=state)
+        outputs.append(y)
+    # The same float32 sums, of a few terms.
+    np.testing.assert_allclose(np.concatenate(outputs, 1), expected, atol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), state, expected_state
+    )
+
+
+def test_a_fresh_state_that_is_not_zero():
+    state, fresh = (jnp.full((2, 1), 5.0),), (jnp.full((2, 1), 7.0),)
+    resets = np.array([[True, False], [False, True]])
+    ids, (h,) = segments.from_resets(resets, state, fresh)
+    assert ids.tolist() == [[1, 1], [1, 2]]
+    assert h.tolist() == [[7.0], [5.0]]
+
+
+@pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 4), (2, 3, 4)])
+def test_flags_of_any_shape(shape):
+    flags, state = np.ones(shape, bool), (jnp.ones((*shape[:-1], 2)),)
+    for read in (segments.from_resets, segments.from_dones):
+        ids, (h,) = read(flags, state)
+        assert ids.shape == shape
+        assert h.shape == state[0].shape
+        assert read(flags)[1] is None
+    ids, (h,) = segments.from_resets(flags, state)
+    assert (h == (0 if shape[-1] else 1)).all()
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: segments.from_resets(np.ones((2, 3), int)), "resets must be boolean"),
+        (lambda: segments.from_dones(np.ones((2, 3))), "dones must be boolean, got fl"),
+        (
+            lambda: segments.from_resets(np.ones((2, 3), bool), (jnp.ones((3, 4)),)),
+            r"rows \(2,\), but the state has shape \(3, 4\)",
+        ),
+        (
+            lambda: segments.from_dones(
+                np.ones((2, 3), bool), done_before=np.ones(3, bool)
+            ),
+            r"done_before has shape \(3,\), but the rows of dones \(2,\)",
+        ),
+    ],
+)
+def test_flags_that_are_refused(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()

@@ -8,12 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 import jaxrnn
 from jaxrnn import torch_weights
 from tests import torch_parity
 from tests.torch_parity import CASES, GOLDEN_CASES, LENGTHS, PRESENT, D, H
 
+RNG = np.random.default_rng(0)
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 
 # Without torch the same comparison runs on stored answers: nothing is skipped.
@@ -240,3 +242,120 @@ def test_biases_are_rounded_once_they_are_added():
     found = torch_weights.from_torch(weights, layer)["params"]["l0"]["b"]
     assert found.dtype == jnp.bfloat16
     np.testing.assert_array_equal(found, np.array([0.3, 3.0], jnp.bfloat16))
+
+
+CELLS = {
+    "RNNCell": (jaxrnn.RNNCell(H), jaxrnn.RNN(H)),
+    "LSTMCell": (jaxrnn.LSTMCell(H), jaxrnn.LSTM(H)),
+    "GRUCell": (jaxrnn.GRUCell(H), jaxrnn.GRU(H)),
+    "LSTMCell without biases": (
+        jaxrnn.LSTMCell(H, use_bias=False),
+        jaxrnn.LSTM(H, use_bias=False),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_cell_has_the_weights_of_a_layer_of_one(name):
+    cell, layer = CELLS[name]
+    weights = {
+        name: RNG.normal(size=array.shape) for name, array in state_dict(layer).items()
+    }
+    of_cell = {name.removesuffix("_l0"): array for name, array in weights.items()}
+    found = torch_weights.from_torch(of_cell, cell)
+    expected = torch_weights.from_torch(weights, layer)["params"]["l0"]
+    jax.tree.map(np.testing.assert_array_equal, found["params"], expected)
+    back = torch_weights.to_torch(found, cell, prefix="cell.")
+    assert list(back) == [f"cell.{name}" for name in of_cell]
+    again = torch_weights.from_torch(back, cell, prefix="cell.")
+    jax.tree.map(np.testing.assert_array_equal, again, found)
+
+
+@pytest.mark.parametrize(
+    "name", ["RNNCell", "LSTMCell", "GRUCell"] if HAS_TORCH else []
+)
+def test_a_cell_of_torch_computes_the_same_here(name):
+    import torch
+
+    theirs = getattr(torch.nn, name)(D, H)
+    ours, _ = CELLS[name]
+    x = RNG.normal(size=(2, D)).astype(np.float32)
+    arrays = RNG.normal(size=(2, 2, H)).astype(np.float32)
+    if name == "LSTMCell":
+        state, their_state = jaxrnn.LSTMState(*arrays), tuple(map(torch.tensor, arrays))
+    else:
+        state, their_state = arrays[0], torch.tensor(arrays[0])
+    expected = theirs(torch.from_numpy(x), their_state)
+    variables = torch_weights.from_torch(theirs.state_dict(), ours)
+    after, _ = ours.apply(variables, state, x)
+    for found, wanted in zip(
+        jax.tree.leaves(after),
+        expected if name == "LSTMCell" else [expected],
+        strict=True,
+    ):
+        # One float32 step.
+        np.testing.assert_allclose(found, wanted.detach().numpy(), atol=1e-6)
+
+
+def test_linear_and_embedding():
+    weight, bias = RNG.normal(size=(5, 3)), RNG.normal(size=5)
+    x = RNG.normal(size=(2, 3))
+    dense = nn.Dense(5)
+    variables = torch_weights.from_torch({"weight": weight, "bias": bias}, dense)
+    found = dense.apply(variables, x.astype(np.float32))
+    np.testing.assert_allclose(found, x @ weight.T + bias, rtol=1e-5, atol=1e-6)
+    back = torch_weights.to_torch(variables, dense, prefix="out.")
+    assert {name: array.shape for name, array in back.items()} == {
+        "out.weight": (5, 3),
+        "out.bias": (5,),
+    }
+    np.testing.assert_allclose(back["out.weight"], weight, rtol=1e-6)
+
+    embed = nn.Embed(5, 3)
+    variables = torch_weights.from_torch({"emb.weight": weight}, embed, prefix="emb.")
+    found = embed.apply(variables, np.array([4, 0]))
+    np.testing.assert_allclose(found, weight[[4, 0]], rtol=1e-6)
+    back = torch_weights.to_torch(variables, embed)
+    np.testing.assert_allclose(back["weight"], weight, rtol=1e-6)
+
+    for module, entries, fault in [
+        (dense, {"weight": weight}, r"missing bias \(5,\)"),
+        (dense, {"weight": weight.T, "bias": bias}, r"\(3, 5\), expected \(5, 5\)"),
+        (nn.Dense(5, use_bias=False), {"weight": weight, "bias": bias}, "unexpected b"),
+        (embed, {"weight": weight[1:]}, r"\(4, 3\), expected \(5, 3\)"),
+        (dense, {"fc.weight": weight, "fc.bias": bias}, r"did you mean prefix='fc\.'"),
+    ]:
+        with pytest.raises(ValueError, match=fault):
+            torch_weights.from_torch(entries, module)
+
+
+@pytest.mark.parametrize(
+    ("rename", "hint"),
+    [
+        (lambda name: f"encoder.rnn.{name}", r"did you mean prefix='encoder\.rnn\.'\?"),
+        (lambda name: name.replace("weight_hh_l0", "weight_hh_l0_raw"), "weight drop"),
+        (lambda name: name.replace("weight_hh_l0", "weight_hh_l0_v"), "weight norm"),
+        (
+            lambda name: name.replace(
+                "weight_hh_l0", "parametrizations.weight_hh_l0.original1"
+            ),
+            r"parametrize\.remove_parametrizations",
+        ),
+    ],
+)
+def test_names_of_which_it_is_clear_what_they_are(rename, hint):
+    layer = jaxrnn.LSTM(H)
+    weights = {rename(name): array for name, array in state_dict(layer).items()}
+    with pytest.raises(ValueError, match=hint):
+        torch_weights.from_torch(weights, layer)
+
+
+def test_a_prefix_that_is_not_there_says_which_is():
+    weights = {f"rnn.{k}": v for k, v in state_dict(jaxrnn.GRU(H)).items()}
+    with pytest.raises(ValueError, match=r"did you mean prefix='rnn\.'\?"):
+        torch_weights.from_torch(weights, jaxrnn.GRU(H), prefix="gru.")
+
+
+def test_a_cell_with_a_projection_is_none_of_torch():
+    with pytest.raises(TypeError, match="LSTMCell has no projection: load an LSTM"):
+        torch_weights.from_torch({}, jaxrnn.LSTMCell(H, proj_size=2))

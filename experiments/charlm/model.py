@@ -28,7 +28,7 @@ def make_model(settings: Settings, vocab_size: int) -> LanguageModel:
     encoder = LAYERS[settings.cell](
         settings.hidden,
         num_layers=settings.layers,
-        dropout=settings.dropout,
+        dropout=settings.dropout if settings.layers > 1 else 0.0,
         locked_dropout=settings.locked_dropout,
         dtype=jnp.dtype(settings.dtype),
     )

@@ -125,7 +125,7 @@ def make_model(
         settings.hidden,
         num_layers=settings.layers,
         bidirectional=settings.bidirectional,
-        dropout=settings.dropout,
+        dropout=settings.dropout if settings.layers > 1 else 0.0,
         dtype=jnp.dtype(settings.dtype),
     )
     return SequenceClassifier(

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.core import meta
 from flax.typing import Initializer
 
 from jaxrnn._validation import check_min, check_shape
@@ -33,6 +34,9 @@ class Cell(nn.RNNCellBase):
         dtype: of products and outputs; `param_dtype` if None. States are kept in it
             too, but never in less than float32.
         param_dtype: of the parameters.
+        torch_init: draw all parameters as PyTorch's RNN, LSTM and GRU do, instead
+            of by the three above: from -1/sqrt(features) to 1/sqrt(features), and a
+            bias that is the sum of two of PyTorch's as their sum.
 
     >>> class Elman(Cell):
     ...     gates = 1
@@ -54,6 +58,7 @@ class Cell(nn.RNNCellBase):
     bias_init: Initializer = nn.initializers.zeros_init()
     dtype: Dtype | None = None
     param_dtype: Dtype = jnp.float32
+    torch_init: bool = False
 
     gates: ClassVar[int]
     # Of how many gates the state has a share (none: there is no w_h), and how many, the
@@ -67,13 +72,21 @@ class Cell(nn.RNNCellBase):
 
     def __post_init__(self):
         check_min(1, features=self.features)
+        if not isinstance(self.use_bias, bool):
+            raise TypeError(
+                f"use_bias must be True or False, got {self.use_bias!r}: the number of "
+                "features going in is not an argument, the first inputs decide"
+            )
+        if self.torch_init:
+            self._check_init()
         super().__post_init__()
 
     def setup(self):
         if self.recurrent_gates != 0:
             number = self.recurrent_gates or self.gates
             shape = (self.output_features, number * self.features)
-            self.w_h = self._matrix("w_h", shape, self.recurrent_init)
+            init = self._or_torch(self.recurrent_init)
+            self.w_h = self._matrix("w_h", shape, init)
         if self.use_bias and self.bias_gates != 0:
             shape = (sum(self._widths[: self.bias_gates]),)
             self.b = self.param("b", self._bias_init, shape, self.param_dtype)
@@ -137,6 +150,7 @@ class Cell(nn.RNNCellBase):
         """
         return self.recur(state, self.project(x))
 
+    @nn.nowrap
     def initial_state(self, batch_shape: tuple[int, ...]) -> CellState:
         """The state before anything was read.
 
@@ -147,6 +161,7 @@ class Cell(nn.RNNCellBase):
         batch_shape = check_shape(batch_shape=batch_shape)
         return jnp.zeros((*batch_shape, self.features), self.state_dtype)
 
+    @nn.nowrap
     def initialize_carry(self, rng, input_shape: tuple[int, ...]) -> CellState:
         """As `initial_state`, under the name that `flax.linen.RNN` calls it by."""
         return self.initial_state(input_shape[: -self.num_feature_axes])
@@ -204,12 +219,14 @@ class Cell(nn.RNNCellBase):
         """
         return accumulation_dtype(self.compute_dtype)
 
+    @nn.nowrap
     def _step(
         self, state: Any, x_gates: Float[Array, "*b g"], w_h: Float[Array, "h g"]
     ) -> tuple[Any, Float[Array, "*b h"]]:
         """The next state, and the output in its dtype; the bias is in `x_gates`."""
         raise TypeError(f"{type(self).__name__} does not define a step")
 
+    @nn.nowrap
     def _project(self, x: Float[Array, "*b d"]) -> Float[Array, "*b g"]:
         """What `project` returns, of inputs in the dtype of the state."""
         return self._input_product(x)
@@ -219,21 +236,25 @@ class Cell(nn.RNNCellBase):
         """The features of each gate in `x_gates`."""
         return (self.features,) * self.gates
 
+    @nn.nowrap
     def _input_product(
         self, x: Float[Array, "*b d"], name: str = "w_x", gates: int | None = None
     ) -> Float[Array, "*b g"]:
         """`x` times a weight with columns for the first so many gates; in `project`."""
         widths = self._widths[:gates]
         shape = (x.shape[-1], sum(widths))
-        w_x = self._matrix(name, shape, self.kernel_init, widths)
+        init = self._or_torch(self.kernel_init)
+        w_x = self._matrix(name, shape, init, widths)
         return product(x, w_x, self.compute_dtype)
 
+    @nn.nowrap
     def _dot(
         self, a: Float[Array, "*b h"], w: Float[Array, "h g"]
     ) -> Float[Array, "*b g"]:
         """Their product, with factors in the dtype that the cell computes in."""
         return product(a, w.astype(self.compute_dtype), self.compute_dtype)
 
+    @nn.nowrap
     def _matrix(
         self,
         name: str,
@@ -252,16 +273,19 @@ class Cell(nn.RNNCellBase):
             gates = [
                 narrowed(init)(k, s, dtype) for k, s in zip(keys, shapes, strict=True)
             ]
-            for gate, expected in zip(gates, shapes, strict=True):
-                if gate.shape != expected:
+            # They may be in a box with metadata, as of `nn.with_partitioning`.
+            found = [jnp.shape(meta.unbox(gate)) for gate in gates]
+            for gate, expected in zip(found, shapes, strict=True):
+                if gate != expected:
                     raise ValueError(
                         f"an initializer must return one gate's matrix, {expected}, "
-                        f"got {gate.shape}"
+                        f"got {gate}"
                     )
-            return jnp.concatenate(gates, axis=-1)
+            return jax.tree.map(lambda *gate: jnp.concatenate(gate, axis=-1), *gates)
 
         return self.param(name, each_gate, shape, self.param_dtype)
 
+    @nn.nowrap
     def _vector(
         self, name: str, init: Initializer, size: int | None = None
     ) -> Float[Array, "h"]:
@@ -269,9 +293,33 @@ class Cell(nn.RNNCellBase):
         shape = (self.features if size is None else size,)
         return self.param(name, narrowed(init), shape, self.param_dtype)
 
-    def _bias_init(self, key, shape, dtype):
-        return self.bias_init(key, shape, dtype)
+    @nn.nowrap
+    def _check_init(self):
+        if type(self).__name__ not in ("RNNCell", "LSTMCell", "GRUCell"):
+            raise ValueError(f"torch_init=True is not for a {type(self).__name__}")
 
+    @nn.nowrap
+    def _or_torch(self, init: Initializer) -> Initializer:
+        """`init`, or that of PyTorch."""
+        if not self.torch_init:
+            return init
+        bound = self.features**-0.5
+
+        def uniform(key, shape, dtype):
+            return jax.random.uniform(key, shape, dtype, -bound, bound)
+
+        return uniform
+
+    @nn.nowrap
+    def _bias_init(self, key, shape, dtype):
+        if not self.torch_init:
+            return self.bias_init(key, shape, dtype)
+        # PyTorch has a bias of the inputs and one of the state.
+        uniform = narrowed(self._or_torch(self.bias_init))
+        of_inputs, of_state = (uniform(k, shape, dtype) for k in jax.random.split(key))
+        return of_inputs + of_state
+
+    @nn.nowrap
     def _with_bias(self, x_gates: Float[Array, "*b g"]) -> Float[Array, "*b g"]:
         if not self.use_bias or self.bias_gates == 0:
             return x_gates
@@ -280,10 +328,12 @@ class Cell(nn.RNNCellBase):
             b = jnp.pad(b, (0, x_gates.shape[-1] - b.shape[0]))
         return x_gates + self._broadcast(b, x_gates.ndim)
 
+    @nn.nowrap
     def _broadcast(self, vector: Float[Array, "g"], ndim: int) -> Array:
         """The vector in the dtype of the state, with so many axes."""
         return jnp.expand_dims(vector.astype(self.state_dtype), range(ndim - 1))
 
+    @nn.nowrap
     def _check_gates(self, state: CellState, x_gates: Float[Array, "*b g"]) -> None:
         *rows, width = jnp.shape(x_gates)
         if width != sum(self._widths):
@@ -293,6 +343,7 @@ class Cell(nn.RNNCellBase):
             )
         self._check_rows(state, rows)
 
+    @nn.nowrap
     def _check_rows(self, state: CellState, rows: list[int]) -> None:
         for leaf in jax.tree.leaves(state):
             if [*leaf.shape[:-1]] != rows:
@@ -300,6 +351,7 @@ class Cell(nn.RNNCellBase):
                     f"the state has shape {leaf.shape}, but the batch of inputs {rows}"
                 )
 
+    @nn.nowrap
     def _check_inputs(self, x: Array) -> None:
         if not jnp.issubdtype(x.dtype, jnp.floating):
             raise ValueError(f"inputs must be floating point, got {x.dtype}")
@@ -311,7 +363,7 @@ class Cell(nn.RNNCellBase):
             )
         names = [n for n in ("w_in", "w_x") if self.has_variable("params", n)]
         if names:
-            weights = self.get_variable("params", names[0])
+            weights = meta.unbox(self.get_variable("params", names[0]))
             made_for = weights.shape[-2] + self.time_features
             if x.shape[-1] != made_for:
                 raise ValueError(
@@ -329,6 +381,7 @@ def narrowed(init: Initializer) -> Initializer:
     """
 
     def in_half_precision_too(key, shape, dtype):
-        return init(key, shape, accumulation_dtype(dtype)).astype(dtype)
+        made = init(key, shape, accumulation_dtype(dtype))
+        return jax.tree.map(lambda weights: weights.astype(dtype), made)
 
     return in_half_precision_too

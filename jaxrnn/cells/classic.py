@@ -3,7 +3,9 @@ form: `equations` on what `Cell` gives them."""
 
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
+from flax import linen as nn
 
 from jaxrnn._validation import check_min
 from jaxrnn.cells.base import Cell, narrowed
@@ -50,6 +52,7 @@ class RNNCell(Cell):
             )
         super().__post_init__()
 
+    @nn.nowrap
     def _step(self, state, x_gates, w_h, drop=NO_DROP):
         h = rnn_step(drop.of_state(state), x_gates, w_h, self.activation)
         return h, h
@@ -97,9 +100,10 @@ class LSTMCell(Cell):
         super().setup()
         if self.proj_size:
             shape = (self.features, self.proj_size)
-            init = narrowed(self.kernel_init)
+            init = narrowed(self._or_torch(self.kernel_init))
             self.w_p = self.param("w_p", init, shape, self.param_dtype)
 
+    @nn.nowrap
     def initial_state(self, batch_shape):
         """The output and the memory cell before anything was read.
 
@@ -115,15 +119,18 @@ class LSTMCell(Cell):
         """As `Cell.output_features`, after the projection if there is one."""
         return self.proj_size or self.features
 
+    @nn.nowrap
     def _step(self, state, x_gates, w_h, drop=NO_DROP):
         w_p = self.w_p.astype(self.compute_dtype) if self.proj_size else None
         state = lstm_step(state, x_gates, w_h, w_p, drop)
         return state, state.h
 
+    @nn.nowrap
     def _bias_init(self, key, shape, dtype):
-        b = jnp.asarray(self.bias_init(key, shape, dtype))
         forget = slice(self.features, 2 * self.features)
-        return b.at[forget].add(jnp.asarray(self.forget_bias, dtype))
+        forget_bias = self.forget_bias if not self.torch_init else 0.0
+        more = jnp.zeros(shape, dtype).at[forget].set(forget_bias)
+        return jax.tree.map(lambda b: b + more, super()._bias_init(key, shape, dtype))
 
 
 class GRUCell(Cell):
@@ -146,10 +153,19 @@ class GRUCell(Cell):
     def setup(self):
         super().setup()
         if self.use_bias:
-            self.b_n = self.param(
-                "b_n", self.bias_init, (self.features,), self.param_dtype
-            )
+            init = narrowed(self._or_torch(self.bias_init))
+            self.b_n = self.param("b_n", init, (self.features,), self.param_dtype)
 
+    @nn.nowrap
+    def _bias_init(self, key, shape, dtype):
+        if not self.torch_init:
+            return self.bias_init(key, shape, dtype)
+        # Of the new state's, `b_n` is the one that PyTorch keeps with the state.
+        both = super()._bias_init(key, shape, dtype)
+        alone = narrowed(self._or_torch(self.bias_init))(key, shape, dtype)
+        return jnp.where(jnp.arange(shape[0]) < 2 * self.features, both, alone)
+
+    @nn.nowrap
     def _step(self, state, x_gates, w_h, drop=NO_DROP):
         b_n = self._broadcast(self.b_n, x_gates.ndim) if self.use_bias else None
         h = gru_step(state, x_gates, w_h, b_n, drop)
@@ -173,6 +189,7 @@ class ResetBeforeGRUCell(Cell):
         {"zoneout_h", "recurrent_dropout", "update_dropout"}
     )
 
+    @nn.nowrap
     def _step(self, state, x_gates, w_h, drop=NO_DROP):
         h = reset_before_gru_step(state, x_gates, w_h, drop)
         return h, h
