@@ -217,7 +217,7 @@ def _lstm_step(dot, weights, state, x_gates):
     # sigmoid(x) = (1 + tanh(x / 2)) / 2: one tanh for all four. On a CPU, XLA would
     # else compute the gates inside of what uses them, in a loop it cannot vectorize.
     is_tanh = jnp.arange(gates.shape[-1]) // state.c.shape[-1] == 2
-    half = jnp.where(is_tanh, 1.0, 0.5).astype(gates.dtype)[None]
+    half = _like(gates, jnp.where(is_tanh, 1.0, 0.5).astype(gates.dtype))
     i, f, g, o = jnp.split(half * jnp.tanh(half * gates) + (1 - half), 4, axis=-1)
     c = f * state.c + i * g
     h = o * jnp.tanh(c)

@@ -75,7 +75,8 @@ class Layer(nn.Module):
         dtype: of products and outputs; `param_dtype` if None. The state is kept in it
             too, but never in less than float32.
         param_dtype: of the parameters.
-        backend: `"scan"`, or `"auto"` for the fastest recurrence there is.
+        backend: `"native"`, `"fused"` or `"scan"`, of `jaxrnn.functional`, or `"auto"`
+            for the fastest there is.
         remat_chunk: steps between the states that the backward pass keeps, which
             computes the others again; None keeps all it needs. For long sequences.
         cell_options: what else the cells are made with, by name.
@@ -217,7 +218,7 @@ class Layer(nn.Module):
     def resolved_backends(self) -> tuple[str, ...]:
         """Which recurrence runs each cell, in the order of the state.
 
-        >>> LSTM(features=8, num_layers=2).resolved_backends
+        >>> LSTM(features=8, num_layers=2, backend="fused").resolved_backends
         ('fused', 'fused')
         """
         one = self._recurrent(self._cell(parent=None), parent=None)
