@@ -94,7 +94,8 @@ def lstm(
 
     >>> x, ones = jnp.ones((2, 5, 3)), jnp.ones((3, 16)) / 10
     >>> weights = {"w_x": ones, "w_h": jnp.zeros((4, 16)), "b": jnp.zeros(16)}
-    >>> y, state = lstm(weights, None, x, valid=jnp.arange(5) < jnp.array([[5], [0]]))
+    >>> valid = jnp.arange(5)[None] < jnp.array([[5], [0]])
+    >>> y, state = lstm(weights, None, x, valid=valid)
     >>> y.shape, bool((y[0, -1] == state.h[0]).all()), bool((state.c[1] == 0).all())
     ((2, 5, 4), True, True)
     """

@@ -1,8 +1,5 @@
 // The kernels as targets of XLA's foreign function interface.
-#include <atomic>
-#include <condition_variable>
-#include <memory>
-#include <mutex>
+#include <utility>
 
 #include "recurrence.h"
 #include "xla/ffi/api/ffi.h"
@@ -20,38 +17,11 @@ const float *in(const Floats &a) { return a.element_count() ? a.typed_data() : n
 const bool *in(const Bools &a) { return a.element_count() ? a.typed_data() : nullptr; }
 float *out(Result &a) { return a->element_count() ? a->typed_data() : nullptr; }
 
-// Runs tasks on XLA's threads and this one, each of which takes the next task until
-// there is none: so none waits for a thread that is busy elsewhere.
-Run on_threads_of(ffi::ThreadPool &pool) {
-  return [&pool](long n, const std::function<void(long)> &task) {
-    struct Shared {
-      std::atomic<long> next{0};
-      long ended = 0;
-      std::mutex mutex;
-      std::condition_variable changed;
-    };
-    auto shared = std::make_shared<Shared>();
-    // A helper that begins after the end of the call finds no task, and touches
-    // nothing but `shared`.
-    auto help = [shared, n, &task] {
-      long k, mine = 0;
-      for (; (k = shared->next++) < n; mine++) task(k);
-      if (!mine) return;
-      std::lock_guard<std::mutex> lock(shared->mutex);
-      shared->ended += mine;
-      shared->changed.notify_all();
-    };
-    for (long k = 1; k < n; k++) pool.Schedule(decltype(help)(help));
-    help();
-    std::unique_lock<std::mutex> lock(shared->mutex);
-    shared->changed.wait(lock, [&] { return shared->ended == n; });
-  };
-}
-
 ffi::Error run_on(ffi::ThreadPool &pool, const Call &call, int64_t threads,
-                  bool (*pass)(const Call &, long, const Run &)) {
+                  bool (*pass)(const Call &, long, const Schedule &)) {
   long tasks = worthwhile_tasks(call, threads > 1 ? threads : 1);
-  if (pass(call, tasks, on_threads_of(pool))) return ffi::Error::Success();
+  auto schedule = [&](std::function<void()> f) { pool.Schedule(std::move(f)); };
+  if (pass(call, tasks, schedule)) return ffi::Error::Success();
   return ffi::Error(ffi::ErrorCode::kResourceExhausted,
                     "jaxrnn: not enough memory for a recurrent layer");
 }

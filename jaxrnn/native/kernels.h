@@ -18,8 +18,6 @@ constexpr long CHUNK = 256;    // rows of a product for the gradients of weights
 inline long min(long a, long b) { return a < b ? a : b; }
 inline long max(long a, long b) { return a > b ? a : b; }
 inline long padded(long n) { return (n + NR - 1) / NR * NR + PAD; }
-inline void copy(const float *from, long n, float *to) { std::memcpy(to, from, 4 * n); }
-inline void zero(float *to, long n) { std::memset(to, 0, 4 * n); }
 
 inline Vector load(const float *p) { return *(const UnalignedVector *)p; }
 inline void store(float *p, Vector x) { *(UnalignedVector *)p = x; }
@@ -35,6 +33,22 @@ inline void store(float *p, Vector x, long n) {
 }
 // In this form the compiler makes a memory operand of the number.
 inline Vector all(float x) { return x - Vector{}; }
+
+// For rows, most of which are short: a call of memcpy would cost as much as its work.
+inline void copy(const float *from, long n, float *to) {
+  long u = 0;
+  for (; u + V <= n; u += V) store(to + u, load(from + u));
+  for (; u < n; u++) to[u] = from[u];
+}
+inline void zero(float *to, long n) {
+  long u = 0;
+  for (; u + V <= n; u += V) store(to + u, Vector{});
+  for (; u < n; u++) to[u] = 0;
+}
+// Into the cache, what will be read or written at the next step.
+inline void fetch(const float *row, long n) {
+  for (long u = 0; u < n; u += 16) __builtin_prefetch(row + u, 0, 2);
+}
 
 // f(first, number) for all vectors of a row of n. `number` is of a type of its own for
 // whole vectors, so that the compiler knows it.
@@ -201,7 +215,16 @@ inline Vector tanh(Vector x) {
   Fraction t = tanh_fraction(x);
   return t.p / t.q;
 }
-inline Vector sigmoid(Vector x) { return tanh(x * 0.5f) * 0.5f + 0.5f; }
+// Both by one division, which costs as much as ten products; q is within 0.004 and 1.
+inline void divide(const Fraction &a, const Fraction &b, Vector *of_a, Vector *of_b) {
+  Vector inverse = 1 / (a.q * b.q);
+  *of_a = a.p * b.q * inverse;
+  *of_b = b.p * a.q * inverse;
+}
+inline Fraction sigmoid_fraction(Vector x) {  // (1 + tanh(x / 2)) / 2
+  Fraction t = tanh_fraction(x * 0.5f);
+  return {(t.p + t.q) * 0.5f, t.q};
+}
 
 // What a step of one row reads and writes. Forward: `pre`, the sums of products, and
 // the state h and c, to `out`, `c` and, unless null, `gates` and `c_saved`. Backward:
@@ -226,9 +249,11 @@ struct Lstm {
   static void forward(const Step &s) {
     const long H = s.H;
     each_vector(H, [&](long u, auto n) {
-      Vector i = sigmoid(load(s.pre + u, n)), f = sigmoid(load(s.pre + H + u, n));
-      Vector g = tanh(load(s.pre + 2 * H + u, n));
-      Vector o = sigmoid(load(s.pre + 3 * H + u, n));
+      Vector i, f, g, o;
+      divide(sigmoid_fraction(load(s.pre + u, n)),
+             tanh_fraction(load(s.pre + 2 * H + u, n)), &i, &g);
+      divide(sigmoid_fraction(load(s.pre + H + u, n)),
+             sigmoid_fraction(load(s.pre + 3 * H + u, n)), &f, &o);
       Vector c = f * load(s.c + u, n) + i * g;
       store(s.c + u, c, n);
       store(s.out + u, o * tanh(c), n);
@@ -264,8 +289,9 @@ struct Gru {
   static void forward(const Step &s) {
     const long H = s.H;
     each_vector(H, [&](long u, auto n) {
-      Vector r = sigmoid(load(s.pre + H + u, n));
-      Vector z = sigmoid(load(s.pre + 2 * H + u, n));
+      Vector r, z;
+      divide(sigmoid_fraction(load(s.pre + H + u, n)),
+             sigmoid_fraction(load(s.pre + 2 * H + u, n)), &r, &z);
       Vector h_n = load(s.pre + 3 * H + u, n);
       Vector next = tanh(load(s.pre + u, n) + r * h_n);
       store(s.out + u, next + z * (load(s.h + u, n) - next), n);
@@ -378,10 +404,12 @@ template <class C> struct Weights {
 struct Rows {
   const Call &f;
   long task, tasks;
-  long count;  // rows number task, task + tasks, ...
+  long count;    // rows number task, task + tasks, ...
+  bool fetches;  // whether what a step saves is little enough to be fetched ahead
 
   Rows(const Call &f, long task, long tasks)
-      : f(f), task(task), tasks(tasks), count((f.rows - task + tasks - 1) / tasks) {}
+      : f(f), task(task), tasks(tasks), count((f.rows - task + tasks - 1) / tasks),
+        fetches(count * f.hidden <= 1 << 13) {}
 
   long row(long i) const { return task + i * tasks; }
   long step(long s) const { return f.reverse ? f.steps - 1 - s : s; }
@@ -419,9 +447,9 @@ template <class C> struct Forward {
       in[i * in_width + P] = 1;
     }
     for (long s = 0; s < f.steps; s++) {
-      long t = rows.step(s), number = begin(t);
+      long number = begin(s);
       multiply(w, number);
-      finish(w, t, number);
+      finish(w, rows.step(s), number);
     }
     for (long i = 0; i < rows.count; i++) {
       copy(h + i * P, P, f.h_last + rows.row(i) * P);
@@ -430,8 +458,9 @@ template <class C> struct Forward {
   }
 
   // Gathers the factors of the valid rows; their number.
-  long begin(long t) {
+  long begin(long s) {
     const Call &f = rows.f;
+    const long t = rows.step(s);
     long number = 0;
     for (long i = 0; i < rows.count; i++) {
       long r = rows.row(i), at = r * f.steps + t, saved = t * f.rows + r;
@@ -450,6 +479,11 @@ template <class C> struct Forward {
       copy(h + i * P, P, in + number * in_width);
       copy(f.x + at * D, D, in + number * in_width + P + 1);
       active[number++] = i;
+      if (s + 1 == f.steps || !rows.fetches) continue;
+      long next = rows.step(s + 1), next_saved = next * f.rows + r;
+      fetch(f.x + (at + next - t) * D, D), fetch(f.y + (at + next - t) * P, P);
+      if (C::HAS_GATES && f.gates) fetch(f.gates + next_saved * 4 * H, 4 * H);
+      if (C::HAS_C && f.c) fetch(f.c + next_saved * H, H);
     }
     return number;
   }
@@ -613,6 +647,12 @@ template <class C> struct Backward {
       copy(h_before(i, t, s), P, factors), factors[P] = 1;
       copy(f.x + at * D, D, factors + P + 1);
       active[number++] = i;
+      if (s == 0 || !rows.fetches) continue;
+      long next = rows.step(s - 1), next_saved = next * f.rows + r;
+      fetch(f.d_y + (at + next - t) * P, P), fetch(f.x + (at + next - t) * D, D);
+      if (C::HAS_GATES) fetch(f.gates + next_saved * 4 * H, 4 * H);
+      if (C::HAS_C && s > 1) fetch(f.c + (rows.step(s - 2) * f.rows + r) * H, H);
+      if (f.d_x) fetch(f.d_x + (at + next - t) * D, D);
     }
     if (f.w_p)
       product(number, d_out, padded(P), w.to_unprojected, d_unprojected, padded(H));

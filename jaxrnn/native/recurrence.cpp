@@ -1,9 +1,12 @@
 // The kernels in each instruction set, which of them runs, and their memory.
 #include "recurrence.h"
 
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <mutex>
+#include <thread>
 #include <utility>
 #include <vector>
 
@@ -145,15 +148,38 @@ class Memory {
   std::size_t bytes_;
 };
 
-bool run_call(const Call &call, bool backward, long tasks, const Run &run) {
+// What the threads of a call share, and may look at when it has ended. All of them go
+// through the phases and take tasks until there are none; the first one does not wait
+// for others to wake up, and nobody goes to sleep between two phases.
+struct Progress {
+  std::atomic<long> taken[3] = {}, ended[3] = {};
+};
+
+void take_part(Progress &progress, long phases, long tasks,
+               const std::function<void(Phase, long)> &work) {
+  for (long phase = 0; phase < phases; phase++) {
+    for (long k; (k = progress.taken[phase]++) < tasks; progress.ended[phase]++)
+      work(static_cast<Phase>(phase), k);
+    for (long turns = 0; progress.ended[phase] < tasks; turns++)
+      if (turns > 1000) std::this_thread::yield();
+  }
+}
+
+bool run_call(const Call &call, bool backward, long tasks, const Schedule &schedule) {
   const Kernel kernel = kInstructionSet.kernel_of(call.cell);
   Memory memory(kernel.size(call, backward, tasks));
   if (!memory.block()) return false;
-  for (Phase phase : {Phase::kPack, Phase::kRows, Phase::kAdd})
-    if (backward || phase != Phase::kAdd)
-      run(tasks, [&](long task) {
-        kernel.run(call, backward, phase, task, tasks, memory.block());
-      });
+  const std::function<void(Phase, long)> work = [&](Phase phase, long task) {
+    kernel.run(call, backward, phase, task, tasks, memory.block());
+  };
+  const long phases = backward ? 3 : 2;
+  auto progress = std::make_shared<Progress>();
+  // One that begins late finds no task, and never looks at `work`.
+  for (long k = 1; k < tasks; k++)
+    schedule([progress, phases, tasks, &work] {
+      take_part(*progress, phases, tasks, work);
+    });
+  take_part(*progress, phases, tasks, work);
   return true;
 }
 
@@ -172,11 +198,11 @@ long worthwhile_tasks(const Call &call, long threads) {
   return tasks < 1 ? 1 : tasks;
 }
 
-bool forward(const Call &call, long tasks, const Run &run) {
-  return run_call(call, false, tasks, run);
+bool forward(const Call &call, long tasks, const Schedule &schedule) {
+  return run_call(call, false, tasks, schedule);
 }
-bool backward(const Call &call, long tasks, const Run &run) {
-  return run_call(call, true, tasks, run);
+bool backward(const Call &call, long tasks, const Schedule &schedule) {
+  return run_call(call, true, tasks, schedule);
 }
 const char *instruction_set() { return kInstructionSet.name; }
 

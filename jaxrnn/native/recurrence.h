@@ -36,15 +36,16 @@ struct Call {
   float *d_h0, *d_c0, *d_h_first, *d_c_first;
 };
 
-// Calls task(0) to task(n - 1), in any order, and returns when all have ended.
-using Run = std::function<void(long n, const std::function<void(long)> &task)>;
+// Calls a function on another thread, some time or never: a call waits for nothing that
+// has not begun.
+using Schedule = std::function<void(std::function<void()>)>;
 
-// The number of threads worth having, of `threads`: a number of tasks for Run.
+// The number of threads worth having, of `threads`: a number of tasks.
 long worthwhile_tasks(const Call &call, long threads);
 
-// Both return false if there is not enough memory.
-bool forward(const Call &call, long tasks, const Run &run);
-bool backward(const Call &call, long tasks, const Run &run);
+// With the rows split into tasks. Both return false if there is not enough memory.
+bool forward(const Call &call, long tasks, const Schedule &schedule);
+bool backward(const Call &call, long tasks, const Schedule &schedule);
 
 // The instruction set in use: "avx512", "avx2", "neon" or "portable".
 const char *instruction_set();

@@ -8,6 +8,7 @@
 #include <map>
 #include <random>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "../../jaxrnn/native/recurrence.h"
@@ -153,9 +154,8 @@ void run_case(const Case &c, std::mt19937 &random) {
   if (c.has_first) f.first = reinterpret_cast<const bool *>(first.data());
   f.y = fresh("y", c.B * c.T * c.P), f.h_last = fresh("h_last", c.B * c.P);
   if (is_lstm) f.c_last = fresh("c_last", c.B * c.H);
-  auto run = [](long n, const std::function<void(long)> &task) {
-    for (long k = n - 1; k >= 0; k--) task(k);
-  };
+  std::vector<std::thread> threads;
+  auto run = [&](std::function<void()> f) { threads.emplace_back(std::move(f)); };
 
   char title[200];
   std::snprintf(title, sizeof title,
@@ -221,6 +221,16 @@ void run_case(const Case &c, std::mt19937 &random) {
   if (!jaxrnn::backward(f, c.tasks, run)) std::abort();
   for (const auto &[name, values] : in)
     if (arrays["d_" + name] != before["d_" + name]) failures++, std::puts(title);
+  for (std::thread &thread : threads) thread.join();
+}
+
+// No abort where there is no memory.
+void check_failed_allocation() {
+  Call f = {};
+  f.rows = f.steps = 1, f.inputs = f.hidden = f.outputs = 1L << 22;
+  auto never = [](std::function<void()>) {};
+  if (jaxrnn::forward(f, 1, never) || jaxrnn::backward(f, 1, never))
+    failures++, std::puts("an allocation of terabytes succeeded");
 }
 
 int main(int argc, char **argv) {
@@ -243,6 +253,7 @@ int main(int argc, char **argv) {
     c.tasks = upto(3);
     run_case(c, random);
   }
+  check_failed_allocation();
   std::printf("%d cases in %s, %d failures\n", number, jaxrnn::instruction_set(),
               failures);
   return failures != 0;
