@@ -1,4 +1,4 @@
-"""The C++ kernels, an optional extension: without a compiler the library is pure JAX."""
+"""The C++ kernels, an optional extension: without a compiler all is pure JAX."""
 
 import importlib.util
 
@@ -49,6 +49,4 @@ def kernels():
     ]
 
 
-setup(
-    ext_modules=kernels(), cmdclass={"build_ext": BuildKernels, "bdist_wheel": Wheel}
-)
+setup(ext_modules=kernels(), cmdclass={"build_ext": BuildKernels, "bdist_wheel": Wheel})

@@ -13,9 +13,9 @@ Three backends compute the same, to rounding:
     "fused"   pure JAX with derivatives written by hand (`jaxrnn.fused`)
     "native"  C++ kernels for CPUs in float32 (`jaxrnn.native`), if they were compiled
 
-`"auto"` takes the last of them that there is. All keep forward mode, second derivatives,
-`vmap`, `jax.checkpoint` and sharding; `"native"` is pure JAX where it is exported
-(`jax.export`), and in forward mode and second derivatives.
+`"auto"` takes the last of them that there is. All keep forward mode, second
+derivatives, `vmap`, `jax.checkpoint` and sharding. `"native"` is pure JAX where it is
+exported (`jax.export`), and in forward mode and second derivatives.
 """
 
 import functools
@@ -253,7 +253,8 @@ def recurrence(
     state, first_state = states
     states = (
         _checked_state("state", state, expected),
-        None if first_state is None
+        None
+        if first_state is None
         else _checked_state("first_state", first_state, expected),
     )
     return _jitted(
@@ -268,7 +269,7 @@ def recurrence(
     )
 
 
-def _expected_state(cell: CellName, weights: Weights, x: Array, masks: Masks):
+def _expected_state(cell: CellName, weights: Weights, x: Array, masks: Masks) -> Any:
     """The shapes of a state. Raises a ValueError where others do not fit."""
     if x.ndim < 2 or not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(
@@ -299,7 +300,7 @@ def _expected_state(cell: CellName, weights: Weights, x: Array, masks: Masks):
         raise ValueError("first says how the steps in starts start: give starts too")
     batch = x.shape[:-2]
     if cell == "lstm":
-        return LSTMState((*batch, outputs), (*batch, hidden))
+        return LSTMState(*((*batch, size) for size in (outputs, hidden)))  # pyright: ignore[reportArgumentType]
     return (*batch, outputs)
 
 
@@ -322,7 +323,9 @@ def _checked_state(name: str, state: Any, expected: Any):
 
 
 # A loop in JAX is traced anew at each call, and outside of `jit` compiled anew as well.
-@functools.partial(jax.jit, static_argnums=0, static_argnames=("reverse", "dtype", "backend"))
+@functools.partial(
+    jax.jit, static_argnums=0, static_argnames=("reverse", "dtype", "backend")
+)
 def _jitted(
     cell: CellName,
     weights: Weights,
@@ -373,7 +376,9 @@ def _native(cell: CellName, weights: Weights, states, x: Array, masks: Masks, re
     prefixes = ("0", "_first") if masks.first is not None else ("0",)
     for suffix, state in zip(prefixes, states, strict=False):
         leaves = state if cell == "lstm" else (state,)
-        operands |= {f"{n}{suffix}": leaf for n, leaf in zip("hc", leaves, strict=False)}
+        operands |= {
+            f"{n}{suffix}": leaf for n, leaf in zip("hc", leaves, strict=False)
+        }
     outputs, *last = primitives.recurrence(cell, operands, reverse=reverse)
     return outputs, LSTMState(*last) if cell == "lstm" else last[0]
 
@@ -395,7 +400,9 @@ def _reference(loop: Loop, weights: Weights, states, x_gates: Array, masks: Mask
         if loop.cell == "gru":
             b_n = like("b_n", x_gates) if "b_n" in weights else None
             return gru_step(state, x_gates, w_h, b_n)
-        return rnn_step(state, x_gates, w_h, loop.cell.removeprefix("rnn-"))
+        return rnn_step(
+            state, x_gates, w_h, "tanh" if loop.cell == "rnn-tanh" else "relu"
+        )
 
     def body(state, inputs):
         x_gates, masks = inputs

@@ -110,7 +110,9 @@ def forward(loop: Loop, weights: Weights, states, x_gates, masks: Masks):
     return outputs, state, saved
 
 
-def tangents(loop: Loop, weights: Weights, saved, masks: Masks, of_weights, of_states, of_x_gates):
+def tangents(
+    loop: Loop, weights: Weights, saved, masks: Masks, of_weights, of_states, of_x_gates
+):
     """Those of outputs and last state, from those of all that `forward` is given and
     from what it saved: linear in them, to be transposed."""
     d_initial, d_first = of_states
@@ -138,9 +140,7 @@ def tangents(loop: Loop, weights: Weights, saved, masks: Masks, of_weights, of_s
     return d_outputs, d_state
 
 
-def states_before(
-    loop: Loop, states, after: CellState, masks: Masks
-) -> CellState:
+def states_before(loop: Loop, states, after: CellState, masks: Masks) -> CellState:
     """The state that each step read, from those that the valid ones left.
 
     >>> h, after = jnp.array([9.0]), jnp.array([[1.0], [0.0], [3.0], [4.0]])
@@ -175,8 +175,6 @@ def _recurrence_jvp(loop: Loop, primals, of_primals):
         loop, weights, saved, masks, of_weights, of_states, of_x_gates
     )
     return (outputs, state), of_results
-
-
 
 
 def _restart(state: CellState, first_state: CellState, masks: Masks) -> CellState:

@@ -29,7 +29,10 @@ class Case:
         self.cell, self.rng, self.dtype = cell, rng, dtype
         gates = {"lstm": 4, "gru": 3}.get(cell.split("-")[0], 1) * H
         outputs = P if cell == "lstm-projected" else H
-        self.weights = {"w_x": self.normal(D, gates), "w_h": self.normal(outputs, gates)}
+        self.weights = {
+            "w_x": self.normal(D, gates),
+            "w_h": self.normal(outputs, gates),
+        }
         if "without" not in cell:
             self.weights["b"] = self.normal(gates)
             if cell == "gru":
@@ -98,7 +101,7 @@ def test_is_what_a_loop_over_each_sequence_gives(cell, backend, reverse, rng):
     outputs, state = run(*case.given)
     valid, starts, first = map(np.asarray, options.values())
     for row in range(B):
-        here = jax.tree.map(lambda leaf: np.float64(leaf[row]), case.state)
+        here = jax.tree.map(lambda leaf, row=row: np.float64(leaf[row]), case.state)
         expected = np.zeros(outputs.shape[1:])
         for t in range(T)[:: -1 if reverse else 1]:
             if starts[row, t]:

@@ -1,5 +1,6 @@
-"""The C++ kernels inside of JAX: that they run where they should, that no transformation
-is lost, and that the library does without them. Values are for test_functional.py.
+"""The C++ kernels inside of JAX: that they run where they should, that no
+transformation is lost, and that the library does without them. Values are for
+test_functional.py.
 
 Where they are not compiled there is nothing to test but that; CI compiles them."""
 
@@ -20,7 +21,7 @@ from jax.sharding import PartitionSpec as P
 
 import jaxrnn
 from jaxrnn import functional
-from jaxrnn.native import calls, library
+from jaxrnn.native import ffi_calls, library
 from tests.test_functional import IDS, NATIVE, Case, assert_close, masks
 
 if not NATIVE:
@@ -140,11 +141,18 @@ def test_forward_mode_and_second_derivatives(cell, masked, rng):
             jax.jacfwd(total)(*case.given),
         )
 
-    found, expected = (jax.jit(results, static_argnums=0)(b) for b in ("native", "scan"))
+    found, expected = (
+        jax.jit(results, static_argnums=0)(b) for b in ("native", "scan")
+    )
     assert_close(found, expected, 2e-5)
 
 
-AXES = {"rows": (None, 0), "weights": (0, None), "both": (0, 0), "inner rows": (None, 2)}
+AXES = {
+    "rows": (None, 0),
+    "weights": (0, None),
+    "both": (0, 0),
+    "inner rows": (None, 2),
+}
 
 
 @pytest.mark.parametrize("axes", AXES.values(), ids=AXES)
@@ -264,7 +272,8 @@ def test_shard_map(check_vma, given):
     with jax.set_mesh(mesh):
         found = train(*sharded)
     alone = jax.grad(
-        lambda w, x: jnp.sum(functional.lstm(w, None, x, backend="scan")[0] ** 2), (0, 1)
+        lambda w, x: jnp.sum(functional.lstm(w, None, x, backend="scan")[0] ** 2),
+        (0, 1),
     )(*given)
     assert_close(found, alone, 5e-6)
 
@@ -366,7 +375,7 @@ def test_threads_change_nothing_but_the_order_of_sums(rng, monkeypatch):
     weights, x = large(rng)
 
     def results(threads):
-        monkeypatch.setattr(calls, "threads", lambda: threads)
+        monkeypatch.setattr(ffi_calls, "threads", lambda: threads)
         jax.clear_caches()
 
         def value(weights, x):
@@ -390,6 +399,6 @@ def test_threads_change_nothing_but_the_order_of_sums(rng, monkeypatch):
 
 def test_a_device_has_its_share_of_the_cores(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(8), raising=False)
-    assert calls.threads() == 4  # the tests have two CPU devices
+    assert ffi_calls.threads() == 4  # the tests have two CPU devices
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(1), raising=False)
-    assert calls.threads() == 1
+    assert ffi_calls.threads() == 1

@@ -36,9 +36,7 @@ def instruction_set() -> str | None:
         library = ctypes.CDLL(str(paths[0]))
         targets = {FORWARD: library.jaxrnn_forward, BACKWARD: library.jaxrnn_backward}
         for name, target in targets.items():
-            jax.ffi.register_ffi_target(
-                name, jax.ffi.pycapsule(target), platform="cpu"
-            )
+            jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(target), platform="cpu")
     except Exception as error:  # of any kind: the library works without it
         warnings.warn(
             f"jaxrnn runs without its C++ kernels, {paths[0].name} does not fit this "

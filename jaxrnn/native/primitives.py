@@ -4,15 +4,16 @@
     recurrence_tangent   operands, residuals, tangents -> tangents of the results
     recurrence_cotangent operands, residuals, cotangents -> cotangents of operands
 
-The second is linear in the tangents, the third is its transpose. Each is a pure function
-of `jaxrnn.fused` first, which is what other platforms, `jax.export`, second derivatives
-and forward mode run; the first and the third have a lowering for CPUs that calls the
-kernels. A primitive, unlike `jax.custom_vjp` around a call, keeps all transformations:
-forward mode, `vmap`, and sharding, where each device calls the kernels for its rows.
+The second is linear in the tangents, the third is its transpose. Each is a pure
+function of `jaxrnn.fused` first, which is what other platforms, `jax.export`, second
+derivatives and forward mode run; the first and the third have a lowering for CPUs that
+calls the kernels. A primitive, unlike `jax.custom_vjp` around a call, keeps all
+transformations: forward mode, `vmap`, and sharding, where each device calls the kernels
+for its rows.
 
-Operands have names (`calls.OPERANDS`); the parameter `names` of a primitive has those
-that there are. Before the axes of its rows every operand has `stacked` axes of separate
-recurrences, as `vmap` over weights makes them: those run one after the other.
+Operands have names (`ffi_calls.OPERANDS`); the parameter `names` of a primitive has
+those that there are. Before the axes of its rows every operand has `stacked` axes of
+separate recurrences, as `vmap` over weights makes them: those run one after the other.
 """
 
 import functools
@@ -31,8 +32,8 @@ from jax.sharding import PartitionSpec as P
 
 from jaxrnn import fused
 from jaxrnn._jax_compat import vma_axes
-from jaxrnn.native import calls
-from jaxrnn.native.calls import DIFFERENTIABLE, WEIGHTS, CellName
+from jaxrnn.native import ffi_calls
+from jaxrnn.native.ffi_calls import DIFFERENTIABLE, WEIGHTS, CellName
 from jaxrnn.products import product
 from jaxrnn.types import Array, LSTMState
 
@@ -52,7 +53,7 @@ def recurrence(
     >>> y.ravel().tolist(), h_last.tolist()
     ([1.0, 2.0, 3.0], [[3.0]])
     """
-    names = tuple(name for name in calls.OPERANDS if name in operands)
+    names = tuple(name for name in ffi_calls.OPERANDS if name in operands)
     arrays = [operands[name] for name in names]
     # In jax.shard_map the transpose of this is the sum over devices.
     axes = [vma_axes(jax.typeof(array)) for array in arrays]
@@ -83,7 +84,10 @@ def _parts(cell: CellName, operands: Operands, reverse: bool):
     names = ("w_h", "b", "b_n", "w_p")
     weights = {name: operands[name] for name in names if name in operands}
     masks = fused.Masks(
-        *(_time_first(operands[n], 1) if n in operands else None for n in calls.MASKS)
+        *(
+            _time_first(operands[n], 1) if n in operands else None
+            for n in ffi_calls.MASKS
+        )
     )
     x = operands["x"]
     if "valid" in operands:
@@ -94,7 +98,9 @@ def _parts(cell: CellName, operands: Operands, reverse: bool):
 def _states(cell: CellName, operands: Operands):
     """The initial state and the one where `first` says so, which may be the same."""
     first = ("h_first", "c_first") if "h_first" in operands else ("h0", "c0")
-    return tuple(_state(cell, *map(operands.get, names)) for names in (("h0", "c0"), first))
+    return tuple(
+        _state(cell, *map(operands.get, names)) for names in (("h0", "c0"), first)
+    )
 
 
 def _state(cell: CellName, h: Any, c: Any):
@@ -125,11 +131,11 @@ def _forward(*arrays: Array, cell, names: Names, reverse, saved) -> list[Array]:
     if cell == "gru":
         _, h_n, r, z, n = kept
         found["gates"] = _time_last(jnp.concatenate([r, z, n, h_n], axis=-1))
-    return [found[name] for name in calls.results(cell, saved=saved)]
+    return [found[name] for name in ffi_calls.results(cell, saved=saved)]
 
 
 def _tangent(*arrays: Array, cell, names: Names, reverse, given: Names) -> list[Array]:
-    residuals = calls.residuals(cell)
+    residuals = ffi_calls.residuals(cell)
     tangent_names = tuple(f"d_{name}" for name in given)
     known = dict(zip((*names, *residuals, *tangent_names), arrays, strict=True))
     loop, weights, states, masks, x = _parts(cell, known, reverse)
@@ -159,8 +165,10 @@ def _tangent(*arrays: Array, cell, names: Names, reverse, given: Names) -> list[
     return [_time_last(d_y), *(d_last if cell == "lstm" else (d_last,))]
 
 
-def _cotangent(*arrays: Array, cell, names: Names, reverse, given: Names) -> list[Array]:
-    number = len(names) + len(calls.residuals(cell))
+def _cotangent(
+    *arrays: Array, cell, names: Names, reverse, given: Names
+) -> list[Array]:
+    number = len(names) + len(ffi_calls.residuals(cell))
     primals, cotangents = arrays[:number], arrays[number:]
     known = dict(zip(names, primals, strict=False))
     linear = functools.partial(
@@ -175,39 +183,43 @@ def _cotangent(*arrays: Array, cell, names: Names, reverse, given: Names) -> lis
 
 def _forward_call(*arrays: Array, cell, names: Names, reverse, saved) -> list[Array]:
     operands = dict(zip(names, arrays, strict=True))
-    return calls.forward(cell, operands, saved=saved, reverse=reverse)
+    return ffi_calls.forward(cell, operands, saved=saved, reverse=reverse)
 
 
 def _cotangent_call(
     *arrays: Array, cell, names: Names, reverse, given: Names
 ) -> list[Array]:
-    names = (*names, *calls.residuals(cell), *_cotangent_names(cell))
+    names = (*names, *ffi_calls.residuals(cell), *_cotangent_names(cell))
     known = dict(zip(names, arrays, strict=True))
-    return calls.backward(cell, known, given, reverse=reverse)
+    return ffi_calls.backward(cell, known, given, reverse=reverse)
 
 
 def _cotangent_names(cell: CellName) -> Names:
-    return tuple(f"d_{name}" for name in calls.results(cell, saved=False))
+    return tuple(f"d_{name}" for name in ffi_calls.results(cell, saved=False))
 
 
 def _operand_names(params: Mapping[str, Any]) -> Names:
     """Of all that a primitive is given, without the `d_` of tangents and cotangents."""
     names, cell = params["names"], params["cell"]
     if "given" in params:
-        names += calls.residuals(cell) + calls.results(cell, saved=False)
+        names += ffi_calls.residuals(cell) + ffi_calls.results(cell, saved=False)
     return names
 
 
 def _result_names(params: Mapping[str, Any]) -> Names:
     if "given" in params:
         return params["given"]
-    return calls.results(params["cell"], saved=params["saved"])
+    return ffi_calls.results(params["cell"], saved=params["saved"])
 
 
 def _features(name: str) -> int:
     """How many axes of an array come after those of its rows, or are all it has."""
-    if name in calls.MASKS or name in calls.SEQUENCES or name in ("w_x", "w_h", "w_p"):
-        return 1 if name in calls.MASKS else 2
+    if (
+        name in ffi_calls.MASKS
+        or name in ffi_calls.SEQUENCES
+        or name in ("w_x", "w_h", "w_p")
+    ):
+        return 1 if name in ffi_calls.MASKS else 2
     return 1
 
 
@@ -226,7 +238,9 @@ def _partitioned(call: Callable, rows: int, params: tuple) -> Callable:
     in any other way."""
     options = dict(params)
     stacked, operands, results = (
-        options["stacked"], _operand_names(options), _result_names(options)
+        options["stacked"],
+        _operand_names(options),
+        _result_names(options),
     )
     fun = _one_by_one(call, stacked)
     shards = custom_partitioning(lambda *arrays: tuple(fun(*arrays)))  # a signature
@@ -322,7 +336,7 @@ def _primitive(name: str, pure: Callable, call: Callable | None = None) -> Primi
         return mlir.lower_fun(fun)(ctx, *arrays, **params)
 
     mlir.register_lowering(primitive, lower, platform="cpu")
-    try:  # custom_partitioning asks for the devices, and JAX has no public way to say it
+    try:  # custom_partitioning asks for the devices; JAX has no public way to say so
         from jax._src import dispatch
 
         dispatch.prim_requires_devices_during_lowering.add(primitive)
@@ -344,7 +358,8 @@ def _devices(ctx: mlir.LoweringRuleContext) -> bool | None:
     """Whether arrays may be split over several devices; None where the kernels cannot
     run: they are not for an artefact that has to run without them, for other platforms
     too, or where only some of the axes of a mesh are in `jax.shard_map`."""
-    module, place = ctx.module_context, ctx.module_context.axis_context
+    module = ctx.module_context
+    place: Any = module.axis_context
     if module.lowering_parameters.for_export:
         return None
     if tuple(ctx.platforms or module.platforms) != ("cpu",):
@@ -373,7 +388,7 @@ def _recurrence_jvp(primals, tangents, *, saved, **params):
         return _jvp_by_jax(_recurrence, primals, tangents, saved=saved, **params)
     cell, names = params["cell"], params["names"]
     found = _recurrence.bind(*primals, saved=True, **params)
-    by_name = dict(zip(calls.results(cell, saved=True), found, strict=True))
+    by_name = dict(zip(ffi_calls.results(cell, saved=True), found, strict=True))
     pairs = [
         (name, tangent)
         for name, tangent in zip(names, tangents, strict=True)
@@ -381,7 +396,7 @@ def _recurrence_jvp(primals, tangents, *, saved, **params):
     ]
     of_results = _recurrence_tangent.bind(
         *primals,
-        *(by_name[name] for name in calls.residuals(cell)),
+        *(by_name[name] for name in ffi_calls.residuals(cell)),
         *(tangent for _, tangent in pairs),
         given=tuple(name for name, _ in pairs),
         **params,
@@ -411,7 +426,7 @@ for _primitive_ in (_recurrence_tangent, _recurrence_cotangent):
 
 def _transpose(other: Primitive, cotangents, *arrays, **params):
     """Of either of the linear primitives, by the other one."""
-    number = len(params["names"]) + len(calls.residuals(params["cell"]))
+    number = len(params["names"]) + len(ffi_calls.residuals(params["cell"]))
     cotangents = [ad.instantiate_zeros(ct) for ct in cotangents]
     found = other.bind(*arrays[:number], *cotangents, **params)
     return [None] * number + list(found)
@@ -468,7 +483,7 @@ def _without_residuals(used, eqn):
     later, they are not written."""
     if not any(used):
         return [False] * len(eqn.invars), None
-    number = len(calls.results(eqn.params["cell"], saved=False))
+    number = len(ffi_calls.results(eqn.params["cell"], saved=False))
     if eqn.params["saved"] and not any(used[number:]):
         params = {**eqn.params, "saved": False}
         eqn = eqn.replace(outvars=eqn.outvars[:number], params=params)
@@ -476,7 +491,7 @@ def _without_residuals(used, eqn):
 
 
 def _without_unused_cotangents(used, eqn):
-    """A gradient that nobody reads, as that of the first layer's inputs, is not made."""
+    """A gradient that nobody reads, such as that of the first inputs, is not made."""
     if not any(used):
         return [False] * len(eqn.invars), None
     keep = [k for k, is_used in enumerate(used) if is_used]

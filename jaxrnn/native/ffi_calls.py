@@ -82,9 +82,7 @@ def backward(
     }
     operands = (*OPERANDS, "y", *_KEPT, "d_y", "d_h_last", "d_c_last")
     order = ("x", "w_x", "b", "w_h", "b_n", "w_p", *OPERANDS[6:10])
-    found = _call(
-        BACKWARD, cell, given, (operands, MASKS), sizes, order, rows, reverse
-    )
+    found = _call(BACKWARD, cell, given, (operands, MASKS), sizes, order, rows, reverse)
     return [found[name] for name in wanted]
 
 
