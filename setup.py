@@ -39,6 +39,7 @@ def kernels():
                 f"-isystem{jaxlib.submodule_search_locations[0]}/include",
                 "-std=c++17",
                 "-O3",
+                "-g0",
                 "-fno-math-errno",
                 "-fno-trapping-math",
                 "-Wno-psabi",

@@ -2,7 +2,8 @@
 
 Layers, cells and what combines them are here; everything else is in the modules, each
 about one thing: `batching`, `checkpoints`, `functional`, `metrics`, `models`,
-`placement`, `regularizers`, `sampling`, `segments`, `text`, `torch_weights`, `training`.
+`placement`, `regularizers`, `sampling`, `segments`, `text`, `torch_weights`,
+`training`.
 """
 
 __version__ = "0.1.0"

@@ -257,7 +257,7 @@ def recurrence(
         if first_state is None
         else _checked_state("first_state", first_state, expected),
     )
-    return _jitted(
+    return _run(
         cell,
         weights,
         states,
@@ -326,7 +326,7 @@ def _checked_state(name: str, state: Any, expected: Any):
 @functools.partial(
     jax.jit, static_argnums=0, static_argnames=("reverse", "dtype", "backend")
 )
-def _jitted(
+def _run(
     cell: CellName,
     weights: Weights,
     states: tuple[Any, Any],
@@ -349,8 +349,10 @@ def _jitted(
     x_gates = product(jnp.moveaxis(x, -2, 0), weights["w_x"], dtype)
     masks = Masks(*(m if m is None else jnp.moveaxis(m, -1, 0) for m in masks))
     weights = {name: w for name, w in weights.items() if name != "w_x"}
-    run = fused.fused if backend == "fused" else _reference
-    outputs, state = run(Loop(cell, dtype, reverse), weights, states, x_gates, masks)
+    compute = fused.fused if backend == "fused" else _reference
+    outputs, state = compute(
+        Loop(cell, dtype, reverse), weights, states, x_gates, masks
+    )
     return jnp.moveaxis(outputs, 0, -2).astype(dtype), state
 
 

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -122,7 +123,11 @@ class Memory {
   ~Memory() {
     if (!block_) return;
     std::lock_guard<std::mutex> lock(kept_mutex());
-    kept_blocks().push_back({block_, bytes_});
+    try {
+      kept_blocks().push_back({block_, bytes_});
+    } catch (const std::bad_alloc &) {
+      std::free(block_);
+    }
   }
   Memory(const Memory &) = delete;
   Memory &operator=(const Memory &) = delete;
@@ -165,7 +170,8 @@ void take_part(Progress &progress, long phases, long tasks,
   }
 }
 
-bool run_call(const Call &call, bool backward, long tasks, const Schedule &schedule) {
+bool run_call(const Call &call, bool backward, long tasks,
+              const Schedule &schedule) try {
   const Kernel kernel = kInstructionSet.kernel_of(call.cell);
   Memory memory(kernel.size(call, backward, tasks));
   if (!memory.block()) return false;
@@ -174,13 +180,18 @@ bool run_call(const Call &call, bool backward, long tasks, const Schedule &sched
   };
   const long phases = backward ? 3 : 2;
   auto progress = std::make_shared<Progress>();
-  // One that begins late finds no task, and never looks at `work`.
-  for (long k = 1; k < tasks; k++)
-    schedule([progress, phases, tasks, &work] {
-      take_part(*progress, phases, tasks, work);
-    });
+  for (long k = 1; k < tasks; k++) try {
+      // One that begins late finds no task, and never looks at `work`.
+      schedule([progress, phases, tasks, &work] {
+        take_part(*progress, phases, tasks, work);
+      });
+    } catch (const std::bad_alloc &) {
+      break;  // Those that there are do it all.
+    }
   take_part(*progress, phases, tasks, work);
   return true;
+} catch (const std::bad_alloc &) {
+  return false;
 }
 
 }  // namespace
