@@ -43,7 +43,7 @@ from jaxrnn.types import (
 )
 
 Backend = Literal["auto", "native", "fused", "scan"]
-__all__ = ["Backend", "gru", "lstm", "resolve_backend", "rnn"]
+__all__ = ["gru", "lstm", "resolve_backend", "rnn"]
 
 BACKENDS: tuple[Backend, ...] = get_args(Backend)
 Weights = Mapping[str, Array]
