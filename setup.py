@@ -11,14 +11,19 @@ class BuildKernels(build_ext):
     """A shared library for ctypes, which is the same for every Python."""
 
     def get_ext_filename(self, fullname):
+        """Without the version of Python."""
         return fullname.replace(".", "/") + ".so"
 
     def get_export_symbols(self, ext):
+        """None that Python would call."""
         return []
 
 
 class Wheel(bdist_wheel):
+    """A wheel for one machine and any Python."""
+
     def get_tag(self):
+        """Of Python, of its ABI, and of the machine."""
         return "py3", "none", super().get_tag()[2]
 
 
