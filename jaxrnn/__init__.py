@@ -1,8 +1,9 @@
 """Recurrent networks for JAX: right, fast and pleasant.
 
 Layers, cells and what combines them are here; everything else is in the modules, each
-about one thing: `batching`, `checkpoints`, `metrics`, `models`, `placement`,
-`regularizers`, `sampling`, `segments`, `text`, `torch_weights`, `training`.
+about one thing: `batching`, `checkpoints`, `functional`, `metrics`, `models`,
+`placement`, `regularizers`, `sampling`, `segments`, `text`, `torch_weights`,
+`training`.
 """
 
 __version__ = "0.1.0"
@@ -11,6 +12,7 @@ from jaxrnn import (
     batching,
     cells,
     checkpoints,
+    functional,
     linear_recurrence,
     metrics,
     models,
@@ -45,6 +47,7 @@ __all__ = [
     "batching",
     "cells",
     "checkpoints",
+    "functional",
     "linear_recurrence",
     "load",
     "metrics",

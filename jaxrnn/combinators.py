@@ -135,7 +135,8 @@ class Bidirectional(LayerModule):
         """Which recurrence runs each cell, in the order of the state.
 
         >>> from jaxrnn import GRU, Recurrent
-        >>> Bidirectional(GRU(8), Recurrent(nn.GRUCell(8))).resolved_backends
+        >>> layer = Bidirectional(GRU(8, backend="fused"), Recurrent(nn.GRUCell(8)))
+        >>> layer.resolved_backends
         ('fused', 'scan')
         """
         return _backends(self.forward) + _backends(self.backward)
@@ -364,7 +365,8 @@ class Stack(LayerModule):
         """Which recurrence runs each cell, in the order of the state.
 
         >>> from jaxrnn import GRU, Recurrent
-        >>> Stack([GRU(8), Recurrent(nn.GRUCell(8))]).resolved_backends
+        >>> layers = [GRU(8, backend="fused"), Recurrent(nn.GRUCell(8))]
+        >>> Stack(layers).resolved_backends
         ('fused', 'scan')
         """
         return sum(map(_backends, self.layers), ())

@@ -15,17 +15,17 @@ mode, second derivatives and `vmap` work as for any other function.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from jaxrnn import cells
 from jaxrnn.equations import ACTIVATIONS
 from jaxrnn.products import product
 from jaxrnn.scan import restart, select
 from jaxrnn.types import Array, Bool, CellState, Dtype, Float, LSTMState
 
+CellName = Literal["lstm", "gru", "rnn-tanh", "rnn-relu"]
 Weights = dict[str, Array]
 
 
@@ -45,103 +45,51 @@ class Kernel(NamedTuple):
     tangent_step: Callable[..., CellState]
 
 
-def supports(cell: Any) -> bool:
-    """Whether there is a fast recurrence for `cell`: for this library's own, but not
-    for a subclass, which may have changed anything.
-
-    >>> supports(cells.LSTMCell(8)), supports(cells.ResetBeforeGRUCell(8))
-    (True, False)
-    """
-    return type(cell) in (cells.RNNCell, cells.LSTMCell, cells.GRUCell)
-
-
-def fused(
-    cell: cells.Cell,
-    state: CellState,
-    x_gates: Float[Array, "t b g"],
-    *,
-    valid: Bool[Array, "t b"] | None = None,
-    starts: Bool[Array, "t b"] | None = None,
-    first: Bool[Array, "t b"] | None = None,
-    first_state: CellState = None,
-    reverse: bool = False,
-) -> tuple[Float[Array, "t b h"], CellState]:
-    """What `scan(Cell.recur, cell, state, x_gates, ...)` returns, to rounding; with
-    zeros as fresh state. `cell` is bound, and one that `supports` knows.
-
-    >>> from flax import linen as nn
-    >>> def run(cell, x):
-    ...     return fused(cell, cell.initial_state((2,)), cell.project(x))
-    >>> (y, h), variables = nn.init_with_output(run, cells.GRUCell(features=8))(
-    ...     jax.random.key(0), jnp.ones((5, 2, 3))
-    ... )
-    >>> y.shape, bool((y[-1] == h).all())
-    ((5, 2, 8), True)
-    """
-    loop = _Loop(_kernel(cell), jnp.dtype(cell.compute_dtype), reverse)
-    names = ("w_h", "w_p", "b", "b_n")
-    weights = {name: getattr(cell, name) for name in names if hasattr(cell, name)}
-    states = (state, state if first_state is None else first_state)
-    masks = {"valid": valid, "starts": starts, "first": first}
-    outputs, state = _recurrence(loop, weights, states, x_gates, masks)
-    return outputs.astype(cell.compute_dtype), state
-
-
-def _kernel(cell: cells.Cell) -> Kernel:
-    if isinstance(cell, cells.LSTMCell):
-        return _LSTM
-    if isinstance(cell, cells.GRUCell):
-        return _GRU
-    return _RNN[cell.activation]
-
-
-class _Loop(NamedTuple):
+class Loop(NamedTuple):
     """What is known of a recurrence before any array."""
 
-    kernel: Kernel
+    cell: CellName
     dtype: Dtype  # of the factors of products
-    reverse: bool
+    reverse: bool = False
+
+    @property
+    def kernel(self) -> Kernel:
+        return _KERNELS[self.cell]
 
     def dot(self, a: Float[Array, "*b h"], w: Float[Array, "h g"]) -> Array:
         return product(a, w, self.dtype)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def _recurrence(loop: _Loop, weights: Weights, states, x_gates, masks):
-    outputs, state, _ = _forward(loop, weights, states, x_gates, masks)
-    return outputs, state
+class Masks(NamedTuple):
+    """Which steps are valid and where sequences start, as in `jaxrnn.scan.scan`."""
+
+    valid: Bool[Array, "t *b"] | None = None
+    starts: Bool[Array, "t *b"] | None = None
+    first: Bool[Array, "t *b"] | None = None
 
 
-@_recurrence.defjvp
-def _recurrence_jvp(loop: _Loop, primals, tangents):
-    weights, states, x_gates, masks = primals
-    d_weights, (d_initial, d_first), d_x_gates, _ = tangents
-    outputs, state, saved = _forward(loop, weights, states, x_gates, masks)
+def fused(
+    loop: Loop,
+    weights: Weights,
+    states: tuple[CellState, CellState],
+    x_gates: Float[Array, "t *b g"],
+    masks: Masks,
+) -> tuple[Float[Array, "t *b h"], CellState]:
+    """Outputs and last state of a recurrence over projected inputs, without the bias.
 
-    # Laid out for the transposed loop; the barrier keeps that out of the loop.
-    turned = jax.tree.map(jnp.transpose, _cast(weights, loop.dtype))
-    turned = jax.lax.optimization_barrier(turned)
+    `states` are the one before the first step read, and that of the steps where `first`
+    says so; `weights` are `w_h` and, where the cell has them, `b`, `b_n` and `w_p`.
 
-    def body(d_state, step):
-        saved, d_inputs, masks = step
-        weights = jax.tree.map(jnp.transpose, turned)
-        d_state = _restart(d_state, d_first, masks)
-        d_next = loop.kernel.tangent_step(loop.dot, weights, saved, d_state, d_inputs)
-        return _end(d_next, d_state, masks)
-
-    d_x_gates = _with_bias(d_x_gates, d_weights)
-    d_inputs = loop.kernel.tangent_inputs(loop.dot, d_weights, saved, d_x_gates)
-    d_state, d_outputs = jax.lax.scan(
-        # JAX would else compute the factors of the tangents beforehand, and keep them.
-        jax.checkpoint(body, prevent_cse=False),
-        d_initial,
-        (saved, d_inputs, masks),
-        reverse=loop.reverse,
-    )
-    return (outputs, state), (d_outputs, d_state)
+    >>> loop, h = Loop("rnn-relu", jnp.float32), jnp.zeros((1, 1))
+    >>> weights = {"w_h": jnp.ones((1, 1)), "b": jnp.ones(1)}
+    >>> outputs, h = fused(loop, weights, (h, h), jnp.ones((3, 1, 1)), Masks())
+    >>> outputs.ravel().tolist(), h.tolist()
+    ([2.0, 4.0, 6.0], [[6.0]])
+    """
+    return _recurrence(loop, weights, states, x_gates, masks)
 
 
-def _forward(loop: _Loop, weights: Weights, states, x_gates, masks):
+def forward(loop: Loop, weights: Weights, states, x_gates, masks: Masks):
     """Outputs, last state, and what the derivative needs of each step."""
     initial, first_state = states
 
@@ -162,18 +110,87 @@ def _forward(loop: _Loop, weights: Weights, states, x_gates, masks):
     return outputs, state, saved
 
 
-def _restart(state: CellState, first_state: CellState, masks) -> CellState:
+def tangents(
+    loop: Loop, weights: Weights, saved, masks: Masks, of_weights, of_states, of_x_gates
+):
+    """Those of outputs and last state, from those of all that `forward` is given and
+    from what it saved: linear in them, to be transposed."""
+    d_initial, d_first = of_states
+
+    # Laid out for the transposed loop; the barrier keeps that out of the loop.
+    turned = jax.tree.map(jnp.transpose, _cast(weights, loop.dtype))
+    turned = jax.lax.optimization_barrier(turned)
+
+    def body(d_state, step):
+        saved, d_inputs, masks = step
+        weights = jax.tree.map(jnp.transpose, turned)
+        d_state = _restart(d_state, d_first, masks)
+        d_next = loop.kernel.tangent_step(loop.dot, weights, saved, d_state, d_inputs)
+        return _end(d_next, d_state, masks)
+
+    of_x_gates = _with_bias(of_x_gates, of_weights)
+    d_inputs = loop.kernel.tangent_inputs(loop.dot, of_weights, saved, of_x_gates)
+    d_state, d_outputs = jax.lax.scan(
+        # JAX would else compute the factors of the tangents beforehand, and keep them.
+        jax.checkpoint(body, prevent_cse=False),
+        d_initial,
+        (saved, d_inputs, masks),
+        reverse=loop.reverse,
+    )
+    return d_outputs, d_state
+
+
+def states_before(loop: Loop, states, after: CellState, masks: Masks) -> CellState:
+    """The state that each step read, from those that the valid ones left.
+
+    >>> h, after = jnp.array([9.0]), jnp.array([[1.0], [0.0], [3.0], [4.0]])
+    >>> masks = Masks(valid=after != 0, starts=after == 4)
+    >>> states_before(Loop("gru", jnp.float32), (h, h), after, masks).ravel().tolist()
+    [9.0, 1.0, 1.0, 0.0]
+    """
+    initial, first_state = states
+
+    def body(state, step):
+        after, masks = step
+        state = _restart(state, first_state, masks)
+        next_state = after if masks.valid is None else select(masks.valid, after, state)
+        return next_state, state
+
+    _, before = jax.lax.scan(body, initial, (after, masks), reverse=loop.reverse)
+    return before
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
+def _recurrence(loop: Loop, weights: Weights, states, x_gates, masks: Masks):
+    outputs, state, _ = forward(loop, weights, states, x_gates, masks)
+    return outputs, state
+
+
+@_recurrence.defjvp
+def _recurrence_jvp(loop: Loop, primals, of_primals):
+    weights, states, x_gates, masks = primals
+    of_weights, of_states, of_x_gates, _ = of_primals
+    outputs, state, saved = forward(loop, weights, states, x_gates, masks)
+    of_results = tangents(
+        loop, weights, saved, masks, of_weights, of_states, of_x_gates
+    )
+    return (outputs, state), of_results
+
+
+def _restart(state: CellState, first_state: CellState, masks: Masks) -> CellState:
     zeros = jax.tree.map(jnp.zeros_like, state)
-    return restart(state, first_state, zeros, masks["starts"], masks["first"])
+    return restart(state, first_state, zeros, masks.starts, masks.first)
 
 
-def _end(next_state: CellState, state: CellState, masks) -> tuple[CellState, Array]:
+def _end(
+    next_state: CellState, state: CellState, masks: Masks
+) -> tuple[CellState, Array]:
     """The state after a step, and its output."""
     output = next_state.h if isinstance(next_state, LSTMState) else next_state
-    if masks["valid"] is None:
+    if masks.valid is None:
         return next_state, output
-    next_state = select(masks["valid"], next_state, state)
-    return next_state, select(masks["valid"], output, jnp.zeros_like(output))
+    next_state = select(masks.valid, next_state, state)
+    return next_state, select(masks.valid, output, jnp.zeros_like(output))
 
 
 def _with_bias(x_gates: Float[Array, "*b g"], weights: Weights) -> Array:
@@ -198,7 +215,7 @@ def _lstm_step(dot, weights, state, x_gates):
     # sigmoid(x) = (1 + tanh(x / 2)) / 2: one tanh for all four. On a CPU, XLA would
     # else compute the gates inside of what uses them, in a loop it cannot vectorize.
     is_tanh = jnp.arange(gates.shape[-1]) // state.c.shape[-1] == 2
-    half = jnp.where(is_tanh, 1.0, 0.5).astype(gates.dtype)[None]
+    half = _like(gates, jnp.where(is_tanh, 1.0, 0.5).astype(gates.dtype))
     i, f, g, o = jnp.split(half * jnp.tanh(half * gates) + (1 - half), 4, axis=-1)
     c = f * state.c + i * g
     h = o * jnp.tanh(c)
@@ -281,9 +298,9 @@ def _rnn(activation: str, slope: Callable[[Array], Array]) -> Kernel:
     return Kernel(step, tangent_inputs, tangent_step)
 
 
-_LSTM = Kernel(_lstm_step, _lstm_tangent_inputs, _lstm_tangent_step)
-_GRU = Kernel(_gru_step, _gru_tangent_inputs, _gru_tangent_step)
-_RNN = {
-    "tanh": _rnn("tanh", lambda h: 1 - h * h),
-    "relu": _rnn("relu", lambda h: (h > 0).astype(h.dtype)),
+_KERNELS: dict[CellName, Kernel] = {
+    "lstm": Kernel(_lstm_step, _lstm_tangent_inputs, _lstm_tangent_step),
+    "gru": Kernel(_gru_step, _gru_tangent_inputs, _gru_tangent_step),
+    "rnn-tanh": _rnn("tanh", lambda h: 1 - h * h),
+    "rnn-relu": _rnn("relu", lambda h: (h > 0).astype(h.dtype)),
 }

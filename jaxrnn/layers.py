@@ -78,7 +78,8 @@ class Layer(LayerModule):
         param_dtype: of the parameters.
         torch_init: draw all parameters as PyTorch does, instead of by the three
             above and `forget_bias`.
-        backend: `"scan"`, or `"auto"` for the fastest recurrence there is.
+        backend: `"native"`, `"fused"` or `"scan"`, of `jaxrnn.functional`, or `"auto"`
+            for the fastest there is.
         remat_chunk: steps between the states that the backward pass keeps, which
             computes the others again; None keeps all it needs. For long sequences.
         cell_options: what else the cells are made with, by name.
@@ -223,7 +224,7 @@ class Layer(LayerModule):
     def resolved_backends(self) -> tuple[str, ...]:
         """Which recurrence runs each cell, in the order of the state.
 
-        >>> LSTM(features=8, num_layers=2).resolved_backends
+        >>> LSTM(features=8, num_layers=2, backend="fused").resolved_backends
         ('fused', 'fused')
         """
         one = self._recurrent(self._cell(parent=None), parent=None)

@@ -7,7 +7,7 @@ turns lengths or segment ids into what a recurrence needs.
 
 import functools
 import math
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,19 +15,18 @@ from flax import linen as nn
 from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
-from jaxrnn import cells, segments
+from jaxrnn import cells, functional, segments
 from jaxrnn._jax_compat import has_sharding_in_type
 from jaxrnn._validation import check_min, check_probability, check_shape
 from jaxrnn.calls import LayerModule, layer_call
 from jaxrnn.dropout import sequence_mask
 from jaxrnn.equations import NO_DROP, Drop
-from jaxrnn.fused import fused, supports
+from jaxrnn.functional import BACKENDS, Backend, resolve_backend
+from jaxrnn.fused import CellName, Masks
 from jaxrnn.remat import over_chunks
 from jaxrnn.scan import scan
 from jaxrnn.types import Array, CellState, Float, Int, LSTMState, State
 
-Backend = Literal["auto", "scan"]
-BACKENDS = ("auto", "scan")
 REGULARIZERS = ("zoneout_h", "zoneout_c", "recurrent_dropout", "update_dropout")
 
 
@@ -42,9 +41,10 @@ class Recurrent(LayerModule):
 
     Attributes:
         cell: what is run at each step.
-        backend: `"scan"` always runs `flax.linen.scan`; `"auto"` the fastest recurrence
-            there is for the cell: `fused` for the LSTM, the GRU and the RNN of this
-            library.
+        backend: what runs the LSTM, the GRU and the RNN of this library, as in
+            `jaxrnn.functional`; `"auto"` is the fastest there is. Of other cells,
+            `"auto"` runs those that can be over all steps at once, and
+            `flax.linen.scan` the rest.
         remat_chunk: the backward pass keeps the state after that many steps only, and
             computes what lies between again: for sequences too long for the memory.
             About the square root of their length needs the least. None keeps all.
@@ -187,20 +187,27 @@ class Recurrent(LayerModule):
         cell_state = _with_rows_of(x, _only_cell_state(state, fresh_state), len(batch))
         ids = segments.resolve((*batch, time), lengths, segment_ids)
 
-        x, cell_state, ids = jax.tree.map(
+        masks = Masks(valid=None if ids is None else ids > 0)
+        if segment_ids is not None and ids is not None:
+            masks = masks._replace(
+                starts=segments.starts(ids, reverse=reverse),
+                first=None if state is None else segments.first(ids),
+            )
+        if self._cell_name is not None and self.remat_chunk is None:
+            outputs, cell_state = self._recurrence(
+                self.cell, (cell_state, None), x, masks, reverse
+            )
+            return outputs, (cell_state,)
+
+        # One axis of rows, after that of time.
+        x, cell_state, ids, masks = jax.tree.map(
             lambda leaf: leaf.reshape(math.prod(batch), *leaf.shape[len(batch) :]),
-            (x, cell_state, ids),
+            (x, cell_state, ids, masks),
         )
-        x = x.swapaxes(0, 1)
-        valid = starts = first = None
-        if ids is not None:
-            valid = (ids > 0).T
+        x, masks = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), (x, masks))
+        if masks.valid is not None:
             # Not only for the outputs' sake: 0 * NaN would reach the gradients.
-            x = jnp.where(jnp.expand_dims(valid, range(2, x.ndim)), x, 0)
-            if segment_ids is not None:
-                starts = segments.starts(ids, reverse=reverse).T
-                first = None if state is None else segments.first(ids).T
-        options = {"valid": valid, "starts": starts, "first": first}
+            x = jnp.where(jnp.expand_dims(masks.valid, range(2, x.ndim)), x, 0)
         inputs: PyTree = x
         if train and self.recurrent_dropout:
             shape = (math.prod(batch), time, self.cell.output_features)
@@ -212,11 +219,10 @@ class Recurrent(LayerModule):
                 self.cell.state_dtype,
             )
             inputs = (x, mask.swapaxes(0, 1))
-        run = functools.partial(self._over_time, train=train)
-        if self.remat_chunk is not None:
-            run = functools.partial(over_chunks, run, size=self.remat_chunk)
+        # Flax draws other random numbers under its jit: not for the first parameters.
+        run = self._scan if self.is_initializing() else self._jitted_scan
         outputs, cell_state = run(
-            self.cell, cell_state, inputs, reverse=reverse, **options
+            cell_state, inputs, masks, reverse=bool(reverse), train=bool(train)
         )
         outputs, cell_state = jax.tree.map(
             lambda leaf: leaf.reshape(*batch, *leaf.shape[1:]),
@@ -291,13 +297,41 @@ class Recurrent(LayerModule):
         key = jax.random.key(0)
         return (self.cell.initialize_carry(key, (*batch_shape, 1)),)
 
+    def _recurrence(self, cell: Any, states, x, masks: Masks, reverse: bool):
+        return functional.recurrence(
+            self._cell_name,  # pyright: ignore[reportArgumentType]
+            cell.weights(x),
+            states,
+            x,
+            masks,
+            reverse=reverse,
+            dtype=cell.compute_dtype,
+            backend=self.backend,
+        )
+
+    def _scan(self, state, inputs, masks: Masks, reverse: bool, train: bool):
+        """Of steps or of chunks; time-major."""
+        run = functools.partial(self._over_time, train=train)
+        if self.remat_chunk is not None:
+            run = functools.partial(over_chunks, run, size=self.remat_chunk)
+        return run(self.cell, state, inputs, reverse=reverse, **masks._asdict())
+
+    # A loop in JAX is traced anew at each call, and outside of `jit` compiled anew.
+    _jitted_scan = nn.jit(_scan, static_argnames=("reverse", "train"))
+
     @nn.nowrap
     def _over_time(self, cell: Any, state, x, *, train: bool, **options):
         x, mask = x if isinstance(x, tuple) else (x, None)
         if self.resolved_backends == ("parallel",):
             return cell.over_time(state, cell.project(x), **options)
-        if self.resolved_backends == ("fused",):
-            return fused(cell, state, cell.project(x), **options)
+        if self._cell_name is not None:
+            masks = Masks(*(options[name] for name in Masks._fields))
+            x, masks = jax.tree.map(lambda leaf: leaf.swapaxes(0, 1), (x, masks))
+            states = (state, options.get("first_state"))
+            outputs, state = self._recurrence(
+                cell, states, x, masks, options["reverse"]
+            )
+            return outputs.swapaxes(0, 1), state
         if self._projects_ahead:
             step = functools.partial(self._recur, train=train)
             inputs: PyTree = (cell.project(x), mask)
@@ -358,21 +392,39 @@ class Recurrent(LayerModule):
 
     @property
     def resolved_backends(self) -> tuple[str, ...]:
-        """Which recurrence runs each cell: `"fused"`, `"parallel"` (all steps at
-        once), or `"scan"` of `flax.linen`.
+        """What runs each cell: `"native"`, `"fused"` or `"scan"` of
+        `jaxrnn.functional`, `"parallel"` (all steps at once), or `"scan"` of
+        `flax.linen`.
 
-        >>> Recurrent(cells.GRUCell(8)).resolved_backends
+        >>> Recurrent(cells.GRUCell(8, dtype=jnp.bfloat16)).resolved_backends
         ('fused',)
         >>> Recurrent(nn.GRUCell(8)).resolved_backends
         ('scan',)
         """
-        regularized = any(getattr(self, name) for name in REGULARIZERS)
-        if regularized or self.learned_initial_state:
-            return ("scan",)
-        if self.backend == "auto" and cells.runs_in_parallel(self.cell):
+        if self._cell_name is not None:
+            return (resolve_backend(self.backend, self.cell.compute_dtype),)
+        parallel = self.backend == "auto" and cells.runs_in_parallel(self.cell)
+        if parallel and not self._is_regularized:
             return ("parallel",)
-        fast = self.backend == "auto" and supports(self.cell)
-        return ("fused" if fast else "scan",)
+        return ("scan",)
+
+    @property
+    def _is_regularized(self) -> bool:
+        """Whether only the reference runs it, since steps are not the cell's alone."""
+        regularized = any(getattr(self, name) for name in REGULARIZERS)
+        return regularized or self.learned_initial_state
+
+    @property
+    def _cell_name(self) -> CellName | None:
+        """That of the recurrence in `jaxrnn.functional`, if it is one of those. A
+        subclass may have changed anything: it has none."""
+        kind = type(self.cell)
+        if self._is_regularized:
+            return None
+        if kind is cells.RNNCell:
+            return "rnn-tanh" if self.cell.activation == "tanh" else "rnn-relu"
+        names: dict[Any, CellName] = {cells.LSTMCell: "lstm", cells.GRUCell: "gru"}
+        return names.get(kind)
 
     @property
     def _projects_ahead(self) -> bool:

@@ -91,8 +91,8 @@ def restart(
     state: CellState,
     first_state: CellState,
     fresh_state: CellState,
-    starts: Bool[Array, "b"] | None,
-    first: Bool[Array, "b"] | None,
+    starts: Bool[Array, "*b"] | None,
+    first: Bool[Array, "*b"] | None,
 ) -> CellState:
     """The state that a step reads, after `state`: another one where a sequence starts.
 
@@ -107,7 +107,7 @@ def restart(
     return select(starts, fresh_state, state)
 
 
-def select(choose: Bool[Array, "b"], this: CellState, other: CellState) -> CellState:
+def select(choose: Bool[Array, "*b"], this: CellState, other: CellState) -> CellState:
     """`this` in the rows where `choose` is true, `other` elsewhere.
 
     >>> select(jnp.array([True, False]), jnp.ones(2), jnp.zeros(2)).tolist()
@@ -115,7 +115,7 @@ def select(choose: Bool[Array, "b"], this: CellState, other: CellState) -> CellS
     """
 
     def leaf(this, other):
-        rows = jnp.expand_dims(choose, range(1, this.ndim))
+        rows = jnp.expand_dims(choose, range(choose.ndim, this.ndim))
         return jnp.where(rows, this, other)
 
     return jax.tree.map(leaf, this, other)

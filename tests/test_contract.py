@@ -47,6 +47,12 @@ LAYERS = {
         jaxrnn.LSTM(H, num_layers=2, bidirectional=True),
         "fbfb",
     ),
+    # Above is what "auto" takes: the C++ kernels, where they are compiled.
+    **{
+        f"{kind.__name__.lower()}-{backend}": (kind(H, backend=backend), "f")
+        for kind in (jaxrnn.RNN, jaxrnn.LSTM, jaxrnn.GRU)
+        for backend in ("fused", "scan")
+    },
     "gru-bidirectional": (jaxrnn.GRU(H, bidirectional=True), "fb"),
     "independent-directions": (
         jaxrnn.Bidirectional(

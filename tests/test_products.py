@@ -74,7 +74,7 @@ def test_vmap(axes, rng):
 
 def test_vmap_over_rows_does_not_repeat_the_weights(rng):
     """Neither forwards nor backwards: they would be read once for each row."""
-    layer = jaxrnn.LSTM(8)
+    layer = jaxrnn.LSTM(8, backend="fused")
     x = rng.normal(size=(6, 3, 5)).astype(np.float32)
     variables = layer.init(jax.random.key(0), x)
 
@@ -93,7 +93,7 @@ def test_vmap_over_rows_does_not_repeat_the_weights(rng):
     assert "batching_dims" not in program
 
 
-@pytest.mark.parametrize("backend", ["auto", "scan"])
+@pytest.mark.parametrize("backend", ["fused", "scan"])
 def test_the_precision_is_that_of_where_it_is_traced(backend):
     layer = jaxrnn.GRU(8, backend=backend)
     x = jnp.ones((2, 3, 5))

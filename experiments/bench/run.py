@@ -60,6 +60,7 @@ from experiments.harness.preemption import Interrupt
 from experiments.harness.progress import progress_bar
 from experiments.harness.provenance import environment
 from experiments.harness.validation import AMOUNT, COUNT
+from jaxrnn.native import library
 
 OUT = Path("runs/bench")
 PEERS = ("torch", "keras", "dm-haiku")
@@ -175,6 +176,7 @@ def describe(options: Options) -> dict[str, Any]:
             about["versions"][name] = "not installed"
     about["settings"] = {
         "jax_devices": jax.device_count(),
+        "kernels": library.instruction_set() or "none",
         "torch_threads": frameworks.torch_threads(),
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", "").strip(),
         **jax_setup.memory_settings(),

@@ -23,7 +23,7 @@ from experiments.harness.cells import CellName
 Quantity = Literal["seconds", "bytes"]
 
 OURS = "jaxrnn"
-VARIANTS = (f"{OURS}, one device", f"{OURS}, scan")
+VARIANTS = (f"{OURS}, one device", f"{OURS}, fused", f"{OURS}, scan")
 BASELINE = "torch padded"
 # How many CPU devices a batch is sharded over; the process has as many as the last.
 DEVICES = (1, 2, 4, 8)
@@ -168,7 +168,8 @@ def _everyone(task: Task) -> dict[str, Callable[[], Work]]:
     everyone = {
         OURS: _builder(frameworks.ours, task),
         VARIANTS[0]: _builder(frameworks.ours, task, devices=1),
-        VARIANTS[1]: _builder(frameworks.ours, task, backend="scan"),
+        VARIANTS[1]: _builder(frameworks.ours, task, backend="fused"),
+        VARIANTS[2]: _builder(frameworks.ours, task, backend="scan"),
         f"{OURS}, bfloat16": _builder(frameworks.ours, task, dtype=jnp.bfloat16),
         BASELINE: _builder(frameworks.torch_padded, task),
         "torch packed": _builder(frameworks.torch_packed, task),

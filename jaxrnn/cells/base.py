@@ -109,6 +109,27 @@ class Cell(nn.RNNCellBase):
         self._check_inputs(x)
         return self._project(x.astype(self.state_dtype))
 
+    def weights(self, x: Float[Array, "*b d"]) -> dict[str, Array]:
+        """The parameters by their names, for inputs like `x`: what the functions of
+        `jaxrnn.functional` take.
+
+        Raises:
+            ValueError: as `project`.
+
+        >>> from jaxrnn import RNNCell
+        >>> weights, _ = RNNCell(features=2).init_with_output(
+        ...     jax.random.key(0), jnp.ones((1, 3)), method="weights"
+        ... )
+        >>> {name: weight.shape for name, weight in sorted(weights.items())}
+        {'b': (2,), 'w_h': (2, 2), 'w_x': (3, 2)}
+        """
+        self._check_inputs(x)
+        if not self.has_variable("params", "w_x"):
+            self.project(x)  # makes it, or says that it is missing
+        names = ("w_x", "w_h", "b", "b_n", "w_p")
+        found = {name: self.get_variable("params", name) for name in names}
+        return {name: weight for name, weight in found.items() if weight is not None}
+
     def recur(
         self,
         state: CellState,
