@@ -87,7 +87,8 @@ def check_positive(**named: SupportsFloat) -> float:
 
 
 def check_shape(**named: Iterable[int]) -> tuple[int, ...]:
-    """The sizes of the axes of an array.
+    """The sizes of the axes of an array; those that `jax.export` knows by a name alone
+    are not checked.
 
     Raises:
         TypeError: they are not integers, or not a sequence.
@@ -99,7 +100,15 @@ def check_shape(**named: Iterable[int]) -> tuple[int, ...]:
     ((name, values),) = named.items()
     if not isinstance(values, Iterable):
         raise TypeError(f"{name} must be a tuple of integers, got {values!r}")
-    return tuple(check_min(0, **{name: value}) for value in values)
+    return tuple(
+        value if _is_symbolic(value) else check_min(0, **{name: value})
+        for value in values
+    )
+
+
+def _is_symbolic(size: Any) -> bool:
+    """As `jax.export.is_symbolic_dim`."""
+    return getattr(size, "dimension_as_value", None) is not None
 
 
 def as_int32(axes: int, **named: Any) -> np.ndarray:
