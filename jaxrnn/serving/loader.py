@@ -1,0 +1,169 @@
+"""A model that `jaxrnn.serving.export` wrote, run with JAX and numpy alone.
+
+This file is a part of every exported model, as `load.py`: copy it to where the model is
+served. It imports nothing of jaxrnn, and no Flax.
+
+    model = load("reviews")
+    logits = model.classify(tokens, lengths)
+
+    model = load("shakespeare")
+    logits, state = model.prefill(tokens, lengths, model.initial_state(rows))
+    logits, state = model.step(next_tokens, state)
+"""
+
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import export
+
+FORMAT = 1
+
+
+class Model:
+    """An exported model.
+
+    Attributes:
+        card: what `card.json` says of it: `kind`, `functions`, `labels`, and so on.
+        vocabulary: the token of each id, or None.
+        params: the weights by name, on the default device.
+    """
+
+    def __init__(self, card, vocabulary, params, functions):
+        self.card, self.vocabulary, self.params = card, vocabulary, params
+        self._functions = functions
+
+    def classify(self, tokens, lengths):
+        """The logits of a classifier, `[b]` or `[b, classes]`, for token ids `[b, t]`
+        of which `lengths` `[b]` are no padding. Each shape is compiled once."""
+        return self._call("classify", jnp.int32(tokens), jnp.int32(lengths))
+
+    def step(self, tokens, state):
+        """The logits `[b, v]` of a language model behind one more token `[b]` of each
+        row, and the state there."""
+        return self._call("step", jnp.int32(tokens), state)
+
+    def prefill(self, tokens, lengths, state):
+        """As `step`, behind `lengths` `[b]` tokens of `[b, t]`, at least one of each
+        row."""
+        return self._call("prefill", jnp.int32(tokens), jnp.int32(lengths), state)
+
+    def initial_state(self, rows):
+        """The state of so many rows before anything was read."""
+        return {
+            name.removeprefix("initial_state/"): jnp.repeat(array, rows, axis=0)
+            for name, array in self.params.items()
+            if name.startswith("initial_state/")
+        }
+
+    def _call(self, name, *arguments):
+        if name not in self._functions:
+            raise ValueError(
+                f"a {self.card['kind']} has no {name}, only {[*self._functions]}"
+            )
+        return self._functions[name](self.params, *arguments)
+
+
+def load(path):
+    """The model in a directory that `jaxrnn.serving.export` wrote.
+
+    Raises:
+        ValueError: if the directory holds none, a file is cut or was changed, or this
+            JAX cannot read it.
+    """
+    path = Path(path)
+    try:
+        card = json.loads((path / "card.json").read_text("utf-8"))
+    except OSError as error:
+        raise ValueError(
+            f"{path} is no exported model: no card.json can be read there "
+            f"({error.strerror})"
+        ) from None
+    except ValueError as error:
+        raise ValueError(f"card.json in {path} is damaged: {error}") from None
+    if not isinstance(card, dict) or card.get("format") != FORMAT:
+        found = card.get("format") if isinstance(card, dict) else card
+        raise ValueError(
+            f"{path} has format {found!r}, this loader reads {FORMAT}: export the "
+            "model again, or use the load.py beside it"
+        )
+    version = card["calling_convention_version"]
+    oldest = export.minimum_supported_calling_convention_version
+    newest = export.maximum_supported_calling_convention_version
+    if not oldest <= version <= newest:
+        raise ValueError(
+            f"{path} was made by JAX {card['jax']} with calling convention {version}, "
+            f"JAX {jax.__version__} reads {oldest} to {newest}: export it again, or "
+            f"install jax=={card['jax']}"
+        )
+    content = {
+        name: _checked(path, name, entry) for name, entry in card["files"].items()
+    }
+    functions = {}
+    for name, function in card["functions"].items():
+        try:
+            exported = export.deserialize(bytearray(content[function["file"]]))
+        except Exception as error:  # of several kinds, by what the file holds
+            cause = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"{function['file']} in {path} was made by JAX {card['jax']} and "
+                f"cannot be read by JAX {jax.__version__}: {cause}"
+            ) from None
+        functions[name] = jax.jit(exported.call)
+    vocabulary = content.get("vocabulary.json")
+    return Model(
+        card,
+        None if vocabulary is None else json.loads(vocabulary),
+        jax.device_put(read_safetensors(content["weights.safetensors"])),
+        functions,
+    )
+
+
+def _checked(path, name, entry):
+    try:
+        content = (path / name).read_bytes()
+    except OSError as error:
+        raise ValueError(
+            f"{path} lacks {name}, which its card names ({error.strerror})"
+        ) from None
+    if len(content) != entry["bytes"]:
+        raise ValueError(
+            f"{name} in {path} is damaged: it has {len(content)} bytes, written were "
+            f"{entry['bytes']}"
+        )
+    if hashlib.sha256(content).hexdigest() != entry["sha256"]:
+        raise ValueError(
+            f"{name} in {path} is damaged: its bytes are not those that were written"
+        )
+    return content
+
+
+def read_safetensors(content):
+    """The arrays of a `.safetensors` file by name; the format is a length, a header in
+    JSON, and bytes."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header.pop("__metadata__", None)
+    arrays = {}
+    for name, entry in header.items():
+        begin, end = (8 + size + offset for offset in entry["data_offsets"])
+        dtype = np.dtype(_DTYPES[entry["dtype"]])
+        array = np.frombuffer(content[begin:end], dtype, math.prod(entry["shape"]))
+        arrays[name] = array.reshape(entry["shape"])
+    return arrays
+
+
+_DTYPES = {
+    "BOOL": np.bool_,
+    "I8": np.int8,
+    "I32": np.int32,
+    "I64": np.int64,
+    "F16": np.float16,
+    "BF16": jnp.bfloat16,
+    "F32": np.float32,
+    "F64": np.float64,
+}
