@@ -153,6 +153,7 @@ def dropping(name, model, variables, train):
         return jax.tree.leaves(found)[0]
 
     found = jax.jit(jax.vmap(one))(jax.random.split(KEY, 500))
+    found = np.asarray(found)
     return found.mean(axis=0), bool((found == found[0]).all())
 
 
