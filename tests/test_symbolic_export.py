@@ -24,7 +24,7 @@ LAYERS = {
     "projected LSTM": jaxrnn.LSTM(4, proj_size=2),
     "GRU by scan": jaxrnn.GRU(4, backend="scan"),
     "Recurrent": jaxrnn.Recurrent(nn.GRUCell(4)),
-    "Stack": jaxrnn.Stack([jaxrnn.LSTM(3), jaxrnn.GRU(4)]),
+    "Stack": jaxrnn.Stack([jaxrnn.LSTM(6), jaxrnn.GRU(4)]),
     "Bidirectional": jaxrnn.Bidirectional(jaxrnn.RNN(2), jaxrnn.GRU(2)),
 }
 MODELS = {
