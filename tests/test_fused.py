@@ -53,7 +53,7 @@ class Case:
         """A function of variables, inputs and state."""
         layer = self.layer.copy(backend=backend)
         options |= self.options
-        return lambda variables, x, state: layer.apply(
+        return lambda variables, x, state=None: layer.apply(
             variables, x, state=state, **options
         )
 
