@@ -10,7 +10,8 @@
     vocabulary.json       the token of each id
     load.py               reads all this; imports only jax and numpy
 
-The functions are StableHLO, made and read by `jax.export`. JAX promises that releases
+The functions are StableHLO, made and read by `jax.export`, which needs the package
+flatbuffers for it (`pip install jaxrnn[serving]`). JAX promises that releases
 of the six months after the one that wrote them can read them, and those of the three
 weeks before it: the card says which it was. Weights, vocabulary and card are not bound
 to JAX.
@@ -151,7 +152,9 @@ def _classifier(model: SequenceClassifier) -> dict[str, Any]:
     b, t = jax_export.symbolic_shape("b, t")
 
     def classify(variables, tokens, lengths):
-        return model.apply(variables, tokens, lengths=lengths)[:, 0]
+        logits = model.apply(variables, tokens, lengths=lengths)
+        classes = () if model.num_classes is None else (model.num_classes,)
+        return logits.reshape(tokens.shape[0], *classes)  # without the segments' axis
 
     ids = (
         jax.ShapeDtypeStruct((b, t), jnp.int32),
