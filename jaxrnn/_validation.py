@@ -93,8 +93,6 @@ def check_shape(**named: Iterable[int]) -> tuple[int, ...]:
 
     Those that `jax.export` knows by a name alone are not checked.
 
-    Those that `jax.export` knows by a name alone are not checked.
-
     Raises:
         TypeError: they are not integers, or not a sequence.
         ValueError: one is negative.
