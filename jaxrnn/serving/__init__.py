@@ -32,7 +32,6 @@ from jax import export as jax_export
 from safetensors.numpy import save
 
 from jaxrnn.models import LanguageModel, SequenceClassifier
-from jaxrnn.pytree_spec import by_name
 from jaxrnn.serving import loader
 from jaxrnn.serving.loader import Model, load
 
@@ -106,7 +105,7 @@ def export(
             f"vocabulary must have {model.vocab_size} tokens, as the model has, got "
             f"{len(vocabulary)}"
         )
-    weights = jax.device_get(by_name(variables))
+    weights = jax.device_get(_by_name(variables))
     arrays = weights | {f"initial_state/{k}": v for k, v in initial.items()}
     specs = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in arrays.items()}
     structure = jax.tree.structure(variables)
@@ -170,7 +169,7 @@ def _language_model(
     b, t = jax_export.symbolic_shape("b, t")
     state = model.apply(variables, (1,), method="initial_state")
     structure = jax.tree.structure(state)
-    initial = jax.device_get(by_name(state))
+    initial = jax.device_get(_by_name(state))
     specs = {
         name: jax.ShapeDtypeStruct((b, *leaf.shape[1:]), leaf.dtype)
         for name, leaf in initial.items()
@@ -181,18 +180,26 @@ def _language_model(
 
     def step(variables, tokens, leaves):
         logits, state = model.apply(variables, tokens, nested(leaves), method="step")
-        return logits, by_name(state)
+        return logits, _by_name(state)
 
     def prefill(variables, tokens, lengths, leaves):
         logits, state = model.apply(
             variables, tokens, lengths=lengths, state=nested(leaves)
         )
         last = jnp.maximum(lengths - 1, 0)[:, None, None]
-        return jnp.take_along_axis(logits, last, axis=1)[:, 0], by_name(state)
+        return jnp.take_along_axis(logits, last, axis=1)[:, 0], _by_name(state)
 
     row, rows = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((b,), (b, t)))
     functions = {"step": (step, (row, specs)), "prefill": (prefill, (rows, row, specs))}
     return functions, initial
+
+
+def _by_name(tree: Any) -> dict[str, Any]:
+    """A flat dict, which `jax.export` can write: of other containers it knows none."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
 
 
 def _json(value: Any) -> bytes:
