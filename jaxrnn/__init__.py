@@ -2,8 +2,8 @@
 
 Layers, cells and what combines them are here; everything else is in the modules, each
 about one thing: `batching`, `checkpoints`, `functional`, `metrics`, `models`,
-`placement`, `regularizers`, `sampling`, `segments`, `text`, `torch_weights`,
-`training`.
+`placement`, `regularizers`, `sampling`, `segments`, `serving`, `text`, `torch_weights`,
+`training`, `weights`.
 """
 
 __version__ = "0.1.0"
@@ -20,9 +20,11 @@ from jaxrnn import (
     regularizers,
     sampling,
     segments,
+    serving,
     text,
     torch_weights,
     training,
+    weights,
 )
 from jaxrnn.cells import GRUCell, LSTMCell, ResetBeforeGRUCell, RNNCell
 from jaxrnn.combinators import Bidirectional, Stack
@@ -57,7 +59,9 @@ __all__ = [
     "sampling",
     "save",
     "segments",
+    "serving",
     "text",
     "torch_weights",
     "training",
+    "weights",
 ]

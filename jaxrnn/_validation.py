@@ -89,8 +89,7 @@ def check_positive(**named: SupportsFloat) -> float:
 
 
 def check_shape(**named: Iterable[int]) -> tuple[int, ...]:
-    """The sizes of the axes of an array; those that `jax.export` knows by a name alone
-    are not checked.
+    """The sizes of the axes of an array.
 
     Those that `jax.export` knows by a name alone are not checked.
 

@@ -10,7 +10,8 @@
     vocabulary.json       the token of each id
     load.py               reads all this; imports only jax and numpy
 
-The functions are StableHLO, made and read by `jax.export`. JAX promises that releases
+The functions are StableHLO, made and read by `jax.export`, which needs the package
+flatbuffers for it (`pip install jaxrnn[serving]`). JAX promises that releases
 of the six months after the one that wrote them can read them, and those of the three
 weeks before it: the card says which it was. Weights, vocabulary and card are not bound
 to JAX.
@@ -31,7 +32,6 @@ from jax import export as jax_export
 from safetensors.numpy import save
 
 from jaxrnn.models import LanguageModel, SequenceClassifier
-from jaxrnn.pytree_spec import by_name
 from jaxrnn.serving import loader
 from jaxrnn.serving.loader import Model, load
 
@@ -105,7 +105,7 @@ def export(
             f"vocabulary must have {model.vocab_size} tokens, as the model has, got "
             f"{len(vocabulary)}"
         )
-    weights = jax.device_get(by_name(variables))
+    weights = jax.device_get(_by_name(variables))
     arrays = weights | {f"initial_state/{k}": v for k, v in initial.items()}
     specs = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in arrays.items()}
     structure = jax.tree.structure(variables)
@@ -151,7 +151,9 @@ def _classifier(model: SequenceClassifier) -> dict[str, Any]:
     b, t = jax_export.symbolic_shape("b, t")
 
     def classify(variables, tokens, lengths):
-        return model.apply(variables, tokens, lengths=lengths)[:, 0]
+        logits = model.apply(variables, tokens, lengths=lengths)
+        classes = () if model.num_classes is None else (model.num_classes,)
+        return logits.reshape(tokens.shape[0], *classes)  # without the segments' axis
 
     ids = (
         jax.ShapeDtypeStruct((b, t), jnp.int32),
@@ -167,7 +169,7 @@ def _language_model(
     b, t = jax_export.symbolic_shape("b, t")
     state = model.apply(variables, (1,), method="initial_state")
     structure = jax.tree.structure(state)
-    initial = jax.device_get(by_name(state))
+    initial = jax.device_get(_by_name(state))
     specs = {
         name: jax.ShapeDtypeStruct((b, *leaf.shape[1:]), leaf.dtype)
         for name, leaf in initial.items()
@@ -178,18 +180,26 @@ def _language_model(
 
     def step(variables, tokens, leaves):
         logits, state = model.apply(variables, tokens, nested(leaves), method="step")
-        return logits, by_name(state)
+        return logits, _by_name(state)
 
     def prefill(variables, tokens, lengths, leaves):
         logits, state = model.apply(
             variables, tokens, lengths=lengths, state=nested(leaves)
         )
         last = jnp.maximum(lengths - 1, 0)[:, None, None]
-        return jnp.take_along_axis(logits, last, axis=1)[:, 0], by_name(state)
+        return jnp.take_along_axis(logits, last, axis=1)[:, 0], _by_name(state)
 
     row, rows = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((b,), (b, t)))
     functions = {"step": (step, (row, specs)), "prefill": (prefill, (rows, row, specs))}
     return functions, initial
+
+
+def _by_name(tree: Any) -> dict[str, Any]:
+    """A flat dict, which `jax.export` can write: of other containers it knows none."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): leaf
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
 
 
 def _json(value: Any) -> bytes:

@@ -31,6 +31,16 @@ class Model:
         card: what `card.json` says of it: `kind`, `functions`, `labels`, and so on.
         vocabulary: the token of each id, or None.
         params: the weights by name, on the default device.
+
+    >>> import tempfile
+    >>> from jaxrnn import GRU, models, serving
+    >>> model = models.SequenceClassifier(9, 4, GRU(2))
+    >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 1), int))
+    >>> path = f"{tempfile.mkdtemp()}/reviews"
+    >>> serving.export(model, variables, path, platforms=["cpu"])
+    >>> reviews = load(path)
+    >>> reviews.card["kind"], reviews.card["functions"]["classify"]["outputs"]
+    ('classifier', ['float32[b]'])
     """
 
     def __init__(self, card, vocabulary, params, functions):
@@ -38,22 +48,73 @@ class Model:
         self._functions = functions
 
     def classify(self, tokens, lengths):
-        """The logits of a classifier, `[b]` or `[b, classes]`, for token ids `[b, t]`
-        of which `lengths` `[b]` are no padding. Each shape is compiled once."""
+        """The logits of a classifier, `[b]` or `[b, classes]`.
+
+        `tokens` are ids `[b, t]`, of which the first `lengths` `[b]` of each row are no
+        padding. Each shape is compiled once.
+
+        >>> import tempfile
+        >>> from jaxrnn import GRU, models, serving
+        >>> model = models.SequenceClassifier(9, 4, GRU(2))
+        >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 1), int))
+        >>> path = f"{tempfile.mkdtemp()}/reviews"
+        >>> serving.export(model, variables, path, platforms=["cpu"])
+        >>> load(path).classify([[3, 1, 4], [1, 5, 0]], [3, 2]).shape
+        (2,)
+        """
         return self._call("classify", jnp.int32(tokens), jnp.int32(lengths))
 
     def step(self, tokens, state):
-        """The logits `[b, v]` of a language model behind one more token `[b]` of each
-        row, and the state there."""
+        """The logits `[b, v]` of a language model after one more token of each row.
+
+        `tokens` is `[b]`. The state after them is returned, too.
+
+        >>> import tempfile
+        >>> from jaxrnn import GRU, models, serving
+        >>> model = models.LanguageModel(9, 4, GRU(2))
+        >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 1), int))
+        >>> path = f"{tempfile.mkdtemp()}/writer"
+        >>> serving.export(model, variables, path, platforms=["cpu"])
+        >>> writer = load(path)
+        >>> logits, state = writer.step([3, 1], writer.initial_state(2))
+        >>> logits.shape
+        (2, 9)
+        """
         return self._call("step", jnp.int32(tokens), state)
 
     def prefill(self, tokens, lengths, state):
-        """As `step`, behind `lengths` `[b]` tokens of `[b, t]`, at least one of each
-        row."""
+        """The logits `[b, v]` of a language model after a prompt, and the state there.
+
+        `tokens` is `[b, t]`, of which the first `lengths` `[b]` of each row are read,
+        at least one.
+
+        >>> import tempfile
+        >>> from jaxrnn import GRU, models, serving
+        >>> model = models.LanguageModel(9, 4, GRU(2))
+        >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 1), int))
+        >>> path = f"{tempfile.mkdtemp()}/writer"
+        >>> serving.export(model, variables, path, platforms=["cpu"])
+        >>> writer = load(path)
+        >>> state = writer.initial_state(2)
+        >>> logits, state = writer.prefill([[3, 1], [4, 0]], [2, 1], state)
+        >>> logits.shape
+        (2, 9)
+        """
         return self._call("prefill", jnp.int32(tokens), jnp.int32(lengths), state)
 
     def initial_state(self, rows):
-        """The state of so many rows before anything was read."""
+        """The state of so many rows before anything was read.
+
+        >>> import tempfile
+        >>> from jaxrnn import GRU, models, serving
+        >>> model = models.LanguageModel(9, 4, GRU(2))
+        >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 1), int))
+        >>> path = f"{tempfile.mkdtemp()}/writer"
+        >>> serving.export(model, variables, path, platforms=["cpu"])
+        >>> writer = load(path)
+        >>> {name: array.shape for name, array in writer.initial_state(2).items()}
+        {'0': (2, 2)}
+        """
         return {
             name.removeprefix("initial_state/"): jnp.repeat(array, rows, axis=0)
             for name, array in self.params.items()
@@ -74,6 +135,16 @@ def load(path):
     Raises:
         ValueError: if the directory holds none, a file is cut or was changed, or this
             JAX cannot read it.
+        ModuleNotFoundError: if flatbuffers is not there, which `jax.export` reads with.
+
+    >>> import tempfile
+    >>> from jaxrnn import GRU, models, serving
+    >>> model = models.SequenceClassifier(9, 4, GRU(2))
+    >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 1), int))
+    >>> path = f"{tempfile.mkdtemp()}/reviews"
+    >>> serving.export(model, variables, path, platforms=["cpu"])
+    >>> load(path).card["platforms"]
+    ['cpu']
     """
     path = Path(path)
     try:
@@ -107,6 +178,11 @@ def load(path):
     for name, function in card["functions"].items():
         try:
             exported = export.deserialize(bytearray(content[function["file"]]))
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError(
+                f"{error.name} must be installed to read {path}: pip install "
+                f"{error.name}"
+            ) from None
         except Exception as error:  # of several kinds, by what the file holds
             cause = " ".join(str(error).split())[:200]
             raise ValueError(
@@ -143,8 +219,10 @@ def _checked(path, name, entry):
 
 
 def read_safetensors(content):
-    """The arrays of a `.safetensors` file by name; the format is a length, a header in
-    JSON, and bytes."""
+    """The arrays of a `.safetensors` file by name.
+
+    The format is a length, a header in JSON, and bytes.
+    """
     size = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + size])
     header.pop("__metadata__", None)

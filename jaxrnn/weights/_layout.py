@@ -1,5 +1,7 @@
-"""What the formats of other libraries share: the cells of a layer, the arrays of a file
-by name, and the check that the one fits the other.
+"""What the formats of other libraries share.
+
+These are the cells of a layer, the arrays of a file by name, and the check that the one
+fits the other.
 
 A library keeps the weights of a cell as a few arrays. `Format` says which, and how
 they become ours. Where the cells of a model lie in it, their names say: `find_cells`
@@ -76,6 +78,12 @@ def cells_of(layer: Any) -> list[Cell]:
 
 def _walk(layer: Any, path: tuple[str, ...], inputs: int | None) -> Iterator[Cell]:
     # By attributes, as this file imports no JAX, which the layers need.
+    for option in ("learned_initial_state", "layer_norm", "skip"):
+        if getattr(layer, option, None):
+            raise ValueError(
+                f"layer has {option}={getattr(layer, option)!r}, which the layers of "
+                "other libraries have not"
+            )
     if hasattr(layer, "cell_type"):
         directions = ("", "_reverse") if layer.bidirectional else ("",)
         for k in range(layer.num_layers):
@@ -144,8 +152,9 @@ def load_cells(
     library: str,
     ordered: bool = False,
 ) -> dict[str, Any]:
-    """The variables of `layer` with the weights of the cells in `source`: a mapping in
-    which they are found, or a sequence of one mapping for each.
+    """The variables of `layer` with the weights of the cells in `source`.
+
+    `source` is a mapping in which they are found, or a sequence of one for each.
 
     Raises:
         TypeError: if `source` is neither, or `library` has no such cells.
@@ -239,9 +248,10 @@ def find_cells(
     prefix: str,
     ordered: bool = False,
 ) -> dict[str, Arrays]:
-    """The arrays of each cell below `prefix`, by the cell's name there, in the order
-    of `arrays` if that is `ordered`, else in the order that the names say: numbers as
-    numbers, forward before backward.
+    """The arrays of each cell below `prefix`, by the cell's name there.
+
+    They are in the order of `arrays` if that is `ordered`, else in the order that the
+    names say: numbers as numbers, forward before backward.
 
     Raises:
         ValueError: if there are none, or the names do not say their order.
@@ -302,8 +312,10 @@ def _parents(arrays: Arrays, required: set[str]) -> list[str]:
 
 
 def _has_features(cell: Cell, how: Format, matrices: Arrays) -> bool:
-    """Whether the matrices are as a cell of this size has them: else it is another part
-    of the model, or another layer of it."""
+    """Whether the matrices are as a cell of this size has them.
+
+    Else it is another part of the model, or another layer of it.
+    """
     inputs = how.inputs(cell, matrices)
     shapes = how.shapes(cell, inputs)
     return inputs > 0 and all(a.shape == shapes[name] for name, a in matrices.items())

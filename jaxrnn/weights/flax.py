@@ -41,8 +41,9 @@ from jaxrnn.weights._layout import (
 def from_linen(
     variables: Mapping[str, Any] | Sequence[Any], layer: Any, *, prefix: str = ""
 ) -> dict[str, Any]:
-    """The variables of `layer` with the weights of cells of `flax.linen`, in the
-    layer's `param_dtype`.
+    """The variables of `layer` with the weights of cells of `flax.linen`.
+
+    They are in the layer's `param_dtype`.
 
     Args:
         variables: of a cell, an `nn.RNN`, an `nn.Bidirectional` or a model, in which
@@ -72,8 +73,10 @@ def from_linen(
 
 
 def to_linen(variables: Mapping[str, Any], layer: Any) -> list[dict[str, Any]]:
-    """The parameters of a cell of `flax.linen` for each cell of `layer`, in the order
-    of its state: `OptimizedLSTMCell` or `LSTMCell`, `GRUCell`, `SimpleCell`.
+    """The parameters of a cell of `flax.linen` for each cell of `layer`.
+
+    They are in the order of the layer's state, and those of an `OptimizedLSTMCell` or
+    `LSTMCell`, a `GRUCell` or a `SimpleCell`.
 
     Raises:
         TypeError: if `variables` is no mapping, or Flax has no such cells.
@@ -97,9 +100,10 @@ def to_linen(variables: Mapping[str, Any], layer: Any) -> list[dict[str, Any]]:
 def from_nnx(
     state: Mapping[Any, Any] | Sequence[Any], layer: Any, *, prefix: str = ""
 ) -> dict[str, Any]:
-    """As `from_linen`, of cells of `flax.nnx`: `state` is `nnx.state(module,
-    nnx.Param)` of a cell, an `nnx.RNN`, an `nnx.Bidirectional` or a model; `prefix`
-    has no "params/".
+    """As `from_linen`, of cells of `flax.nnx`.
+
+    `state` is `nnx.state(module, nnx.Param)` of a cell, an `nnx.RNN`, an
+    `nnx.Bidirectional` or a model; `prefix` has no "params/".
 
     >>> import jaxrnn
     >>> from flax import nnx
@@ -124,8 +128,10 @@ def to_nnx(
     *,
     lstm: Literal["OptimizedLSTMCell", "LSTMCell"] = "OptimizedLSTMCell",
 ) -> list[dict[str, Any]]:
-    """The parameters of a cell of `flax.nnx` for each cell of `layer`, in the order of
-    its state, for `nnx.update`; `lstm` says of which LSTM.
+    """The parameters of a cell of `flax.nnx` for each cell of `layer`.
+
+    They are in the order of the layer's state, and for `nnx.update`; `lstm` says of
+    which LSTM.
 
     Raises:
         TypeError: if `variables` is no mapping, or Flax has no such cells.

@@ -37,8 +37,9 @@ from jaxrnn.weights._layout import (
 def from_haiku(
     params: Mapping[str, Any] | Sequence[Any], layer: Any, *, prefix: str = ""
 ) -> dict[str, Any]:
-    """The variables of `layer` with the weights of its Haiku counterpart, in the
-    layer's `param_dtype`.
+    """The variables of `layer` with the weights of its Haiku counterpart.
+
+    They are in the layer's `param_dtype`.
 
     Args:
         params: of a transformed function, in which other parts are left alone; or a
@@ -63,10 +64,11 @@ def from_haiku(
 
 
 def to_haiku(variables: Mapping[str, Any], layer: Any) -> list[dict[str, Any]]:
-    """The parameters of `hk.LSTM`, `hk.GRU` or `hk.VanillaRNN` for each cell of
-    `layer`, in the order of its state, without the name of the module: `{"linear":
-    {"w": ..., "b": ...}}` is Haiku's `"lstm/linear"`, a GRU's `{"w_i": ...}` its
-    `"gru"`.
+    """The parameters of a Haiku core for each cell of `layer`.
+
+    They are in the order of the layer's state, of `hk.LSTM`, `hk.GRU` or
+    `hk.VanillaRNN`, and without the name of the module: `{"linear": {"w": ..., "b":
+    ...}}` is Haiku's `"lstm/linear"`, a GRU's `{"w_i": ...}` its `"gru"`.
 
     Raises:
         TypeError: if `variables` is no mapping, or Haiku has no such cells.

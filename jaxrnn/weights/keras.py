@@ -41,8 +41,9 @@ def from_keras(
     *,
     prefix: str = "",
 ) -> dict[str, Any]:
-    """The variables of `layer` with the weights of its Keras counterpart, in the
-    layer's `param_dtype`.
+    """The variables of `layer` with the weights of its Keras counterpart.
+
+    They are in the layer's `param_dtype`.
 
     Args:
         weights: a layer or model of Keras that is built; the path of a `.weights.h5`
@@ -82,9 +83,10 @@ def from_keras(
 
 
 def to_keras(variables: Mapping[str, Any], layer: Any) -> list[Arrays]:
-    """The weights of each cell of `layer`, in the order of its state, under Keras's
-    names and in its order: `keras_layer.set_weights` takes the arrays of all cells, one
-    after the other.
+    """The weights of each cell of `layer` under Keras's names and in its order.
+
+    The cells are in the order of the layer's state. `keras_layer.set_weights` takes the
+    arrays of all of them, one after the other.
 
     Raises:
         TypeError: if `variables` is no mapping, or Keras has no such cells.
