@@ -162,7 +162,7 @@ def layer_call(
         for flag in ("reverse", "train"):
             if isinstance(options.get(flag), Tracer):
                 return _of_traced(self, checked, flag, args, options)
-        return call(self, *args, **options)
+        return call(self, *args, **options)  # pyright: ignore[reportCallIssue]
 
     return checked  # pyright: ignore[reportReturnType]
 

@@ -55,7 +55,7 @@ def predict_csv(
     column = table.find("text", text_column)
     WorkDir(path).tell_unfinished("predicting")
     found = reader.probabilities(reader.encode([row[column] for _, row in table.rows]))
-    known = ~np.isnan(found).any(axis=1)
+    known = np.asarray(~np.isnan(found).any(axis=1))
     labels = [
         reader.classes[int(row.argmax())] if usable else ""
         for row, usable in zip(found, known, strict=True)

@@ -196,6 +196,6 @@ def _regression(x: csr_matrix, y: np.ndarray) -> tuple[np.ndarray, float]:
         gradient = ratio * (x.T @ pull) + PENALTY * w[:-1]
         return value, np.append(gradient, pull.sum())
 
-    start = np.zeros(x.shape[1] + 1)
+    start = np.zeros(ratio.size + 1)
     found = minimize(objective, start, jac=True, method="L-BFGS-B")
     return ratio * found.x[:-1], float(found.x[-1])

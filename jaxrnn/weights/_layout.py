@@ -216,9 +216,9 @@ def dump_cells(
     expected, inputs = {}, []
     for cell in cells:
         path = "/".join(cell.path)
-        w_x = ours.get(f"{path}/w_x")
+        w_x = np.asarray(ours.get(f"{path}/w_x", 0))
         known = cell.inputs
-        inputs.append(len(w_x) if known is None and np.ndim(w_x) else known or 0)
+        inputs.append(len(w_x) if known is None and w_x.ndim else known or 0)
         shapes = _our_shapes(cell, inputs[-1])
         expected |= {f"{path}/{name}": shape for name, shape in shapes.items()}
     faults = _faults(ours, expected, frozenset())
@@ -433,4 +433,4 @@ def rows(arrays: Arrays, name: str) -> int:
     >>> rows({"w": np.ones((3, 2))}, "w"), rows({}, "w")
     (3, 0)
     """
-    return arrays[name].shape[0] if np.ndim(arrays.get(name)) else 0
+    return len(arrays[name]) if name in arrays and np.ndim(arrays[name]) else 0

@@ -76,8 +76,9 @@ def from_keras(
     if isinstance(weights, str | os.PathLike):
         weights = _read_h5(weights)
     elif hasattr(weights, "weights") and not isinstance(weights, Mapping):
-        _check_activations(weights)
-        weights = {w.path: w for w in weights.weights}
+        keras_layer: Any = weights
+        _check_activations(keras_layer)
+        weights = {w.path: w for w in keras_layer.weights}
         ordered = True
     return load_cells(weights, layer, _FORMATS, prefix, "Keras", ordered)
 
@@ -139,7 +140,7 @@ def _dump(cell: Cell, arrays: Arrays) -> Arrays:
     return theirs
 
 
-_FORMATS = dict.fromkeys(
+_FORMATS: dict[str, Format] = dict.fromkeys(
     ("RNNCell", "LSTMCell", "GRUCell", "ResetBeforeGRUCell"),
     Format(_shapes, _load, _dump, lambda cell, arrays: rows(arrays, "kernel")),
 )
