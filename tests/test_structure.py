@@ -31,6 +31,7 @@ ORDER = [
     ["cells"],
     ["scan"],
     ["fused", "remat"],
+    ["native"],
     ["functional"],
     ["recurrent"],
     ["combinators"],
