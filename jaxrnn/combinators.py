@@ -214,6 +214,7 @@ class Stack(LayerModule):
         super().__post_init__()
 
     def setup(self):
+        """Creates the submodules."""
         axes = (-2,) if self.locked_dropout else ()
         self.drop = nn.Dropout(self.dropout, broadcast_dims=axes)
         self.drop_inputs = nn.Dropout(self.input_dropout, broadcast_dims=axes)

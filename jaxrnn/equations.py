@@ -23,8 +23,10 @@ ACTIVATIONS = {"tanh": jnp.tanh, "relu": jax.nn.relu}
 
 
 class Drop(NamedTuple):
-    """What a step drops in training: factors 0 for what is dropped and above 1 for what
-    is kept, or None.
+    """What a step drops in training.
+
+    Each field holds factors, 0 for what is dropped and above 1 for what is kept, or is
+    None.
 
     >>> drop = Drop(state=jnp.array([0.0, 2.0]))
     >>> drop.of_state(jnp.array([3.0, 3.0])).tolist()
@@ -62,8 +64,9 @@ def rnn_step(
     w_h: Float[Array, "h h"],
     activation: Activation = "tanh",
 ) -> Float[Array, "*b h"]:
-    """The next state of the simple recurrent network (Elman, 1990),
-    `h' = tanh(x_gates + h w_h)`.
+    """The next state of the simple recurrent network (Elman, 1990).
+
+    The equation is `h' = tanh(x_gates + h w_h)`.
 
     >>> rnn_step(jnp.ones(1), jnp.ones(1), -jnp.ones((1, 1))).tolist()
     [0.0]
@@ -78,8 +81,9 @@ def lstm_step(
     w_p: Float[Array, "h p"] | None = None,
     drop: Drop = NO_DROP,
 ) -> LSTMState:
-    """The next state of the long short-term memory (Hochreiter and Schmidhuber, 1997)
-    with forget gate (Gers, Schmidhuber and Cummins, 2000):
+    """The next state of the long short-term memory (Hochreiter and Schmidhuber, 1997).
+
+    With a forget gate (Gers, Schmidhuber and Cummins, 2000):
 
         i, f, o = sigmoid(...), g = tanh(...) of x_gates + h w_h
         c' = f * c + i * g
@@ -107,8 +111,10 @@ def gru_step(
     b_n: Float[Array, "h"] | None = None,
     drop: Drop = NO_DROP,
 ) -> Float[Array, "*b h"]:
-    """The next state of the gated recurrent unit with the reset gate applied *after*
-    the product, as in PyTorch and cuDNN (Cho et al., 2014, arXiv:1406.1078v1):
+    """The next state of the gated recurrent unit, reset gate after the product.
+
+    The reset gate is applied *after* the product, as in PyTorch and cuDNN (Cho et al.,
+    2014, arXiv:1406.1078v1):
 
         r, z = sigmoid(...) of x_gates + h w_h
         n = tanh(x_n + r * (h w_n + b_n))
@@ -134,9 +140,10 @@ def reset_before_gru_step(
     w_h: Float[Array, "h 3*h"],
     drop: Drop = NO_DROP,
 ) -> Float[Array, "*b h"]:
-    """The next state of the gated recurrent unit as published (Cho et al., 2014,
-    arXiv:1406.1078v3, equations 5 to 8): the reset gate acts on the state *before* the
-    product,
+    """The next state of the gated recurrent unit as published (Cho et al., 2014).
+
+    As in arXiv:1406.1078v3, equations 5 to 8, the reset gate acts on the state *before*
+    the product,
 
         n = tanh(x_n + (r * h) w_n)
 

@@ -66,8 +66,10 @@ def lstm(
     dtype: Dtype | None = None,
     backend: Backend = "auto",
 ) -> tuple[Float[Array, "*b t h"], LSTMState]:
-    """A long short-term memory over time (`jaxrnn.equations.lstm_step` has the
-    equations): the outputs, and the state after the last step read.
+    """A long short-term memory over time: the outputs, and the last state.
+
+    The last state is the one after the last step read. `jaxrnn.equations.lstm_step`
+    has the equations.
 
     Args:
         weights: `w_x [d, 4h]`, `w_h [h, 4h]` and perhaps a bias `b [4h]`, gates in the
@@ -124,8 +126,10 @@ def gru(
     dtype: Dtype | None = None,
     backend: Backend = "auto",
 ) -> tuple[Float[Array, "*b t h"], Float[Array, "*b h"]]:
-    """A gated recurrent unit over time (`jaxrnn.equations.gru_step` has the
-    equations): the outputs, and the state after the last step read.
+    """A gated recurrent unit over time: the outputs, and the last state.
+
+    The last state is the one after the last step read. `jaxrnn.equations.gru_step`
+    has the equations.
 
     Weights are `w_x [d, 3h]`, `w_h [h, 3h]` and perhaps the biases `b [3h]` and `b_n
     [h]`, which is inside of the reset gate; gates are in the order r z n. All else is
@@ -167,8 +171,10 @@ def rnn(
     dtype: Dtype | None = None,
     backend: Backend = "auto",
 ) -> tuple[Float[Array, "*b t h"], Float[Array, "*b h"]]:
-    """A simple recurrent network over time (`jaxrnn.equations.rnn_step` has the
-    equation): the outputs, and the state after the last step read.
+    """A simple recurrent network over time: the outputs, and the last state.
+
+    The last state is the one after the last step read. `jaxrnn.equations.rnn_step`
+    has the equation.
 
     Weights are `w_x [d, h]`, `w_h [h, h]` and perhaps a bias `b [h]`. All else is as
     for `lstm`.

@@ -54,9 +54,11 @@ class Loop(NamedTuple):
 
     @property
     def kernel(self) -> Kernel:
+        """The step of `cell` and its derivative."""
         return _KERNELS[self.cell]
 
     def dot(self, a: Float[Array, "*b h"], w: Float[Array, "h g"]) -> Array:
+        """`product` of `a` and `w`, with factors in `dtype`."""
         return product(a, w, self.dtype)
 
 
@@ -113,8 +115,11 @@ def forward(loop: Loop, weights: Weights, states, x_gates, masks: Masks):
 def tangents(
     loop: Loop, weights: Weights, saved, masks: Masks, of_weights, of_states, of_x_gates
 ):
-    """Those of outputs and last state, from those of all that `forward` is given and
-    from what it saved: linear in them, to be transposed."""
+    """The tangents of the outputs and the last state.
+
+    They come from the tangents of all that `forward` is given and from what it saved:
+    linear in the tangents, to be transposed.
+    """
     d_initial, d_first = of_states
 
     # Laid out for the transposed loop; the barrier keeps that out of the loop.

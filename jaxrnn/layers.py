@@ -1,5 +1,6 @@
-"""The recurrent layers: `Layer` of any cell, and `RNN`, `LSTM` and `GRU` with the
-arguments of PyTorch's.
+"""The recurrent layers: `Layer` of any cell, and `RNN`, `LSTM` and `GRU`.
+
+The latter three take the arguments of PyTorch's.
 
 Every layer of the library has the same three methods, so that each can stand where
 another does:
@@ -141,6 +142,7 @@ class Layer(LayerModule):
         super().__post_init__()
 
     def setup(self):
+        """Creates the submodules."""
         self.stack = Stack(
             [self._layer(f"l{k}") for k in range(self.num_layers)],
             self.dropout,
@@ -163,8 +165,10 @@ class Layer(LayerModule):
         reverse: bool = False,
         train: bool = False,
     ) -> tuple[Float[Array, "*b t h"], State]:
-        """As `Recurrent.__call__`; with `bidirectional`, the outputs of both directions
-        stand side by side. `train` turns dropout on (rng stream `"dropout"`)."""
+        """As `Recurrent.__call__`; `train` turns dropout on (rng stream `"dropout"`).
+
+        With `bidirectional`, the outputs of both directions stand side by side.
+        """
         return self.stack(
             x,
             lengths,
@@ -338,8 +342,9 @@ class LSTM(Layer):
 
 
 class GRU(Layer):
-    """`torch.nn.GRU`: the gated recurrent unit (Cho et al., 2014), reset gate after the
-    product.
+    """`torch.nn.GRU`: the gated recurrent unit (Cho et al., 2014).
+
+    The reset gate is applied after the product.
 
     >>> import jax
     >>> layer = GRU(features=8)

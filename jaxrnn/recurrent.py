@@ -31,8 +31,7 @@ REGULARIZERS = ("zoneout_h", "zoneout_c", "recurrent_dropout", "update_dropout")
 
 
 class Recurrent(LayerModule):
-    """One cell run over time: a cell of this library, or anyone's
-    `flax.linen.RNNCellBase`.
+    """One cell of this library, or anyone's `flax.linen.RNNCellBase`, run over time.
 
     The cells of this library have their inputs projected for all steps at once. Others
     are called as they are, `cell(carry, x) -> (carry, output)`; every leaf of their
@@ -117,6 +116,7 @@ class Recurrent(LayerModule):
         super().__post_init__()
 
     def setup(self):
+        """Creates the parameters of a learned initial state, if there is one."""
         if self.learned_initial_state:
             (state,) = self._states_of_zeros(())
             names = getattr(state, "_fields", ("h",))
@@ -147,8 +147,9 @@ class Recurrent(LayerModule):
         reverse: bool = False,
         train: bool = False,
     ) -> tuple[Float[Array, "*b t h"], State]:
-        """Outputs for every step, zero at padding, and the state after the last step
-        read, which padding leaves alone.
+        """Outputs for every step, and the state after the last step read.
+
+        At padding the outputs are zero, and the state stays as it is.
 
         Args:
             x: the inputs; what padding holds is not read.
@@ -231,8 +232,9 @@ class Recurrent(LayerModule):
         return outputs, (cell_state,)
 
     def project(self, x: Float[Array, "*b d"]) -> Float[Array, "*b g"]:
-        """The inputs' share of the gates, for `step` with `projected`; of a cell that
-        is not of this library the inputs themselves.
+        """The inputs' share of the gates, for `step` with `projected`.
+
+        Of a cell that is not of this library it is the inputs themselves.
 
         >>> layer = Recurrent(cells.RNNCell(2, kernel_init=nn.initializers.ones))
         >>> x = jnp.array([[1.0, 0.5, 0.25]])
@@ -392,9 +394,10 @@ class Recurrent(LayerModule):
 
     @property
     def resolved_backends(self) -> tuple[str, ...]:
-        """What runs each cell: `"native"`, `"fused"` or `"scan"` of
-        `jaxrnn.functional`, `"parallel"` (all steps at once), or `"scan"` of
-        `flax.linen`.
+        """What runs each cell.
+
+        It is `"native"`, `"fused"` or `"scan"` of `jaxrnn.functional`, `"parallel"`
+        (all steps at once), or `"scan"` of `flax.linen`.
 
         >>> Recurrent(cells.GRUCell(8, dtype=jnp.bfloat16)).resolved_backends
         ('fused',)
@@ -416,8 +419,10 @@ class Recurrent(LayerModule):
 
     @property
     def _cell_name(self) -> CellName | None:
-        """That of the recurrence in `jaxrnn.functional`, if it is one of those. A
-        subclass may have changed anything: it has none."""
+        """The name of the recurrence in `jaxrnn.functional`, if it is one of those.
+
+        A subclass may have changed anything: it has none.
+        """
         kind = type(self.cell)
         if self._is_regularized:
             return None
@@ -457,8 +462,10 @@ class Recurrent(LayerModule):
 
 
 def _with_rows_of(x: Array, state: CellState, axes: int) -> CellState:
-    """The state on the devices that have its rows of `x`, by JAX's types: a loop must
-    return what it takes, and there outputs are where the inputs are."""
+    """The state on the devices that have its rows of `x`, by JAX's types.
+
+    A loop must return what it takes, and there outputs are where the inputs are.
+    """
     if not has_sharding_in_type(x):
         return state
     nothing = jnp.zeros_like(x.sum(axis=range(axes, x.ndim)))

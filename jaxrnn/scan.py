@@ -1,9 +1,9 @@
-"""The reference recurrence: `flax.linen.scan` of any cell over time, with padding and
-resets.
+"""The reference recurrence: `flax.linen.scan` of any cell over time.
 
-It defines what every faster path must compute. Arrays are time-major, the batch is one
-axis. Reverse is the same scan run backwards over the same steps: nothing is flipped or
-gathered, and the final state is simply the scan's carry.
+It handles padding and resets, and defines what every faster path must compute. Arrays
+are time-major, the batch is one axis. Reverse is the same scan run backwards over the
+same steps: nothing is flipped or gathered, and the final state is simply the scan's
+carry.
 """
 
 from collections.abc import Callable
@@ -33,8 +33,9 @@ def scan(
     fresh_state: CellState = None,
     reverse: bool = False,
 ) -> tuple[Array, CellState]:
-    """Applies `step(cell, state, inputs[t]) -> (state, output)` to one time step after
-    the other.
+    """Applies `step` to one time step after the other.
+
+    One call is `step(cell, state, inputs[t]) -> (state, output)`.
 
     Args:
         step: one step; it may create and read variables of `cell`, draw random numbers
@@ -62,7 +63,6 @@ def scan(
     >>> outputs.ravel().tolist(), total.tolist()
     ([1.0, 0.0, 4.0], [4.0])
     """
-
     if first_state is None:
         first_state = state
 

@@ -18,8 +18,9 @@ from jaxrnn.types import Array, CellState, Dtype, Float, accumulation_dtype
 
 
 class Cell(nn.RNNCellBase):
-    """A recurrent cell with its weights: what all cells of the library share. One of
-    your own defines `gates` and `_step`.
+    """A recurrent cell with its weights: what all cells of the library share.
+
+    One of your own defines `gates` and `_step`.
 
     A cell is used in two ways. `project` all inputs at once, then `recur` step by step:
     what this library's layers do. Or `cell(state, x)`, one step from raw inputs: the
@@ -82,6 +83,7 @@ class Cell(nn.RNNCellBase):
         super().__post_init__()
 
     def setup(self):
+        """Creates the parameters."""
         if self.recurrent_gates != 0:
             number = self.recurrent_gates or self.gates
             shape = (self.output_features, number * self.features)
@@ -110,8 +112,9 @@ class Cell(nn.RNNCellBase):
         return self._project(x.astype(self.state_dtype))
 
     def weights(self, x: Float[Array, "*b d"]) -> dict[str, Array]:
-        """The parameters by their names, for inputs like `x`: what the functions of
-        `jaxrnn.functional` take.
+        """The parameters by their names, for inputs like `x`.
+
+        They are what the functions of `jaxrnn.functional` take.
 
         Raises:
             ValueError: as `project`.
@@ -137,6 +140,7 @@ class Cell(nn.RNNCellBase):
         drop: Drop | None = None,
     ) -> tuple[CellState, Float[Array, "*b h"]]:
         """The next state and the output, from what `project` gives; the bias is added.
+
         `drop` is for cells with one of those `regularizers`.
 
         Raises:
@@ -211,8 +215,9 @@ class Cell(nn.RNNCellBase):
 
     @property
     def time_features(self) -> int:
-        """How many of the inputs' features, the last ones, are lengths of time steps,
-        which have no weights.
+        """How many of the inputs' features, the last ones, are lengths of time steps.
+
+        They have no weights.
 
         >>> from jaxrnn.cells import CfCCell, GRUCell
         >>> GRUCell(8).time_features, CfCCell(8, time_feature=True).time_features
@@ -283,8 +288,10 @@ class Cell(nn.RNNCellBase):
         init: Initializer,
         widths: tuple[int, ...] | None = None,
     ) -> Float[Array, "h g"]:
-        """A parameter with columns for gates of these widths, `features` each if None,
-        made by `init` for each gate on its own: the whole is no matrix of its own."""
+        """A parameter with columns for gates of these widths, `features` each if None.
+
+        `init` makes each gate on its own: the whole is no matrix of its own.
+        """
         if widths is None:
             widths = (self.features,) * (shape[-1] // self.features)
 

@@ -1,5 +1,8 @@
-"""The simple recurrent network, the LSTM and the GRU, in PyTorch's and the published
-form: `equations` on what `Cell` gives them."""
+"""The simple recurrent network, the LSTM and the GRU.
+
+The GRU is here in PyTorch's and in the published form. The cells run the steps of
+`equations` on what `Cell` gives them.
+"""
 
 from typing import ClassVar
 
@@ -22,8 +25,9 @@ from jaxrnn.types import LSTMState
 
 
 class RNNCell(Cell):
-    """The simple recurrent network, `h' = tanh(x w_x + b + h w_h)` (Elman, 1990), or
-    with `activation="relu"` (Le, Jaitly and Hinton, 2015).
+    """The simple recurrent network, `h' = tanh(x w_x + b + h w_h)` (Elman, 1990).
+
+    With `activation="relu"` it is that of Le, Jaitly and Hinton (2015).
 
     Attributes:
         activation: `"tanh"` or `"relu"`.
@@ -59,8 +63,9 @@ class RNNCell(Cell):
 
 
 class LSTMCell(Cell):
-    """Long short-term memory (Hochreiter and Schmidhuber, 1997; `lstm_step` has the
-    equations). The state is `LSTMState(h, c)`.
+    """Long short-term memory (Hochreiter and Schmidhuber, 1997).
+
+    `lstm_step` has the equations. The state is `LSTMState(h, c)`.
 
     Attributes:
         forget_bias: added to the initial bias of the forget gate (Jozefowicz, Zaremba
@@ -97,6 +102,7 @@ class LSTMCell(Cell):
         super().__post_init__()
 
     def setup(self):
+        """Creates the parameters."""
         super().setup()
         if self.proj_size:
             shape = (self.features, self.proj_size)
@@ -134,8 +140,9 @@ class LSTMCell(Cell):
 
 
 class GRUCell(Cell):
-    """The gated recurrent unit of PyTorch and cuDNN, reset gate after the product
-    (`gru_step` has the equations).
+    """The gated recurrent unit of PyTorch and cuDNN, reset gate after the product.
+
+    `gru_step` has the equations.
 
     >>> import jax
     >>> cell = GRUCell(features=8)
@@ -151,6 +158,7 @@ class GRUCell(Cell):
     )
 
     def setup(self):
+        """Creates the parameters."""
         super().setup()
         if self.use_bias:
             init = narrowed(self._or_torch(self.bias_init))
@@ -173,8 +181,10 @@ class GRUCell(Cell):
 
 
 class ResetBeforeGRUCell(Cell):
-    """The gated recurrent unit as published (Cho et al., 2014), reset gate before the
-    product (`reset_before_gru_step` has the equations). PyTorch has no such cell.
+    """The gated recurrent unit as published, reset gate before the product.
+
+    It is that of Cho et al. (2014); `reset_before_gru_step` has the equations. PyTorch
+    has no such cell.
 
     >>> import jax
     >>> cell = ResetBeforeGRUCell(features=8)

@@ -67,10 +67,11 @@ class _ContinuousCell(Cell):
 
 
 class LeakyRNNCell(_ContinuousCell):
-    """The leaky, or continuous-time, network of computational neuroscience (Song, Yang
-    and Wang, 2016, "Training excitatory-inhibitory recurrent neural networks for
-    cognitive tasks"), `time_constant * dv/dt = -v + x w_x + r w_h + b` with rates
-    r = relu(v), by steps of Euler's method:
+    """The leaky, or continuous-time, network of computational neuroscience.
+
+    As in Song, Yang and Wang (2016, "Training excitatory-inhibitory recurrent neural
+    networks for cognitive tasks"), `time_constant * dv/dt = -v + x w_x + r w_h + b`
+    with rates r = relu(v), by steps of Euler's method:
 
         alpha = dt / time_constant
         u = x w_x + r w_h + b
@@ -156,9 +157,10 @@ class LeakyRNNCell(_ContinuousCell):
 
 
 class CfCCell(_ContinuousCell):
-    """The closed-form continuous-time network (Hasani et al., 2022, "Closed-form
-    continuous-time neural networks", Nature Machine Intelligence 4), with its three
-    networks f, g and n on one shared layer:
+    """The closed-form continuous-time network (Hasani et al., 2022).
+
+    As in "Closed-form continuous-time neural networks", Nature Machine Intelligence 4,
+    with its three networks f, g and n on one shared layer:
 
         s = tanh(x w_x + h w_h + b)
         f, g, n = s w_f + b_f, tanh(s w_g + b_g), tanh(s w_n + b_n)
@@ -191,6 +193,7 @@ class CfCCell(_ContinuousCell):
         super().__post_init__()
 
     def setup(self):
+        """Creates the parameters."""
         hidden = self._widths[0]
         shape = (self.features, hidden)
         self.w_h = self._matrix("w_h", shape, self.recurrent_init, (hidden,))

@@ -12,8 +12,10 @@ from jaxrnn.types import Array, Float, LSTMState
 
 
 class ConvLSTMCell(Cell):
-    """The convolutional LSTM (Shi et al., 2015, "Convolutional LSTM network",
-    arXiv:1506.04214, equation 3, without its peepholes):
+    """The convolutional LSTM (Shi et al., 2015).
+
+    As in "Convolutional LSTM network", arXiv:1506.04214, equation 3, without its
+    peepholes:
 
         i, f, o = sigmoid(...), g = tanh(...) of conv(x, w_x) + conv(h, w_h) + b
         c' = f * c + i * g, h' = o * tanh(c')
@@ -56,6 +58,7 @@ class ConvLSTMCell(Cell):
         super().__post_init__()
 
     def setup(self):
+        """Creates the parameters."""
         shape = (*self.kernel_size, self.features, 4 * self.features)
         self.w_h = self._matrix("w_h", shape, self.recurrent_init)
         if self.use_bias:

@@ -54,8 +54,10 @@ class _LSTMLike(_ForgetBias):
 
 
 class PeepholeLSTMCell(_LSTMLike):
-    """The LSTM whose gates see the memory cell (Gers and Schmidhuber, 2000, "Recurrent
-    nets that time and count"; Gers, Schraudolph and Schmidhuber, 2002):
+    """The LSTM whose gates see the memory cell.
+
+    As in Gers and Schmidhuber (2000, "Recurrent nets that time and count") and Gers,
+    Schraudolph and Schmidhuber (2002):
 
         i, f = sigmoid(... + w_c[i] * c), sigmoid(... + w_c[f] * c)
         c' = f * c + i * tanh(...)
@@ -78,6 +80,7 @@ class PeepholeLSTMCell(_LSTMLike):
     peephole_init: Initializer = nn.initializers.normal(0.1)
 
     def setup(self):
+        """Creates the parameters."""
         super().setup()
         self.w_c = self._vector("w_c", self.peephole_init, 3 * self.features)
 
@@ -96,8 +99,9 @@ class PeepholeLSTMCell(_LSTMLike):
 
 
 class CoupledLSTMCell(_LSTMLike):
-    """The LSTM with coupled input and forget gate (Greff et al., 2017, "LSTM: a search
-    space odyssey", CIFG; without its peepholes):
+    """The LSTM with coupled input and forget gate (Greff et al., 2017).
+
+    As the CIFG of "LSTM: a search space odyssey", without its peepholes:
 
         f, o = sigmoid(...), g = tanh(...)
         c' = f * c + (1 - f) * g, h' = o * tanh(c')
@@ -129,9 +133,10 @@ class CoupledLSTMCell(_LSTMLike):
 
 
 class JANETCell(_ForgetBias):
-    """Just another network: an LSTM with a forget gate alone (van der Westhuizen and
-    Lasenby, 2018, "The unreasonable effectiveness of the forget gate",
-    arXiv:1804.04849):
+    """Just another network: an LSTM with a forget gate alone.
+
+    As in van der Westhuizen and Lasenby (2018, "The unreasonable effectiveness of the
+    forget gate", arXiv:1804.04849):
 
         s = x w_s + h u_s + b_s, n = tanh(...)
         h' = sigmoid(s) * h + (1 - sigmoid(s - beta)) * n
@@ -167,8 +172,9 @@ class JANETCell(_ForgetBias):
 
 
 class LayerNormLSTMCell(_LSTMLike):
-    """The LSTM with layer normalisation (Ba, Kiros and Hinton, 2016, arXiv:1607.06450,
-    supplementary material):
+    """The LSTM with layer normalisation (Ba, Kiros and Hinton, 2016).
+
+    As in the supplementary material of arXiv:1607.06450:
 
         i, f, g, o = LN(x w_x) + LN(h w_h) + b
         c' = sigmoid(f) * c + sigmoid(i) * tanh(g)
@@ -197,6 +203,7 @@ class LayerNormLSTMCell(_LSTMLike):
         super().__post_init__()
 
     def setup(self):
+        """Creates the parameters."""
         super().setup()
         ones = nn.initializers.ones_init()
         self.scale_x = self._vector("scale_x", ones, 4 * self.features)
@@ -228,8 +235,9 @@ class LayerNormLSTMCell(_LSTMLike):
 
 
 class LayerNormGRUCell(Cell):
-    """The GRU with layer normalisation (Ba, Kiros and Hinton, 2016, arXiv:1607.06450,
-    supplementary material), reset gate after the product:
+    """The GRU with layer normalisation (Ba, Kiros and Hinton, 2016).
+
+    As in the supplementary material of arXiv:1607.06450, reset gate after the product:
 
         r, z = sigmoid(LN(x w_rz) + LN(h u_rz) + b_rz)
         n = tanh(LN(x w_n) + b_n + r * (LN(h u_n) + b_hn))
@@ -257,6 +265,7 @@ class LayerNormGRUCell(Cell):
         super().__post_init__()
 
     def setup(self):
+        """Creates the parameters."""
         super().setup()
         ones = nn.initializers.ones_init()
         self.scale_x = self._vector("scale_x", ones, 3 * self.features)
@@ -302,8 +311,9 @@ def _check_epsilon(epsilon: float) -> None:
 
 
 class MultiplicativeLSTMCell(_LSTMLike):
-    """The multiplicative LSTM (Krause, Lu, Murray and Renals, 2017,
-    arXiv:1609.07959):
+    """The multiplicative LSTM (Krause, Lu, Murray and Renals, 2017).
+
+    As in arXiv:1609.07959:
 
         m = (x w_m) * (h w_h)
         i, f, o = sigmoid(...), g = tanh(...) of x w_x + m w_mh + b
@@ -326,6 +336,7 @@ class MultiplicativeLSTMCell(_LSTMLike):
     bias_gates: ClassVar[int | None] = 4
 
     def setup(self):
+        """Creates the parameters."""
         super().setup()
         shape = (self.features, 4 * self.features)
         self.w_mh = self._matrix("w_mh", shape, self.recurrent_init)
@@ -342,8 +353,10 @@ class MultiplicativeLSTMCell(_LSTMLike):
 
 
 class MogrifierLSTMCell(_LSTMLike):
-    """The LSTM whose input and state scale each other before each step (Melis, Kocisky
-    and Blunsom, 2020, "Mogrifier LSTM", arXiv:1909.01792, equations 1 and 2):
+    """The LSTM whose input and state scale each other before each step.
+
+    As in Melis, Kocisky and Blunsom (2020, "Mogrifier LSTM", arXiv:1909.01792,
+    equations 1 and 2):
 
         x[i] = 2 sigmoid(h[i-1] q[i]) * x[i-2]    for odd i up to `rounds`
         h[i] = 2 sigmoid(x[i-1] r[i]) * h[i-2]    for even i
@@ -375,8 +388,10 @@ class MogrifierLSTMCell(_LSTMLike):
         super().__post_init__()
 
     def _project(self, x):
-        """The inputs as they are: here the weights alone are made, whose shapes depend
-        on them."""
+        """The inputs as they are.
+
+        Here the weights alone are made, whose shapes depend on the inputs.
+        """
         size = x.shape[-1]
         self._matrix("w_x", (size, 4 * self.features), self.kernel_init)
         for k in range(1, self.rounds + 1):
@@ -433,8 +448,9 @@ class MogrifierLSTMCell(_LSTMLike):
 
 
 class MGUCell(_ForgetBias):
-    """The minimal gated unit (Zhou, Wu, Zhang and Zhou, 2016, "Minimal gated unit for
-    recurrent neural networks", arXiv:1603.09420):
+    """The minimal gated unit (Zhou, Wu, Zhang and Zhou, 2016).
+
+    As in "Minimal gated unit for recurrent neural networks", arXiv:1603.09420:
 
         f = sigmoid(x w_f + h u_f + b_f)
         n = tanh(x w_n + (f * h) u_n + b_n)
@@ -468,8 +484,9 @@ class MGUCell(_ForgetBias):
 
 
 class UGRNNCell(_ForgetBias):
-    """The update gate network (Collins, Sohl-Dickstein and Sussillo, 2017, "Capacity
-    and trainability in recurrent neural networks", arXiv:1611.09913):
+    """The update gate network (Collins, Sohl-Dickstein and Sussillo, 2017).
+
+    As in "Capacity and trainability in recurrent neural networks", arXiv:1611.09913:
 
         g = sigmoid(x w_g + h u_g + b_g), n = tanh(x w_n + h u_n + b_n)
         h' = g * h + (1 - g) * n
@@ -497,8 +514,9 @@ class UGRNNCell(_ForgetBias):
 
 
 class LiGRUCell(Cell):
-    """The light GRU (Ravanelli, Brakel, Omologo and Bengio, 2018, "Light gated
-    recurrent units for speech recognition", arXiv:1803.10225):
+    """The light GRU (Ravanelli, Brakel, Omologo and Bengio, 2018).
+
+    As in "Light gated recurrent units for speech recognition", arXiv:1803.10225:
 
         z = sigmoid(N(x w_z) + h u_z + b_z), n = relu(N(x w_n) + h u_n + b_n)
         h' = z * h + (1 - z) * n
@@ -526,6 +544,7 @@ class LiGRUCell(Cell):
         super().__post_init__()
 
     def setup(self):
+        """Creates the parameters."""
         super().setup()
         ones = nn.initializers.ones_init()
         self.scale_x = self._vector("scale_x", ones, 2 * self.features)
@@ -544,9 +563,9 @@ class LiGRUCell(Cell):
 
 
 class RHNCell(Cell):
-    """The recurrent highway network (Zilly, Srivastava, Koutnik and Schmidhuber, 2017,
-    arXiv:1607.03474), with several steps for each input and
-    coupled gates:
+    """The recurrent highway network (Zilly, Srivastava, Koutnik and Schmidhuber, 2017).
+
+    As in arXiv:1607.03474, with several steps for each input and coupled gates:
 
         n = tanh(x w_n + s u_n[l] + b_n[l]), g = sigmoid(x w_g + s u_g[l] + b_g[l])
         s' = n * g + s * (1 - g)    for l = 1, ..., depth; x only where l = 1
@@ -586,6 +605,7 @@ class RHNCell(Cell):
         return 2 * self.depth
 
     def setup(self):
+        """Creates the parameters."""
         self.w_h = self._matrix(
             "w_h",
             (self.features, self.recurrent_gates * self.features),
@@ -618,8 +638,10 @@ class RHNCell(Cell):
 
 
 class MinimalRNNCell(Cell):
-    """The minimal RNN (Chen, 2017, "MinimalRNN: toward more interpretable and trainable
-    recurrent neural networks", arXiv:1711.06788):
+    """The minimal RNN (Chen, 2017).
+
+    As in "MinimalRNN: toward more interpretable and trainable recurrent neural
+    networks", arXiv:1711.06788:
 
         v = tanh(x w_x + b_v)
         u = sigmoid(h w_h + v w_v + b)
@@ -640,6 +662,7 @@ class MinimalRNNCell(Cell):
     )
 
     def setup(self):
+        """Creates the parameters."""
         super().setup()
         shape = (self.features, self.features)
         self.w_v = self._matrix("w_v", shape, self.kernel_init)
@@ -661,9 +684,11 @@ class MinimalRNNCell(Cell):
 
 
 class SCRNCell(Cell):
-    """The structurally constrained recurrent network (Mikolov, Joulin, Chopra, Mathieu
-    and Ranzato, 2014, "Learning longer memory in recurrent neural networks",
-    arXiv:1412.7753): beside the state there are slow context features,
+    """The structurally constrained recurrent network.
+
+    As in Mikolov, Joulin, Chopra, Mathieu and Ranzato (2014, "Learning longer memory in
+    recurrent neural networks", arXiv:1412.7753), beside the state there are slow
+    context features:
 
         s' = (1 - alpha) * (x w_s) + alpha * s
         h' = sigmoid(x w_x + s' w_sh + h w_h + b)
@@ -705,6 +730,7 @@ class SCRNCell(Cell):
             )
 
     def setup(self):
+        """Creates the parameters."""
         fast, context = self._widths
         init = self.recurrent_init
         self.w_h = self._matrix("w_h", (fast, fast), init, (fast,))

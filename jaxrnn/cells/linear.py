@@ -24,8 +24,9 @@ Pooling = Literal["f", "fo", "ifo"]
 
 
 class LinearCell(Cell):
-    """A cell that is linear in its state: what `MinGRUCell`, `LRUCell` and the others
-    of this file share.
+    """A cell that is linear in its state.
+
+    It has what `MinGRUCell`, `LRUCell` and the others of this file share.
 
     One of your own defines `gates` and `_run`. A layer then computes all its steps at
     once, unless a method that says otherwise, `_step`, `recur` or `__call__`, is its
@@ -56,8 +57,10 @@ class LinearCell(Cell):
         first_state: CellState = None,
         reverse: bool = False,
     ) -> tuple[Float[Array, "t b h"], CellState]:
-        """What `scan(Cell.recur, cell, state, x_gates, ...)` returns, to rounding, with
-        `initial_state` as fresh state.
+        """The outputs of all steps at once, and the state after the last step read.
+
+        It is what `scan(Cell.recur, cell, state, x_gates, ...)` returns, to rounding,
+        with `initial_state` as fresh state.
 
         >>> def run(cell, x):
         ...     return cell.over_time(cell.initial_state((2,)), cell.project(x))
@@ -81,8 +84,10 @@ class LinearCell(Cell):
         return True
 
     def _run(self, x_gates: Float[Array, "*b g"], over: Any) -> tuple[CellState, Array]:
-        """The final state and the outputs, by `over.recurrence` and `over.previous`;
-        the bias is in `x_gates`, which has a time axis or has not."""
+        """The final state and the outputs, by `over.recurrence` and `over.previous`.
+
+        The bias is in `x_gates`, which has a time axis or has not.
+        """
         raise TypeError(f"{type(self).__name__} does not define a recurrence")
 
     def _step(self, state, x_gates, w_h):
@@ -108,8 +113,10 @@ class _OneStep:
     state: CellState
 
     def recurrence(self, a: Array, b: Array, name: str | None = None):
-        """`a * h + b`, as the state of the step and as the final one; `h` is the part
-        of the state with that name, or all of it."""
+        """`a * h + b`, as the state of the step and as the final one.
+
+        `h` is the part of the state with that name, or all of it.
+        """
         h = a * _part(self.state, name) + b
         return h, h
 
@@ -159,8 +166,10 @@ def _part(state: CellState, name: str | None) -> Array:
 
 
 def positive(x: Float[Array, "*b h"]) -> Float[Array, "*b h"]:
-    """`x + 1/2` where `x` is positive, `sigmoid(x)` elsewhere: the activation that
-    keeps the states of MinGRU and MinLSTM positive (Feng et al., 2024, appendix B).
+    """`x + 1/2` where `x` is positive, `sigmoid(x)` elsewhere.
+
+    It is the activation that keeps the states of MinGRU and MinLSTM positive (Feng et
+    al., 2024, appendix B).
 
     >>> positive(jnp.array([1.5, 0.0])).tolist()
     [2.0, 0.5]
@@ -169,8 +178,9 @@ def positive(x: Float[Array, "*b h"]) -> Float[Array, "*b h"]:
 
 
 class MinGRUCell(LinearCell):
-    """The minimal gated recurrent unit in the form that its authors train (Feng et al.,
-    2024, "Were RNNs all we needed?", arXiv:2410.01201, appendix B):
+    """The minimal gated recurrent unit in the form that its authors train.
+
+    As in Feng et al. (2024, "Were RNNs all we needed?", arXiv:2410.01201, appendix B):
 
         z = sigmoid(x_z), n = g(x_n), with g as `positive`
         h' = (1 - z) * h + z * n
@@ -196,8 +206,9 @@ class MinGRUCell(LinearCell):
 
 
 class MinLSTMCell(LinearCell):
-    """The minimal LSTM in the form that its authors train (Feng et al., 2024,
-    arXiv:2410.01201, appendix B), with gates that add up to one:
+    """The minimal LSTM in the form that its authors train (Feng et al., 2024).
+
+    As in arXiv:2410.01201, appendix B, with gates that add up to one:
 
         f, i = sigmoid(x_f), sigmoid(x_i), n = g(x_n), with g as `positive`
         h' = f / (f + i) * h + i / (f + i) * n
@@ -233,8 +244,10 @@ class MinLSTMCell(LinearCell):
 
 
 class SRUCell(LinearCell):
-    """The simple recurrent unit (Lei et al., 2018, "Simple recurrent units for highly
-    parallelizable recurrence", arXiv:1709.02755):
+    """The simple recurrent unit (Lei et al., 2018).
+
+    As in "Simple recurrent units for highly parallelizable recurrence",
+    arXiv:1709.02755:
 
         f, r = sigmoid(x_f + v_f * c), sigmoid(x_r + v_r * c)
         c' = f * c + (1 - f) * x_c
@@ -268,6 +281,7 @@ class SRUCell(LinearCell):
         super().__post_init__()
 
     def setup(self):
+        """Creates the parameters."""
         super().setup()
         if self.peephole:
             shape = 2 * self.features
@@ -296,8 +310,10 @@ class SRUCell(LinearCell):
 
 
 class QRNNState(NamedTuple):
-    """What a QRNN with a window of 2 remembers: its memory cell `c`, and what the
-    inputs of the last step add to the gates of the next one.
+    """What a QRNN with a window of 2 remembers.
+
+    This is its memory cell `c`, and in `previous` what the inputs of the last step add
+    to the gates of the next one.
 
     >>> QRNNState(c=jnp.zeros((2, 4)), previous=jnp.zeros((2, 12))).previous.shape
     (2, 12)
@@ -308,9 +324,10 @@ class QRNNState(NamedTuple):
 
 
 class QRNNCell(LinearCell):
-    """The quasi-recurrent network (Bradbury, Merity, Xiong and Socher, 2017,
-    arXiv:1611.01576): gates by a convolution over the last inputs, and a pooling that
-    is linear in the state,
+    """The quasi-recurrent network (Bradbury, Merity, Xiong and Socher, 2017).
+
+    As in arXiv:1611.01576, with gates by a convolution over the last inputs, and a
+    pooling that is linear in the state:
 
         z = tanh(...), f, o, i = sigmoid(...) of x_t w_x[0] + x_{t-1} w_x[1] + b
         pooling "f":    h' = f * h + (1 - f) * z
@@ -389,8 +406,10 @@ class QRNNCell(LinearCell):
 
 
 class LRUCell(LinearCell):
-    """The linear recurrent unit (Orvieto et al., 2023, "Resurrecting recurrent neural
-    networks for long sequences", arXiv:2303.06349), with complex states:
+    """The linear recurrent unit (Orvieto et al., 2023).
+
+    As in "Resurrecting recurrent neural networks for long sequences", arXiv:2303.06349,
+    with complex states:
 
         lambda = exp(-exp(nu) + i exp(theta))
         s' = lambda * s + exp(gamma) * (x B)
@@ -438,6 +457,7 @@ class LRUCell(LinearCell):
         super().__post_init__()
 
     def setup(self):
+        """Creates the parameters."""
         super().setup()
         states = self._states
         self.nu = self._vector("nu", self._nu_init, states)
@@ -493,8 +513,9 @@ class LRUCell(LinearCell):
 
 
 class RGLRUCell(LinearCell):
-    """The real-gated linear recurrent unit (De et al., 2024, "Griffin",
-    arXiv:2402.19427, equations 1 to 4):
+    """The real-gated linear recurrent unit (De et al., 2024).
+
+    As in "Griffin", arXiv:2402.19427, equations 1 to 4:
 
         r, i = sigmoid(x w_r + b_r), sigmoid(x w_i + b_i)
         a = sigmoid(-decay) ** (c r), with c = 8
@@ -536,6 +557,7 @@ class RGLRUCell(LinearCell):
         super().__post_init__()
 
     def setup(self):
+        """Creates the parameters."""
         super().setup()
         self.decay = self._vector("decay", self._decay_init)
 
@@ -560,8 +582,9 @@ class RGLRUCell(LinearCell):
 
 
 class S5Cell(LinearCell):
-    """The simplified state space layer (Smith, Warrington and Linderman, 2023,
-    arXiv:2208.04933), with complex states, discretised by zero-order hold:
+    """The simplified state space layer (Smith, Warrington and Linderman, 2023).
+
+    As in arXiv:2208.04933, with complex states, discretised by zero-order hold:
 
         lambda = -exp(log_decay) + i frequency, step = exp(log_step)
         s' = exp(lambda step) * s + (exp(lambda step) - 1) / lambda * (x B)
@@ -611,6 +634,7 @@ class S5Cell(LinearCell):
         super().__post_init__()
 
     def setup(self):
+        """Creates the parameters."""
         super().setup()
         states = self._states
         eigenvalues, _ = _hippo(2 * states // self.blocks, self.blocks)
@@ -682,8 +706,10 @@ class S5Cell(LinearCell):
         return jnp.concatenate([re, im, direct], axis=-1)
 
     def _w_y_init(self, key, shape, dtype):
-        """`C` in the eigenvectors' coordinates, so that outputs are twice a real
-        part."""
+        """`C` in the eigenvectors' coordinates.
+
+        With it, outputs are twice a real part.
+        """
         _, vectors = _hippo(shape[0] // self.blocks, self.blocks)
         c = self.kernel_init(key, shape, dtype).T
         re, im = (
@@ -708,8 +734,11 @@ def _constant(values: np.ndarray) -> Initializer:
 
 
 def _hippo(size: int, blocks: int) -> tuple[np.ndarray, np.ndarray]:
-    """Eigenvalues with a positive imaginary part, and their vectors as columns, of the
-    normal part of the HiPPO-LegS matrix, as so many diagonal blocks of that size."""
+    """Eigenvalues with a positive imaginary part, and their vectors as columns.
+
+    They are those of the normal part of the HiPPO-LegS matrix, as so many diagonal
+    blocks of that size.
+    """
     n = np.arange(size)
     root = np.sqrt(2 * n + 1)
     lower = -np.tril(np.outer(root, root), -1) - np.diag(n + 1.0)

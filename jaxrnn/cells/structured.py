@@ -1,5 +1,7 @@
-"""Cells whose recurrent matrix has a structure, or that follow a differential equation,
-so that gradients neither vanish nor explode."""
+"""Cells with a structured recurrent matrix, or that follow a differential equation.
+
+Gradients through them neither vanish nor explode.
+"""
 
 from typing import ClassVar, NamedTuple
 
@@ -15,8 +17,10 @@ from jaxrnn.types import Array, Float
 
 
 class IndRNNCell(Cell):
-    """The independently recurrent network: each unit sees the state of itself alone (Li
-    et al., 2018, "Independently recurrent neural network (IndRNN)", arXiv:1803.04831):
+    """The independently recurrent network: each unit sees the state of itself alone.
+
+    As in Li et al. (2018, "Independently recurrent neural network (IndRNN)",
+    arXiv:1803.04831):
 
         h' = relu(x w_x + u * h + b)
 
@@ -45,6 +49,7 @@ class IndRNNCell(Cell):
         super().__post_init__()
 
     def setup(self):
+        """Creates the parameters."""
         super().setup()
         self.u = self._vector("u", self.diagonal_init)
 
@@ -55,8 +60,10 @@ class IndRNNCell(Cell):
 
 
 class AntisymmetricRNNCell(Cell):
-    """The antisymmetric network (Chang, Chen, Haber and Chi, 2019, "AntisymmetricRNN: a
-    dynamical system view on recurrent neural networks", arXiv:1902.09689):
+    """The antisymmetric network (Chang, Chen, Haber and Chi, 2019).
+
+    As in "AntisymmetricRNN: a dynamical system view on recurrent neural networks",
+    arXiv:1902.09689:
 
         a = h (w_h - w_h.T - gamma I)
         h' = h + epsilon * tanh(x w_x + a + b)
@@ -111,8 +118,10 @@ class AntisymmetricRNNCell(Cell):
 
 
 class CoRNNState(NamedTuple):
-    """What a coRNN remembers: the places `y` of its oscillators, which are the output,
-    and their velocities `z`.
+    """What a coRNN remembers.
+
+    These are the places `y` of its oscillators, which are the output, and their
+    velocities `z`.
 
     >>> CoRNNState(y=jnp.zeros((2, 4)), z=jnp.zeros((2, 4))).z.shape
     (2, 4)
@@ -123,8 +132,9 @@ class CoRNNState(NamedTuple):
 
 
 class CoRNNCell(Cell):
-    """The coupled oscillatory network (Rusch and Mishra, 2021, arXiv:2010.00951), with
-    explicit damping:
+    """The coupled oscillatory network (Rusch and Mishra, 2021).
+
+    As in arXiv:2010.00951, with explicit damping:
 
         z' = z + dt * (tanh(x w_x + y w_y + z w_z + b) - gamma * y - epsilon * z)
         y' = y + dt * z'
@@ -188,8 +198,9 @@ class LEMState(NamedTuple):
 
 
 class LEMCell(Cell):
-    """Long expressive memory (Rusch, Mishra, Erichson and Mahoney, 2022,
-    arXiv:2110.04744):
+    """Long expressive memory (Rusch, Mishra, Erichson and Mahoney, 2022).
+
+    As in arXiv:2110.04744:
 
         s = dt * sigmoid(x v_1 + y w_1 + b_1), t = dt * sigmoid(x v_2 + y w_2 + b_2)
         z' = (1 - s) * z + s * tanh(x v_z + y w_z + b_z)
@@ -220,6 +231,7 @@ class LEMCell(Cell):
         super().__post_init__()
 
     def setup(self):
+        """Creates the parameters."""
         super().setup()
         shape = (self.features, self.features)
         self.w_y = self._matrix("w_y", shape, self.recurrent_init)

@@ -36,8 +36,9 @@ _TIME_MAJOR = (1, 0, 2)
 
 
 def results(cell: CellName, *, saved: bool) -> tuple[str, ...]:
-    """The names of the results of a forward pass; with `saved`, also of what only a
-    backward pass reads.
+    """The names of the results of a forward pass.
+
+    With `saved`, also of what only a backward pass reads.
 
     >>> results("gru", saved=True)
     ('y', 'h_last', 'gates')
@@ -73,8 +74,11 @@ def forward(cell: CellName, given: Arrays, *, saved: bool, reverse: bool) -> lis
 def backward(
     cell: CellName, given: Arrays, wanted: tuple[str, ...], *, reverse: bool
 ) -> list:
-    """The cotangents of the operands that `wanted` names, from operands, residuals and
-    the cotangents `d_y`, `d_h_last` and, of an LSTM, `d_c_last`."""
+    """The cotangents of the operands that `wanted` names.
+
+    They come from operands, residuals and the cotangents `d_y`, `d_h_last` and, of an
+    LSTM, `d_c_last`.
+    """
     rows = given["h0"].shape[:-1]
     sizes = {
         name: given[name].shape if name in WEIGHTS else given[name].shape[len(rows) :]
@@ -102,8 +106,11 @@ def _gates(cell: CellName) -> int:
 
 
 def _call(target, cell, given, operands, sizes, order, rows, reverse) -> Arrays:
-    """The results of `target` with these sizes, by name; those without rows are of
-    weights. What there is not is an empty array for the kernels."""
+    """The results of `target` with these sizes, by name.
+
+    Those without rows are of weights. What there is not is an empty array for the
+    kernels.
+    """
     names, masks = operands
     count = math.prod(rows)
 

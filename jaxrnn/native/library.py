@@ -20,9 +20,10 @@ BACKWARD = f"jaxrnn_backward_v{VERSION}"
 
 @functools.cache
 def instruction_set() -> str | None:
-    """Of the kernels: `"avx512"`, `"avx2"`, `"neon"` or `"portable"`; None if there are
-    none, because they were not compiled, `JAXRNN_ISA` is `none`, or this jaxlib cannot
-    use them, which is warned of.
+    """The kernels' instruction set: `"avx512"`, `"avx2"`, `"neon"` or `"portable"`.
+
+    None if there are no kernels, because they were not compiled, `JAXRNN_ISA` is
+    `none`, or this jaxlib cannot use them, which is warned of.
 
     >>> instruction_set() in ("avx512", "avx2", "neon", "portable", None)
     True

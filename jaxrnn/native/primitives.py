@@ -44,8 +44,10 @@ Operands = dict[str, Array]
 def recurrence(
     cell: CellName, operands: Mapping[str, Array], *, reverse: bool = False
 ) -> list[Array]:
-    """The outputs `[*b, t, p]`, zero where not valid, and the last `h` and, of an LSTM,
-    `c`: a recurrence in float32, from operands by their names.
+    """A recurrence in float32, from operands by their names.
+
+    It returns the outputs `[*b, t, p]`, zero where not valid, and the last `h` and, of
+    an LSTM, `c`.
 
     >>> w, h = jnp.ones((1, 1)), jnp.zeros((1, 1))
     >>> operands = {"x": jnp.ones((1, 3, 1)), "w_x": w, "w_h": w, "h0": h}
@@ -78,8 +80,10 @@ def recurrence(
 
 
 def _parts(cell: CellName, operands: Operands, reverse: bool):
-    """What the functions of `fused` take of a recurrence: loop, weights, states, masks,
-    and inputs, which at padding are zero."""
+    """What the functions of `fused` take of a recurrence.
+
+    These are loop, weights, states, masks, and inputs, which at padding are zero.
+    """
     loop = fused.Loop(cell, jnp.dtype(jnp.float32), reverse)
     names = ("w_h", "b", "b_n", "w_p")
     weights = {name: operands[name] for name in names if name in operands}
@@ -233,9 +237,11 @@ def _one_by_one(fun: Callable, stacked: int) -> Callable:
 
 @functools.lru_cache
 def _partitioned(call: Callable, rows: int, params: tuple) -> Callable:
-    """`call` for the rows that each device has, `rows` axes of them; sums over the
-    rows, the gradients of weights, are added up. The partitioner gathers what is split
-    in any other way."""
+    """`call` for the rows that each device has, `rows` axes of them.
+
+    Sums over the rows, the gradients of weights, are added up. The partitioner gathers
+    what is split in any other way.
+    """
     options = dict(params)
     stacked, operands, results = (
         options["stacked"],
@@ -355,9 +361,12 @@ def _bound_call(call: Callable, key: tuple) -> Callable:
 
 
 def _devices(ctx: mlir.LoweringRuleContext) -> bool | None:
-    """Whether arrays may be split over several devices; None where the kernels cannot
-    run: they are not for an artefact that has to run without them, for other platforms
-    too, or where only some of the axes of a mesh are in `jax.shard_map`."""
+    """Whether arrays may be split over several devices.
+
+    None where the kernels cannot run: they are not for an artefact that has to run
+    without them, for other platforms too, or where only some of the axes of a mesh are
+    in `jax.shard_map`.
+    """
     module = ctx.module_context
     place: Any = module.axis_context
     if module.lowering_parameters.for_export:
@@ -479,8 +488,10 @@ batching.primitive_batchers[_recurrence_tangent] = _tangent_batched
 
 
 def _without_residuals(used, eqn):
-    """Where nobody reads the residuals, as where `jax.checkpoint` computes them again
-    later, they are not written."""
+    """Leaves the residuals unwritten where nobody reads them.
+
+    That is so, for example, where `jax.checkpoint` computes them again later.
+    """
     if not any(used):
         return [False] * len(eqn.invars), None
     number = len(ffi_calls.results(eqn.params["cell"], saved=False))
