@@ -92,7 +92,25 @@ def compiled_in_half_the_time():
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-@pytest.mark.parametrize("check", contract.CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("name", LAYERS)
+# Which of them hold every check in each run; the others hold the essential ones there,
+# and all in the slow tests.
+FULL = {"lstm", "gru-fused", "lstm-bidirectional-deep", "stack", "own-cell"}
+ESSENTIAL = {
+    contract.padded_equals_cut,
+    contract.padding_is_not_read,
+    contract.packed_equals_alone,
+    contract.steps_equal_the_whole,
+}
+
+
+def cases():
+    for name in LAYERS:
+        for check in contract.CHECKS:
+            slow = name not in FULL and check not in ESSENTIAL
+            marks = [pytest.mark.slow] if slow else []
+            yield pytest.param(name, check, id=f"{name}-{check.__name__}", marks=marks)
+
+
+@pytest.mark.parametrize(("name", "check"), cases())
 def test_contract(name, check, rng):
     check(contract.Subject(*LAYERS[name], rng))
