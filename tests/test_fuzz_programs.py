@@ -6,6 +6,7 @@ import functools
 import io
 import json
 import types
+import unicodedata
 
 import numpy as np
 import pytest
@@ -50,7 +51,8 @@ def test_texts(directory, content):
     except UnicodeDecodeError:
         assert text is None
     else:
-        assert text == io.StringIO(decoded, newline=None).read()
+        lines = io.StringIO(decoded, newline=None).read()
+        assert text == unicodedata.normalize("NFC", lines)
 
 
 GOOD_CSV = "label,text\r\n" + "".join(

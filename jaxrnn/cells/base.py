@@ -130,7 +130,7 @@ class Cell(nn.RNNCellBase):
         if not self.has_variable("params", "w_x"):
             self.project(x)  # makes it, or says that it is missing
         names = ("w_x", "w_h", "b", "b_n", "w_p")
-        found = {name: self.get_variable("params", name) for name in names}
+        found = {name: meta.unbox(self.get_variable("params", name)) for name in names}
         return {name: weight for name, weight in found.items() if weight is not None}
 
     def recur(

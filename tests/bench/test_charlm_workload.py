@@ -13,7 +13,7 @@ SETTINGS = Settings(embed=8, hidden=8, batch=4, seq_len=6, learning_rate=1e-2)
 def test_sizes_are_the_chapters():
     assert len(CHARACTERS) == 80
     chapter = PRESETS["chapter"]
-    sizes = (chapter.embed, chapter.hidden, chapter.batch, chapter.time)
+    sizes = (chapter.embed, chapter.hidden, chapter.batch, chapter.seq_len)
     assert sizes == (256, 512, 64, 40)
 
 

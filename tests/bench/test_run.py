@@ -251,7 +251,12 @@ def test_help(run, capsys):
         run("--help")
     assert exit_.value.code == 0
     out = capsys.readouterr().out
-    for part in ("python -m experiments.bench", "--suites", "growth", "Turns of each"):
+    for part in (
+        "python -m experiments.bench",
+        "--suites",
+        "growth",
+        "Rounds of each case",
+    ):
         assert part in out
 
 

@@ -16,7 +16,11 @@ def run(code: str, **environment: str) -> str:
     """What `code` prints in a process that starts with `environment`'s settings."""
     inherited = {k: v for k, v in os.environ.items() if k not in SETTINGS}
     done = subprocess.run(
-        [sys.executable, "-c", f"from experiments import runtime\n{code}"],
+        [
+            sys.executable,
+            "-c",
+            f"from experiments.harness import jax_setup as runtime\n{code}",
+        ],
         env={**inherited, "JAX_PLATFORMS": "cpu", **environment},
         capture_output=True,
         text=True,

@@ -468,6 +468,8 @@ def test_a_step_that_is_not_finite_is_seen_before_it_is_saved(tmp_path, monkeypa
 
 def test_more_epochs_continue_a_run_and_the_rate_is_told(tmp_path, capsys):
     """Where the rate does not depend on their number, as one that had them at first."""
+    for name in ("more", "whole"):
+        (tmp_path / name).mkdir()
     run(tmp_path / "more")
     capsys.readouterr()
     found = run(tmp_path / "more", epochs=EPOCHS + 2)

@@ -295,7 +295,7 @@ def test_help_explains_every_option(program_run, capsys):
         program_run("--help")
     assert exit_.value.code == 0
     out = capsys.readouterr().out
-    for flag in ("--cell {lstm,gru,rnn}", "--predict", "--csv", "--smoke", "--devices"):
+    for flag in ("--cell {lstm,gru,rnn,", "--predict", "--csv", "--smoke", "--devices"):
         assert flag in out
     assert "--settings" not in out
 

@@ -44,5 +44,5 @@ def test_too_few_words():
 
 def test_words_that_stand_alone():
     """No two words of a review are near each other: there is nothing to learn from."""
-    with pytest.raises(ValueError, match="random ones with --no-pretrain"):
+    with pytest.raises(ValueError, match="random vectors with --no-pretrain"):
         word_vectors([np.array([word]) for word in range(2, V)], V, features=3)
