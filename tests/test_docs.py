@@ -74,7 +74,14 @@ RUNNABLE = runnable_pages()
 
 # Keras reads its own variables in a way that numpy will stop to allow.
 @pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning")
-@pytest.mark.parametrize("page", RUNNABLE, ids=name_of)
+def slow_but_for_the_first_pages():
+    first = {ROOT / "README.md", ROOT / "docs" / "quickstart.md"}
+    for page in RUNNABLE:
+        marks = [] if page in first else [pytest.mark.slow]
+        yield pytest.param(page, id=name_of(page), marks=marks)
+
+
+@pytest.mark.parametrize("page", slow_but_for_the_first_pages())
 def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     for package in sorted({*imported(RUNNABLE[page])} & {"torch", "keras", "haiku"}):

@@ -13,6 +13,8 @@ import jaxrnn
 from jaxrnn import functional, sampling
 from tests.test_functional import BACKENDS
 
+pytestmark = pytest.mark.slow
+
 X = np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32)
 LENGTHS = np.array([5, 2])
 IDS = np.array([[1, 1, 2, 2, 0], [1, 2, 2, 3, 3]])

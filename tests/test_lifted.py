@@ -11,7 +11,8 @@ from flax import linen as nn
 import jaxrnn
 from jaxrnn.models import LanguageModel, SequenceClassifier
 
-SLOW = pytest.mark.slow
+pytestmark = pytest.mark.slow
+
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(3, 5, 4)).astype(np.float32)
@@ -193,17 +194,8 @@ def test_flags_that_jit_traces():
     assert_same(gradient, expected)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "Stack",
-        *(pytest.param(n, marks=SLOW) for n in ("Recurrent", "LSTM", "Bidirectional")),
-    ],
-)
-@pytest.mark.parametrize(
-    "transform",
-    ["remat", "jit", pytest.param("checkpoint", marks=SLOW), "map_variables"],
-)
+@pytest.mark.parametrize("name", ["Recurrent", "LSTM", "Stack", "Bidirectional"])
+@pytest.mark.parametrize("transform", ["remat", "checkpoint", "jit", "map_variables"])
 def test_a_transformed_layer_inside_of_others(name, transform):
     """Which give it `train` and, the backward one, `reverse`."""
 

@@ -118,6 +118,7 @@ def test_what_jax_checkpoint_computes_again(given):
         assert_close(found, jax.jit(jax.grad(loss("scan"), (0, 1)))(*given), 5e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", ["lstm-projected", "gru", "rnn"])
 @pytest.mark.parametrize("masked", [False, True])
 def test_forward_mode_and_second_derivatives(cell, masked, rng):
@@ -333,6 +334,7 @@ print(library.instruction_set(), layer.resolved_backends[0], repr(total))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["portable", "avx2", "none"])
 def test_the_environment_chooses_the_instruction_set(name):
     def run(**environment):

@@ -12,6 +12,8 @@ import jaxrnn
 from jaxrnn import segments
 from jaxrnn.products import product
 
+pytestmark = pytest.mark.slow
+
 ROWS = P("data")
 LAYERS = {
     "LSTM": jaxrnn.LSTM(4, num_layers=2, bidirectional=True),

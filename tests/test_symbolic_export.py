@@ -13,6 +13,8 @@ from jax import export
 import jaxrnn
 from jaxrnn.models import LanguageModel, SequenceClassifier
 
+pytestmark = pytest.mark.slow
+
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(3, 5, 4)).astype(np.float32)
 TOKENS = RNG.integers(7, size=(3, 5)).astype(np.int32)

@@ -10,6 +10,8 @@ from experiments.bench.imdb_workload import Reviews
 from experiments.imdb.model import Settings
 from tests.harness.test_training_loop import compilations
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = Settings(embed=4, hidden=4, vocab=50, batch=4, buckets=2, max_words=60)
 REVIEWS = Reviews(SETTINGS, number=10)
 

@@ -17,6 +17,8 @@ from jaxrnn import serving
 from jaxrnn.models import LanguageModel, SequenceClassifier
 from jaxrnn.serving import loader
 
+pytestmark = pytest.mark.slow
+
 VOCAB = 11
 TOKENS = np.array([[3, 1, 4, 1], [5, 9, 2, 0], [6, 0, 0, 0]], np.int32)
 LENGTHS = np.array([4, 3, 1], np.int32)

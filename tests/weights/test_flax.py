@@ -20,6 +20,8 @@ from tests.weights.parity import (
     variables_of,
 )
 
+pytestmark = pytest.mark.slow
+
 LINEN = {
     "OptimizedLSTMCell": ("lstm", nn.OptimizedLSTMCell),
     "LSTMCell": ("lstm", nn.LSTMCell),

@@ -21,6 +21,8 @@ from tests.weights.parity import (
     variables_of,
 )
 
+pytestmark = pytest.mark.slow
+
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)
     hk = pytest.importorskip("haiku")
