@@ -88,6 +88,7 @@ def lstm(
         backend: one of those above.
 
     Raises:
+        TypeError: `weights` is no dictionary.
         ValueError: a shape or dtype does not fit, with the numbers; or the backend is
             `"native"` where there is none.
 
@@ -136,6 +137,7 @@ def gru(
     as for `lstm`.
 
     Raises:
+        TypeError: as `lstm`.
         ValueError: as `lstm`.
 
     Reference: Cho et al. (2014), arXiv:1406.1078v1.
@@ -180,6 +182,7 @@ def rnn(
     for `lstm`.
 
     Raises:
+        TypeError: as `lstm`.
         ValueError: as `lstm`; or `activation` is neither `"tanh"` nor `"relu"`.
 
     Reference: Elman (1990), "Finding structure in time".
@@ -244,6 +247,8 @@ def recurrence(
     backend: Backend,
 ):
     """`lstm`, `gru` and `rnn`, by the name of the cell."""
+    if not isinstance(weights, Mapping):
+        raise TypeError(f"weights must be a dict of arrays, got {weights!r:.200}")
     weights = {name: jnp.asarray(w) for name, w in weights.items() if w is not None}
     missing = {"w_x", "w_h"} - set(weights)
     unknown = set(weights) - {"w_x", "w_h", "b"} - _MORE.get(cell, set())
@@ -281,6 +286,8 @@ def _expected_state(cell: CellName, weights: Weights, x: Array, masks: Masks) ->
         raise ValueError(
             f"x must be floating point, [*b, t, d], got {x.dtype} {x.shape}"
         )
+    if weights["w_h"].ndim != 2:
+        raise ValueError(f"w_h must have two axes, got shape {weights['w_h'].shape}")
     gates, (outputs, width) = _GATES[cell], weights["w_h"].shape
     hidden = width // gates
     shapes = {

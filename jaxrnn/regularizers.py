@@ -104,6 +104,10 @@ def activation_regularization(
     It is added to a loss times a constant: 2 in the paper, of the outputs of the last
     layer after dropout.
 
+    Raises:
+        ValueError: `outputs` are not floating point, or `valid` is not boolean or not
+            of the shape of their steps.
+
     Reference: Merity, McCann and Socher (2017), "Revisiting activation regularization
     for language RNNs", arXiv:1708.01009.
 
@@ -111,7 +115,12 @@ def activation_regularization(
     >>> activation_regularization(outputs, jnp.array([True, False])).tolist()
     5.0
     """
-    outputs = outputs.astype(accumulation_dtype(outputs.dtype))
+    outputs = _floating(outputs)
+    if valid is not None:
+        valid = jnp.asarray(valid)
+        if valid.dtype != jnp.bool_:
+            raise ValueError(f"valid must be boolean, got {valid.dtype}")
+        _check_steps(outputs, valid=valid)
     return _mean_square(outputs, valid)
 
 
@@ -125,6 +134,10 @@ def temporal_activation_regularization(
     added to a loss times a constant: 1 in the paper, of the outputs of the last layer
     before dropout.
 
+    Raises:
+        ValueError: `outputs` are not floating point, or `segment_ids` are not integers
+            or not of the shape of their steps.
+
     Reference: Merity, McCann and Socher (2017), "Revisiting activation regularization
     for language RNNs", arXiv:1708.01009.
 
@@ -132,13 +145,37 @@ def temporal_activation_regularization(
     >>> temporal_activation_regularization(outputs, jnp.array([1, 1, 2])).tolist()
     4.0
     """
-    outputs = outputs.astype(accumulation_dtype(outputs.dtype))
+    outputs = _floating(outputs)
     change = outputs[..., 1:, :] - outputs[..., :-1, :]
     valid = None
     if segment_ids is not None:
         ids = jnp.asarray(segment_ids)
+        if not jnp.issubdtype(ids.dtype, jnp.integer):
+            raise ValueError(f"segment_ids must be integers, got {ids.dtype}")
+        _check_steps(outputs, segment_ids=ids)
         valid = (ids[..., 1:] == ids[..., :-1]) & (ids[..., 1:] > 0)
     return _mean_square(change, valid)
+
+
+def _floating(outputs: Float[ArrayLike, "*b t h"]) -> Float[Array, "*b t h"]:
+    """As an array in the dtype that it is summed in."""
+    outputs = jnp.asarray(outputs)
+    if outputs.ndim < 2 or not jnp.issubdtype(outputs.dtype, jnp.floating):
+        raise ValueError(
+            "outputs must be floating point, [*b, t, h], got "
+            f"{outputs.dtype} {outputs.shape}"
+        )
+    return outputs.astype(accumulation_dtype(outputs.dtype))
+
+
+def _check_steps(outputs: Float[Array, "*b t h"], **named: Array) -> None:
+    """Refuses what has not one entry for each step of the outputs."""
+    ((name, array),) = named.items()
+    if array.shape != outputs.shape[:-1]:
+        raise ValueError(
+            f"{name} has shape {array.shape}, but batch and time of outputs are "
+            f"{outputs.shape[:-1]}"
+        )
 
 
 def _mean_square(values: Float[Array, "*b t h"], valid: Any) -> Float[Array, ""]:

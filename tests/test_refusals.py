@@ -5,10 +5,15 @@ import inspect
 
 import pytest
 
-from tests import refused_data, refused_models, refused_sampling
+from tests import refused_cells, refused_data, refused_models, refused_sampling
 from tests.test_structure import public_objects
 
-REFUSED = refused_data.REFUSED | refused_models.REFUSED | refused_sampling.REFUSED
+REFUSED = {
+    **refused_cells.REFUSED,
+    **refused_data.REFUSED,
+    **refused_models.REFUSED,
+    **refused_sampling.REFUSED,
+}
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -97,9 +97,14 @@ class LinearCell(Cell):
 def runs_in_parallel(cell: Any) -> bool:
     """Whether `LinearCell.over_time` computes what the cell's steps compute.
 
+    Raises:
+        TypeError: `cell` is no cell, but a layer or a class, say.
+
     >>> runs_in_parallel(MinGRUCell(8)), runs_in_parallel(nn.GRUCell(8))
     (True, False)
     """
+    if not isinstance(cell, nn.RNNCellBase):
+        raise TypeError(f"cell must be a flax.linen.RNNCellBase, got {cell!r:.200}")
     if not isinstance(cell, LinearCell) or not cell._is_linear:
         return False
     methods = ("_step", "recur", "__call__")
@@ -622,7 +627,7 @@ class S5Cell(LinearCell):
 
     def __post_init__(self):
         _check_state_features(self.state_features)
-        states = self.state_features or self.features
+        states = self.state_features or check_min(1, features=self.features)
         if states % check_min(1, blocks=self.blocks):
             raise ValueError(
                 f"blocks must divide the {states} state features, got {self.blocks}"

@@ -64,7 +64,7 @@ def export(
         platforms: what to compile for.
 
     Raises:
-        TypeError: if `model` is another one.
+        TypeError: if `model` is another one, or `variables` is no mapping.
         ValueError: if the vocabulary or the labels are not as many as the model has; if
             a platform is unknown to JAX.
         FileExistsError: if there is something at `path`.
@@ -80,6 +80,8 @@ def export(
     (2,)
     """
     path = Path(path)
+    if not isinstance(variables, Mapping):
+        raise TypeError(f"variables must be a dict of arrays, got {variables!r:.200}")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise FileExistsError(f"{path} is there already: name a new directory")
     if not platforms or not {*platforms} <= {*PLATFORMS, "rocm"}:

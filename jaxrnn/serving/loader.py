@@ -14,6 +14,7 @@ served. It imports nothing of jaxrnn, and no Flax.
 import hashlib
 import json
 import math
+import operator
 from pathlib import Path
 
 import jax
@@ -44,6 +45,8 @@ class Model:
     """
 
     def __init__(self, card, vocabulary, params, functions):
+        if not isinstance(card, dict):
+            raise TypeError(f"card must be a dict, got {card!r}: use load(path)")
         self.card, self.vocabulary, self.params = card, vocabulary, params
         self._functions = functions
 
@@ -62,7 +65,8 @@ class Model:
         >>> load(path).classify([[3, 1, 4], [1, 5, 0]], [3, 2]).shape
         (2,)
         """
-        return self._call("classify", jnp.int32(tokens), jnp.int32(lengths))
+        tokens, lengths = _ids("tokens", tokens, 2), _ids("lengths", lengths, 1)
+        return self._call("classify", tokens, lengths)
 
     def step(self, tokens, state):
         """The logits `[b, v]` of a language model after one more token of each row.
@@ -80,7 +84,7 @@ class Model:
         >>> logits.shape
         (2, 9)
         """
-        return self._call("step", jnp.int32(tokens), state)
+        return self._call("step", _ids("tokens", tokens, 1), state)
 
     def prefill(self, tokens, lengths, state):
         """The logits `[b, v]` of a language model after a prompt, and the state there.
@@ -100,7 +104,8 @@ class Model:
         >>> logits.shape
         (2, 9)
         """
-        return self._call("prefill", jnp.int32(tokens), jnp.int32(lengths), state)
+        tokens, lengths = _ids("tokens", tokens, 2), _ids("lengths", lengths, 1)
+        return self._call("prefill", tokens, lengths, state)
 
     def initial_state(self, rows):
         """The state of so many rows before anything was read.
@@ -115,8 +120,16 @@ class Model:
         >>> {name: array.shape for name, array in writer.initial_state(2).items()}
         {'0': (2, 2)}
         """
+        try:
+            number = operator.index(rows)
+        except TypeError:
+            raise TypeError(f"rows must be an integer, got {rows!r}") from None
+        if number < 0:
+            raise ValueError(f"rows must be at least 0, got {rows}")
+        if "step" not in self._functions:
+            raise ValueError(f"a {self.card['kind']} has no state")
         return {
-            name.removeprefix("initial_state/"): jnp.repeat(array, rows, axis=0)
+            name.removeprefix("initial_state/"): jnp.repeat(array, number, axis=0)
             for name, array in self.params.items()
             if name.startswith("initial_state/")
         }
@@ -126,7 +139,24 @@ class Model:
             raise ValueError(
                 f"a {self.card['kind']} has no {name}, only {[*self._functions]}"
             )
+        *_, state = arguments
+        if name != "classify" and not isinstance(state, dict):
+            raise TypeError(
+                "state must be a dict of arrays, as initial_state returns, got "
+                f"{state!r:.200}"
+            )
         return self._functions[name](self.params, *arguments)
+
+
+def _ids(name, values, axes):
+    """As int32, which a number with a fraction would be cut to."""
+    values = jnp.asarray(values)
+    if values.size and not jnp.issubdtype(values.dtype, jnp.integer):
+        raise TypeError(f"{name} must be integers, got {values.dtype}")
+    if values.ndim != axes:
+        numeral = "one axis" if axes == 1 else f"{axes} axes"
+        raise ValueError(f"{name} must have {numeral}, got shape {values.shape}")
+    return values.astype(jnp.int32)
 
 
 def load(path):

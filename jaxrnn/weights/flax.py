@@ -113,7 +113,8 @@ def from_nnx(
     >>> {name: w.shape for name, w in variables["params"]["l0"].items()}
     {'w_x': (3, 8), 'w_h': (2, 8), 'b': (8,)}
     """
-    cells = [state] if isinstance(state, Mapping) else state
+    cells = state if isinstance(state, Sequence) else [state]
+    cells = [cell for cell in cells if isinstance(cell, Mapping)]
     names = [name for cell in cells for name in flatten(cell)]
     below = [name for name in names if name.startswith(prefix)]
     # Of the two LSTMs, `if_` is in the one that has a matrix for each gate.
