@@ -1,5 +1,7 @@
 """Converts weights between PyTorch's layers and those of this library.
 
+The parameters of a layer and their shapes::
+
     PyTorch                           here
     weight_ih_l0 [g*h, d]             l0/w_x [d, g*h]
     weight_hh_l0 [g*h, h]             l0/w_h [h, g*h]
@@ -9,7 +11,7 @@
     ..._l1, ..._l0_reverse            l1, l0_reverse
 
 The names of a cell are the same without `_l0` and `l0/`. Two modules of Flax that stand
-around a layer are known, too:
+around a layer are known, too::
 
     Linear: weight [n, d], bias [n]   Dense: kernel [d, n], bias [n]
     Embedding: weight [v, d]          Embed: embedding [v, d]
