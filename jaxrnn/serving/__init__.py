@@ -107,7 +107,7 @@ def export(
             f"vocabulary must have {model.vocab_size} tokens, as the model has, got "
             f"{len(vocabulary)}"
         )
-    weights = jax.device_get(_by_name(variables))
+    weights = _by_name(jax.device_get(variables))
     arrays = weights | {f"initial_state/{k}": v for k, v in initial.items()}
     specs = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in arrays.items()}
     structure = jax.tree.structure(variables)
@@ -171,7 +171,7 @@ def _language_model(
     b, t = jax_export.symbolic_shape("b, t")
     state = model.apply(variables, (1,), method="initial_state")
     structure = jax.tree.structure(state)
-    initial = jax.device_get(_by_name(state))
+    initial = _by_name(jax.device_get(state))
     specs = {
         name: jax.ShapeDtypeStruct((b, *leaf.shape[1:]), leaf.dtype)
         for name, leaf in initial.items()
@@ -197,7 +197,10 @@ def _language_model(
 
 
 def _by_name(tree: Any) -> dict[str, Any]:
-    """A flat dict, which `jax.export` can write: of other containers it knows none."""
+    """A flat dict, which `jax.export` can write: of other containers it knows none.
+
+    It has the order of the tree's leaves. What JAX maps over it comes back sorted.
+    """
     return {
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf
         for path, leaf in jax.tree.leaves_with_path(tree)
