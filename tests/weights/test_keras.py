@@ -25,7 +25,10 @@ os.environ["KERAS_BACKEND"] = "jax"
 keras = pytest.importorskip("keras")
 
 # Keras reads its own variables in a way that numpy will stop to allow.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning"),
+]
 
 
 @pytest.fixture(autouse=True)
