@@ -111,6 +111,6 @@ def cases():
             yield pytest.param(name, check, id=f"{name}-{check.__name__}", marks=marks)
 
 
-@pytest.mark.parametrize(("name", "check"), cases())
+@pytest.mark.parametrize(("name", "check"), [*cases()])
 def test_contract(name, check, rng):
     check(contract.Subject(*LAYERS[name], rng))

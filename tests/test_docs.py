@@ -81,7 +81,7 @@ def slow_but_for_the_first_pages():
         yield pytest.param(page, id=name_of(page), marks=marks)
 
 
-@pytest.mark.parametrize("page", slow_but_for_the_first_pages())
+@pytest.mark.parametrize("page", [*slow_but_for_the_first_pages()])
 def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     for package in sorted({*imported(RUNNABLE[page])} & {"torch", "keras", "haiku"}):
