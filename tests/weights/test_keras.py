@@ -39,10 +39,13 @@ def keras_in_float64(monkeypatch):
     could not run at all, as the state has one dtype before a step and another after it.
     """
     monkeypatch.setattr("keras.src.backend.jax.numpy.tanh", jnp.tanh)
+    # The policy of layers is made from floatx once, and then stays.
     keras.config.set_floatx("float64")
+    keras.config.set_dtype_policy("float64")
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         yield
     keras.config.set_floatx("float32")
+    keras.config.set_dtype_policy("float32")
 
 
 def keras_layer(kind, use_bias=True, **more):
