@@ -123,7 +123,7 @@ class Layer(LayerModule):
         ):
             raise TypeError(
                 "cell_type must be a class of jaxrnn.cells, "
-                f"got {self.cell_type!r:.200}: for one of anyone's make the layer of "
+                f"got {self.cell_type!r:.200}: wrap any other Flax cell in "
                 "Recurrent(cell)"
             )
         # A module is hashable.

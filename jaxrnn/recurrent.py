@@ -31,7 +31,7 @@ REGULARIZERS = ("zoneout_h", "zoneout_c", "recurrent_dropout", "update_dropout")
 
 
 class Recurrent(LayerModule):
-    """One cell of this library, or anyone's `flax.linen.RNNCellBase`, run over time.
+    """One cell of this library, or any `flax.linen.RNNCellBase`, run over time.
 
     The cells of this library have their inputs projected for all steps at once. Others
     are called as they are, `cell(carry, x) -> (carry, output)`; every leaf of their
