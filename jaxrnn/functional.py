@@ -27,6 +27,7 @@ import jax.numpy as jnp
 
 from jaxrnn import fused
 from jaxrnn._jax_compat import has_sharding_in_type
+from jaxrnn._validation import check_min
 from jaxrnn.equations import Activation, gru_step, lstm_step, rnn_step
 from jaxrnn.fused import CellName, Loop, Masks
 from jaxrnn.native import library, primitives
@@ -65,6 +66,7 @@ def lstm(
     reverse: bool = False,
     dtype: Dtype | None = None,
     backend: Backend = "auto",
+    unroll: int = 1,
 ) -> tuple[Float[Array, "*b t h"], LSTMState]:
     """A long short-term memory over time: the outputs, and the last state.
 
@@ -86,6 +88,8 @@ def lstm(
         dtype: of the factors of products and of the outputs; that of `w_h` if None.
             States and sums are never in less than float32.
         backend: one of those above.
+        unroll: steps in an iteration of the loop, as in `jax.lax.scan`; the native
+            kernels have a loop of their own.
 
     Raises:
         TypeError: `weights` is no dictionary.
@@ -111,6 +115,7 @@ def lstm(
         reverse=reverse,
         dtype=dtype,
         backend=backend,
+        unroll=unroll,
     )
 
 
@@ -126,6 +131,7 @@ def gru(
     reverse: bool = False,
     dtype: Dtype | None = None,
     backend: Backend = "auto",
+    unroll: int = 1,
 ) -> tuple[Float[Array, "*b t h"], Float[Array, "*b h"]]:
     """A gated recurrent unit over time: the outputs, and the last state.
 
@@ -156,6 +162,7 @@ def gru(
         reverse=reverse,
         dtype=dtype,
         backend=backend,
+        unroll=unroll,
     )
 
 
@@ -172,6 +179,7 @@ def rnn(
     reverse: bool = False,
     dtype: Dtype | None = None,
     backend: Backend = "auto",
+    unroll: int = 1,
 ) -> tuple[Float[Array, "*b t h"], Float[Array, "*b h"]]:
     """A simple recurrent network over time: the outputs, and the last state.
 
@@ -203,6 +211,7 @@ def rnn(
         reverse=reverse,
         dtype=dtype,
         backend=backend,
+        unroll=unroll,
     )
 
 
@@ -245,6 +254,7 @@ def recurrence(
     reverse: bool,
     dtype: Dtype | None,
     backend: Backend,
+    unroll: int = 1,
 ):
     """`lstm`, `gru` and `rnn`, by the name of the cell."""
     if not isinstance(weights, Mapping):
@@ -277,6 +287,7 @@ def recurrence(
         reverse=bool(reverse),
         dtype=dtype,
         backend=resolve_backend(backend, dtype),
+        unroll=check_min(1, unroll=unroll),
     )
 
 
@@ -337,7 +348,7 @@ def _checked_state(name: str, state: Any, expected: Any):
 
 # A loop in JAX is traced anew at each call, and outside of `jit` compiled anew as well.
 @functools.partial(
-    jax.jit, static_argnums=0, static_argnames=("reverse", "dtype", "backend")
+    jax.jit, static_argnums=0, static_argnames=("reverse", "dtype", "backend", "unroll")
 )
 def _run(
     cell: CellName,
@@ -349,6 +360,7 @@ def _run(
     reverse: bool,
     dtype: Dtype,
     backend: Literal["native", "fused", "scan"],
+    unroll: int,
 ):
     sums = accumulation_dtype(dtype)
     x = x.astype(sums)
@@ -364,7 +376,7 @@ def _run(
     weights = {name: w for name, w in weights.items() if name != "w_x"}
     compute = fused.fused if backend == "fused" else _reference
     outputs, state = compute(
-        Loop(cell, dtype, reverse), weights, states, x_gates, masks
+        Loop(cell, dtype, reverse, unroll), weights, states, x_gates, masks
     )
     return jnp.moveaxis(outputs, 0, -2).astype(dtype), state
 
@@ -430,5 +442,7 @@ def _reference(loop: Loop, weights: Weights, states, x_gates: Array, masks: Mask
             output = select(masks.valid, output, jnp.zeros_like(output))
         return after, output
 
-    state, outputs = jax.lax.scan(body, initial, (x_gates, masks), reverse=loop.reverse)
+    state, outputs = jax.lax.scan(
+        body, initial, (x_gates, masks), reverse=loop.reverse, unroll=loop.unroll
+    )
     return outputs, state

@@ -51,6 +51,7 @@ class Loop(NamedTuple):
     cell: CellName
     dtype: Dtype  # of the factors of products
     reverse: bool = False
+    unroll: int = 1
 
     @property
     def kernel(self) -> Kernel:
@@ -107,7 +108,7 @@ def forward(loop: Loop, weights: Weights, states, x_gates, masks: Masks):
         return state, (output, saved)
 
     state, (outputs, saved) = jax.lax.scan(
-        body, initial, (x_gates, masks), reverse=loop.reverse
+        body, initial, (x_gates, masks), reverse=loop.reverse, unroll=loop.unroll
     )
     return outputs, state, saved
 
@@ -141,6 +142,7 @@ def tangents(
         d_initial,
         (saved, d_inputs, masks),
         reverse=loop.reverse,
+        unroll=loop.unroll,
     )
     return d_outputs, d_state
 

@@ -83,6 +83,7 @@ class Layer(LayerModule):
             for the fastest there is.
         remat_chunk: steps between the states that the backward pass keeps, which
             computes the others again; None keeps all it needs. For long sequences.
+        unroll: steps in an iteration of the compiled loop, as `Recurrent` says.
         cell_options: what else the cells are made with, by name.
 
     Raises:
@@ -115,6 +116,7 @@ class Layer(LayerModule):
     torch_init: bool = False
     backend: Backend = "auto"
     remat_chunk: int | None = None
+    unroll: int = 1
     cell_options: Mapping[str, Any] = FrozenDict()
 
     def __post_init__(self):
@@ -137,6 +139,7 @@ class Layer(LayerModule):
             )
         check_min(1, features=self.features)
         check_min(1, num_layers=self.num_layers)
+        check_min(1, unroll=self.unroll)
         check_probability(dropout=self.dropout)
         check_dropout_between(self.num_layers, self.dropout)
         super().__post_init__()
@@ -255,6 +258,7 @@ class Layer(LayerModule):
             self.remat_chunk,
             **{name: getattr(self, name) for name in REGULARIZERS},
             learned_initial_state=self.learned_initial_state,
+            unroll=self.unroll,
             **place,
         )
 

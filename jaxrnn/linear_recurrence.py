@@ -61,7 +61,7 @@ def linear_recurrence(
         the last valid step before it.
 
     Raises:
-        ValueError: shapes do not fit.
+        ValueError: shapes do not fit; `first` without `starts`.
         TypeError: a dtype is neither floating point nor complex, or they are of
             different precision.
 
@@ -97,6 +97,8 @@ def linear_recurrence(
 
     masks = {"valid": valid, "starts": starts, "first": first}
     steps = {name: _like(name, mask, a) for name, mask in masks.items()}
+    if first is not None and starts is None:
+        raise ValueError("first says how the steps in starts start: give starts too")
     if a.shape[0] == 0:
         return b, initial
     if steps["valid"] is not None:

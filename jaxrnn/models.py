@@ -30,7 +30,8 @@ class SequenceClassifier(LayerModule):
         dropout: probability of dropping a feature of the pooled vector, in training
             (rng stream `"dropout"`).
         word_dropout: probability of replacing a whole token by zeros, in training.
-        num_classes: logits of a sequence; None for one logit, of yes against no.
+        num_classes: logits of a sequence; None for one logit, of yes against no. For
+            regression, the logits are the predictions: `num_classes` numbers, or one.
         embed_init: makes the embedding, `[vocab_size, embed_features]`.
 
     >>> import jax
@@ -41,7 +42,7 @@ class SequenceClassifier(LayerModule):
     ...     jax.random.key(0), tokens, lengths=jnp.array([3, 2])
     ... )
     >>> logits.shape
-    (2, 1)
+    (2,)
     """
 
     vocab_size: int
@@ -78,12 +79,14 @@ class SequenceClassifier(LayerModule):
         lengths: Int[ArrayLike, "b"] | None = None,
         segment_ids: Int[ArrayLike, "b t"] | None = None,
         *,
-        num_segments: int = 1,
+        num_segments: int | None = None,
         train: bool = False,
-    ) -> Float[Array, "b s"] | Float[Array, "b s c"]:
-        """The logits of the sequences 1 to `num_segments` of each row.
+    ) -> Float[Array, "b *s"] | Float[Array, "b *s c"]:
+        """The logits of each row, or of each of the sequences that share it.
 
-        A sequence without steps has those of a vector of zeros.
+        With `num_segments` there is an axis for the sequences 1 to `num_segments` of a
+        row; if None, a row holds one sequence, and there is no such axis. A sequence
+        without steps has the logits of a vector of zeros.
 
         Raises:
             TypeError, ValueError: as the encoder does.
@@ -104,10 +107,11 @@ class SequenceClassifier(LayerModule):
         ids = segments.resolve(tokens.shape, lengths, segment_ids)
         if ids is None:
             ids = jnp.ones(tokens.shape, jnp.int32)
-        pooled = [
-            segments.pool(outputs, ids, how, num_segments) for how in self.pooling
-        ]
+        number = 1 if num_segments is None else num_segments
+        pooled = [segments.pool(outputs, ids, how, number) for how in self.pooling]
         pooled = self.drop(jnp.concatenate(pooled, axis=-1), deterministic=not train)
+        if num_segments is None:
+            pooled = pooled.squeeze(axis=-2)
         logits = self.output(pooled.astype(accumulation_dtype(pooled.dtype)))
         return logits.squeeze(-1) if self.num_classes is None else logits
 

@@ -47,6 +47,9 @@ class Recurrent(LayerModule):
         remat_chunk: the backward pass keeps the state after that many steps only, and
             computes what lies between again: for sequences too long for the memory.
             About the square root of their length needs the least. None keeps all.
+        unroll: steps in an iteration of the compiled loop, as in `jax.lax.scan`: more
+            compile longer, and may run faster where a step is little work for a GPU or
+            TPU. The native kernels have a loop of their own.
         zoneout_h: probability that a unit of the output stays as it was before the
             step, other units at each step; at evaluation each is the mean (Krueger et
             al., 2017, "Zoneout", arXiv:1606.01305).
@@ -83,6 +86,7 @@ class Recurrent(LayerModule):
     recurrent_dropout: float = 0.0
     update_dropout: float = 0.0
     learned_initial_state: bool = False
+    unroll: int = 1
 
     def __post_init__(self):
         if not isinstance(self.cell, nn.RNNCellBase):
@@ -91,6 +95,7 @@ class Recurrent(LayerModule):
             )
         if self.remat_chunk is not None:
             check_min(1, remat_chunk=self.remat_chunk)
+        check_min(1, unroll=self.unroll)
         if self.backend not in BACKENDS:
             raise ValueError(
                 f"backend must be one of {[*BACKENDS]}, got {self.backend!r}"
@@ -309,6 +314,7 @@ class Recurrent(LayerModule):
             reverse=reverse,
             dtype=cell.compute_dtype,
             backend=self.backend,
+            unroll=self.unroll,
         )
 
     def _scan(self, state, inputs, masks: Masks, reverse: bool, train: bool):
@@ -342,7 +348,8 @@ class Recurrent(LayerModule):
         rows, features = x.shape[1:2], x.shape[-self.cell.num_feature_axes :]
         fresh_state = self._fresh_state(rows, features)
         fresh_state = _with_rows_of(x.swapaxes(0, 1), fresh_state, 1)
-        return scan(step, cell, state, inputs, fresh_state=fresh_state, **options)
+        options |= {"fresh_state": fresh_state, "unroll": self.unroll}
+        return scan(step, cell, state, inputs, **options)
 
     @nn.nowrap
     def _recur(self, cell: Any, state, inputs, train: bool = False):

@@ -32,6 +32,7 @@ def scan(
     first_state: CellState = None,
     fresh_state: CellState = None,
     reverse: bool = False,
+    unroll: int = 1,
 ) -> tuple[Array, CellState]:
     """Applies `step` to one time step after the other.
 
@@ -49,6 +50,7 @@ def scan(
         first_state: like `state`, which it is if None.
         fresh_state: like `state`; needed with `starts`.
         reverse: read the last step first. Outputs stay at the steps they belong to.
+        unroll: steps in an iteration of the loop, as in `jax.lax.scan`.
 
     Returns:
         The outputs, `[t, b, ...]`, and the state after the last step read.
@@ -82,6 +84,7 @@ def scan(
         variable_axes={"intermediates": 0},
         split_rngs={"params": False, DenyList("params"): True},
         reverse=reverse,
+        unroll=unroll,
     )
     state, outputs = over_time(cell, state, (inputs, valid, starts, first))
     return outputs, state

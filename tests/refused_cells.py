@@ -201,6 +201,7 @@ REFUSED = {
         (lambda: linear_recurrence(X, X, X), "initial", "(2, 5, 3)", "(5, 3)"),
         (lambda: linear_recurrence(X, X, first_state=X), "first_state", "(2, 5, 3)"),
         (lambda: linear_recurrence(X, X, valid=X), "valid", "float32"),
+        (lambda: linear_recurrence(X, X, first=VALID), "first", "starts"),
         (lambda: linear_recurrence(X, X, starts=VALID.T), "starts", "(5, 2)"),
     ],
     "regularizers.embedding_dropout": [

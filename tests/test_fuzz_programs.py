@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments import plot
 from experiments.charlm import config as charlm_config
 from experiments.charlm import datasets as charlm_datasets
 from experiments.charlm import inference as charlm_inference
@@ -21,6 +20,7 @@ from experiments.charlm.generator import Writer
 from experiments.harness.workdir import WorkDir
 from experiments.imdb import datasets as imdb_datasets
 from experiments.imdb import model as imdb_model
+from experiments.plot import run as plot
 from jaxrnn.text import Vocab
 from tests.fuzz import any_json, assert_one_line, files, fuzz, half, read_or_refuse
 

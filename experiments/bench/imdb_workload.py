@@ -184,7 +184,8 @@ def train_torch(reviews: Reviews, *, packs: bool) -> Work:
         mean = outputs.masked_fill(padding, 0).sum(dim=1) / lengths[:, None]
         most = outputs.masked_fill(padding, -torch.inf).amax(dim=1)
         return torch.nn.functional.binary_cross_entropy_with_logits(
-            output(torch.cat([most, mean], dim=1)), torch.from_numpy(batch["labels"])
+            output(torch.cat([most, mean], dim=1))[:, 0],
+            torch.from_numpy(batch["labels"]),
         )
 
     one = placement.data_mesh(1)
@@ -220,8 +221,8 @@ def compile_deep(time: int, backend: Backend = "auto") -> Work:
     batch = {
         "tokens": np.ones((mesh.size, time), np.int32),
         "lengths": np.full(mesh.size, time, np.int32),
-        "labels": np.ones((mesh.size, 1), np.float32),
-        "weights": np.ones((mesh.size, 1), np.float32),
+        "labels": np.ones(mesh.size, np.float32),
+        "weights": np.ones(mesh.size, np.float32),
     }
 
     def run() -> training.TrainState:

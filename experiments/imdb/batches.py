@@ -95,7 +95,7 @@ class Batches:
         given = [self._examples.ids[i] for i in indices]
         tokens, lengths = pad([*given, *[()] * (rows - len(given))], length)
         others = {
-            "labels": self._examples.labels[indices, None],
-            "weights": np.ones((indices.size, 1), np.float32),
+            "labels": self._examples.labels[indices],
+            "weights": np.ones(indices.size, np.float32),
         }
         return {"tokens": tokens, "lengths": lengths, **pad_rows(others, rows)}

@@ -153,9 +153,7 @@ def _classifier(model: SequenceClassifier) -> dict[str, Any]:
     b, t = jax_export.symbolic_shape("b, t")
 
     def classify(variables, tokens, lengths):
-        logits: Any = model.apply(variables, tokens, lengths=lengths)
-        classes = () if model.num_classes is None else (model.num_classes,)
-        return logits.reshape(tokens.shape[0], *classes)  # without the segments' axis
+        return model.apply(variables, tokens, lengths=lengths)
 
     ids = (
         jax.ShapeDtypeStruct((b, t), jnp.int32),

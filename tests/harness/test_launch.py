@@ -113,3 +113,19 @@ def test_a_variable_that_jax_cannot_read():
     assert err.count("\n") == 1
     assert err.startswith('error: Invalid value "two" for JAX flag jax_num_cpu_devices')
     assert err.endswith(": correct or unset that variable\n")
+
+
+@pytest.mark.parametrize("delay", [0, 0.2, 0.5, 1])
+def test_a_signal_while_a_picture_is_drawn(tmp_path, delay):
+    line = '{"epoch": 1, "seconds": 2.0, "train_loss": 0.5}\n'
+    for name in map(str, range(200)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.jsonl").write_text(line)
+    process = start("plot", *tmp_path.iterdir(), "--out", tmp_path / "all.png")
+    time.sleep(delay)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    if process.returncode == 0:
+        assert "all.png shows" in out
+    else:
+        assert (process.returncode, err) == (130, "interrupted\n")

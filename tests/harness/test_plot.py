@@ -5,9 +5,9 @@ import sys
 import pytest
 from matplotlib.image import imread
 
-from experiments import plot
 from experiments.harness import cli, plots
 from experiments.harness.workdir import WorkDir
+from experiments.plot import run as plot
 from tests.imdb.test_train import assert_refused
 
 FIRST = [

@@ -49,7 +49,7 @@ def reading(model, params):
     @jax.jit
     def read(tokens, length, embed):
         changed = {"params": params["params"] | {"embed": embed}}
-        return model.apply(changed, tokens[None], lengths=length[None])[0, 0]
+        return model.apply(changed, tokens[None], lengths=length[None])[0]
 
     def logit(ids, embedding=None):
         embed = params["params"]["embed"]
@@ -184,7 +184,7 @@ def test_the_score_of_many_classes_is_the_log_odds_of_one():
     def shares(ids, scale=1.0):
         embed = {"embedding": jnp.float32(scale * embedding)}
         changed = {"params": params["params"] | {"embed": embed}}
-        [[logits]] = model.apply(changed, ids[None])
+        [logits] = model.apply(changed, ids[None])
         odds = np.exp(np.float64(logits))
         return odds / odds.sum()
 

@@ -36,14 +36,14 @@ def test_batches_hold_every_example_once(rng, batch, devices, rows, seed):
         made = make()
         tokens = made["tokens"]
         shapes.add(tokens.shape)
-        assert made["labels"].shape == made["weights"].shape == (rows, 1)
-        real = made["weights"][:, 0] > 0
+        assert made["labels"].shape == made["weights"].shape == (rows,)
+        real = made["weights"] > 0
         assert set(made["weights"].ravel()) <= {0.0, 1.0}
         assert real.sum() <= batch
         assert not tokens[~real].any()
         assert not made["lengths"][~real].any()
         for row, length, label in zip(
-            tokens[real], made["lengths"][real], made["labels"][real, 0], strict=True
+            tokens[real], made["lengths"][real], made["labels"][real], strict=True
         ):
             assert not row[length:].any()
             found.append((row[:length].tolist(), label))

@@ -142,18 +142,18 @@ def test_three_classes_are_explained(three_classes, program_run):
 def test_balanced_classes_have_the_same_share_of_the_loss(rng):
     """The mean over classes of their mean loss."""
     labels = np.array([0, 0, 0, 0, 1, 2, 2], np.int32)
-    logits = rng.normal(size=(7, 1, 3)).astype(np.float32)
+    logits = rng.normal(size=(7, 3)).astype(np.float32)
     model = types.SimpleNamespace(apply=lambda *_, **__: jnp.asarray(logits))
     batch = {
         "tokens": np.zeros((7, 1), np.int32),
         "lengths": np.ones(7, np.int32),
-        "labels": labels[:, None],
-        "weights": np.ones((7, 1), np.float32),
+        "labels": labels,
+        "weights": np.ones(7, np.float32),
     }
     weights = imdb_model.balanced_weights(labels)
     loss = imdb_model.make_loss(model, class_weights=weights)
     found = loss({}, batch, jax.random.key(0))["loss"].value
-    shares = np.exp(np.float64(logits[:, 0]))
+    shares = np.exp(np.float64(logits))
     shares /= shares.sum(axis=1, keepdims=True)
     nats = -np.log(shares[np.arange(7), labels])
     expected = np.mean([nats[labels == k].mean() for k in range(3)])

@@ -80,7 +80,7 @@ def best_probabilities(path, settings, texts):
     model, state, vocab = load_best(path, settings)
     tokens, lengths = pad([vocab.encode(word_tokens(text)) for text in texts])
     logits = jax.jit(model.apply)(state.params, tokens, lengths=lengths)
-    return 1 / (1 + np.exp(-np.asarray(logits, np.float64)[:, 0]))
+    return 1 / (1 + np.exp(-np.asarray(logits, np.float64)))
 
 
 def read_metrics(path):

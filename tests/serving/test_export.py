@@ -73,7 +73,7 @@ def test_a_classifier_gives_the_same_logits(num_classes, tmp_path):
     loaded = serving.load(tmp_path / "model")
     for rows, time in ((3, 4), (1, 2), (2, 1)):
         tokens, lengths = TOKENS[:rows, :time], np.minimum(LENGTHS[:rows], time)
-        expected = model.apply(variables, tokens, lengths=lengths)[:, 0]
+        expected = model.apply(variables, tokens, lengths=lengths)
         found = loaded.classify(tokens, lengths)
         np.testing.assert_allclose(found, expected, atol=TOLERANCE)
 
@@ -146,7 +146,7 @@ def test_it_runs_with_jax_alone(exported, tmp_path):
     assert done.returncode == 0, done.stderr
     logits, labels, vocabulary = json.loads(done.stdout)
     model, variables = classifier()
-    expected = model.apply(variables, TOKENS, lengths=LENGTHS)[:, 0]
+    expected = model.apply(variables, TOKENS, lengths=LENGTHS)
     np.testing.assert_allclose(logits, expected, atol=TOLERANCE)
     assert (labels, vocabulary) == (["negative", "positive"], WORDS)
 

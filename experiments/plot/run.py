@@ -6,7 +6,6 @@ There is a panel for each metric and a line for each work directory.
 """
 
 import itertools
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any, Literal
 
 import tyro
 
-from experiments.harness import cli
 from experiments.harness.files import unwritable_message
 from experiments.harness.plots import plot_curves
 from experiments.harness.workdir import WorkDir
@@ -134,7 +132,3 @@ def x_values(
     """Return the position of each epoch on the x axis."""
     values = [line[over] for line in history]
     return values if over == "epoch" else list(itertools.accumulate(values))
-
-
-if __name__ == "__main__":
-    sys.exit(cli.run(main, Options, "plot", __doc__))

@@ -1,0 +1,1 @@
+"""Learning curves of several runs: `python -m experiments.plot`."""
