@@ -43,7 +43,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 from rich.console import Console
@@ -77,6 +77,9 @@ class Options:
     """Suites to run. Default: all; with --quick: layers, imdb and charlm."""
     cells: tuple[CommonCellName, ...] = ()
     """Cells of the suite layers. Default: all; with --quick: lstm."""
+    peers: tuple[Literal["torch", "flax", "keras", "haiku"], ...] = ()
+    """Other libraries to compare with; what ratios are relative to is always there.
+    Default: all that are installed."""
     quick: bool = False
     """Run fewer and smaller cases: two minutes on two cores."""
     smoke: bool = False
@@ -156,7 +159,7 @@ def main(options: Options) -> None:
             if suite == apart:
                 run_devices(options, interrupt)
             else:
-                rows = run(suite, scale, options.rounds, interrupt)
+                rows = run(suite, scale, options, interrupt)
                 show(console, rows)
                 if options.path:
                     results.write(options.path / suite, about, rows)
@@ -195,6 +198,7 @@ def run_devices(options: Options, interrupt: Interrupt) -> None:
     command = [sys.executable, "-m", "experiments.bench", "--suites", "devices"]
     command += ["--rounds", str(options.rounds)]
     command += ["--seconds", str(options.scale.seconds)]
+    command += ["--peers", *options.peers] if options.peers else []
     command += ["--quick"] * options.quick + ["--smoke"] * options.smoke
     if options.path:
         command += ["--out", str(options.path)]
@@ -206,14 +210,16 @@ def run_devices(options: Options, interrupt: Interrupt) -> None:
         raise ValueError(f'the suite "devices" ended with code {done.returncode}')
 
 
-def run(suite: SuiteName, scale: Scale, rounds: int, interrupt: Interrupt) -> list[Row]:
+def run(
+    suite: SuiteName, scale: Scale, options: Options, interrupt: Interrupt
+) -> list[Row]:
     """Runs a suite and returns its rows; fewer if it is interrupted."""
-    cases = suites.cases(suite, scale)
+    cases = [suites.among(case, options.peers) for case in suites.cases(suite, scale)]
     rows: list[Row] = []
     with progress_bar(suite, len(cases)) as advance:
         for done, case in enumerate(cases):
             advance(done, f"{suite}: {case.section}, {case.name}")
-            rows += run_case(case, rounds, scale.seconds)
+            rows += run_case(case, options.rounds, scale.seconds)
             jax.clear_caches()
             if interrupt.requested:
                 break

@@ -7,7 +7,7 @@ next are allocated.
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -25,6 +25,7 @@ Quantity = Literal["seconds", "bytes"]
 OURS = "jaxrnn"
 VARIANTS = (f"{OURS}, one device", f"{OURS}, fused", f"{OURS}, scan")
 BASELINE = "torch padded"
+PEERS = {"torch", "flax", "keras", "haiku"}
 # How many CPU devices a batch is sharded over; the process has as many as the last.
 DEVICES = (1, 2, 4, 8)
 # Of the cells that are linear in their state, those of the suite "recurrences".
@@ -59,6 +60,24 @@ def cases(suite: SuiteName, scale: Scale) -> list[Case]:
     ['64 words', '2,048 words']
     """
     return list(_SUITES[suite](scale))
+
+
+def among(case: Case, peers: Sequence[str]) -> Case:
+    """The case with this library, the baseline and those of `peers`; with all if empty.
+
+    >>> from experiments.bench.presets import FULL
+    >>> case = cases("bidirectional", FULL)[0]
+    >>> [name for name in among(case, ["flax"]).contenders if OURS not in name]
+    ['torch padded', 'Flax']
+    """
+    if not peers:
+        return case
+    kept = {
+        name: build
+        for name, build in case.contenders.items()
+        if name == case.baseline or name.split()[0].lower() not in PEERS - {*peers}
+    }
+    return replace(case, contenders=kept)
 
 
 def _layers(scale: Scale) -> Iterator[Case]:

@@ -7,8 +7,10 @@ with 130, a closed pipe quietly with 141. A warning is one line, too.
 import dataclasses
 import logging
 import os
+import shutil
 import signal
 import sys
+import textwrap
 import types
 import typing
 import warnings
@@ -53,7 +55,7 @@ def run(
             options = tyro.cli(
                 options_type,
                 prog=f"python -m experiments.{name}",
-                description=description,
+                description=_wrap(description or ""),
                 default=default,
                 registry=_NUMBERS,
                 config=(
@@ -89,6 +91,25 @@ def run(
         _print_line(str(interrupt) or "interrupted")
         return 130 if interrupt.args else distributed.leave(130)
     return 0
+
+
+def _wrap(description: str) -> str:
+    r"""Return the description with its paragraphs as wide as the terminal.
+
+    tyro makes one line of a paragraph, but for lines that begin with no letter.
+
+    >>> print(_wrap("What it\ndoes.\n\n    a command"))
+     What it does.
+    <BLANKLINE>
+        a command
+    """
+    width = min(shutil.get_terminal_size().columns, 88) - 1
+    return "\n\n".join(
+        paragraph
+        if paragraph.startswith((" ", "- "))
+        else textwrap.fill(paragraph, width, initial_indent=" ", subsequent_indent=" ")
+        for paragraph in description.strip("\n").split("\n\n")
+    )
 
 
 def _explain(error: Exception) -> str:

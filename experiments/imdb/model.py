@@ -49,7 +49,7 @@ class Settings(CommonSettings):
     seed: int = 0
     """Seed of initialisation, data order and dropout, and of how a --csv is split."""
     bidirectional: bool = True
-    """Read the texts in both directions."""
+    """Read the texts in both directions; with --no-bidirectional forwards only."""
     pooling: tuple[Pooling, ...] = ("max", "mean")
     """How the outputs over time become one vector; several are concatenated."""
     word_dropout: float = 0.3
@@ -57,8 +57,8 @@ class Settings(CommonSettings):
     vocab: int = 20_000
     """Vocabulary size; the most frequent words are kept."""
     pretrain: bool = True
-    """Initialise the embeddings from PPMI-SVD word vectors.
-    They are computed from the training and the unlabelled texts."""
+    """Initialise the embeddings from word vectors (PPMI-SVD); without them randomly.
+    The vectors are computed from the training and the unlabelled texts."""
     max_words: int = 400
     """Training texts with more words lose their middle; evaluation has all words."""
     buckets: int | None = None

@@ -18,33 +18,39 @@ class Options(CommonOptions):
 
     workdir: Path = Path("runs/imdb")
     settings: Settings = field(default_factory=Settings)
-    csv: Path | None = None
+    csv: Annotated[Path | None, cli.default_is("IMDB")] = None
     """Train on your own texts: a UTF-8 CSV file with a header.
     It needs a column text (or review) and a column label (or sentiment).
     Labels are words or numbers, two or more different ones."""
-    test_csv: Path | None = None
-    """Test on this file instead of a tenth of --csv."""
-    unlabelled: Path | None = None
+    test_csv: Annotated[Path | None, cli.default_is("a tenth of --csv")] = None
+    """Test on this file."""
+    unlabelled: Annotated[Path | None, cli.default_is("none")] = None
     """More texts for the word vectors: a CSV file, or one text per line."""
-    text_column: str | None = None
-    """Name of the column with the texts. Default: text or review, in any case."""
-    label_column: str | None = None
-    """Name of the column with the labels. Default: label or sentiment, in any case."""
+    text_column: Annotated[
+        str | None, cli.default_is("text or review, in any case")
+    ] = None
+    """Name of the column with the texts."""
+    label_column: Annotated[
+        str | None, cli.default_is("label or sentiment, in any case")
+    ] = None
+    """Name of the column with the labels."""
     predict: Annotated[tuple[str, ...] | None, cli.several(str, "TEXT")] = None
     """Classify these texts with the trained model; - reads one per line from stdin.
     Prints label, probability and text, separated by tabs."""
-    predict_csv: Path | None = None
+    predict_csv: Annotated[Path | None, cli.default_is("none")] = None
     """Classify the texts of a CSV file with the trained model.
     Writes the file again with columns for the label and each probability."""
-    out: Path | None = None
-    """With --predict-csv: the file to write.
-    Default: FILE.predicted.csv in the work directory."""
+    out: Annotated[Path | None, cli.default_is("FILE.predicted.csv in the workdir")] = (
+        None
+    )
+    """With --predict-csv: the file to write."""
     explain: Annotated[tuple[str, ...] | None, cli.several(str, "TEXT")] = None
     """Write a page with the attribution of each word to the model's decision.
     At most 20 texts with 1,000 words each; - as with --predict."""
-    html: Path | None = None
-    """With --explain: the page to write.
-    Default: explanation.html in the work directory."""
+    html: Annotated[Path | None, cli.default_is("explanation.html in the workdir")] = (
+        None
+    )
+    """With --explain: the page to write."""
 
     def check(self) -> None:
         """Check the settings, and that the options do not contradict each other.

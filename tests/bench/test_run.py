@@ -149,7 +149,7 @@ def test_an_interrupt_leaves_what_was_measured(stops_in, monkeypatch):
         return [Row("growth", "LSTM", case.name, "jaxrnn")]
 
     monkeypatch.setattr(bench_run, "run_case", run_case)
-    rows = bench_run.run("growth", SMOKE, 1, interrupt)
+    rows = bench_run.run("growth", SMOKE, Options(rounds=1), interrupt)
     assert [row.case for row in rows] == measured
     assert len(measured) == stops_in < len(cases("growth", SMOKE))
 
