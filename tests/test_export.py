@@ -65,8 +65,8 @@ def sentiment_step():
     batch = {
         "tokens": jax.ShapeDtypeStruct((count, TIME), jnp.int32),
         "lengths": jax.ShapeDtypeStruct((count,), jnp.int32),
-        "labels": jax.ShapeDtypeStruct((count, 1), jnp.float32),
-        "weights": jax.ShapeDtypeStruct((count, 1), jnp.float32),
+        "labels": jax.ShapeDtypeStruct((count,), jnp.float32),
+        "weights": jax.ShapeDtypeStruct((count,), jnp.float32),
     }
     return step, (on(mesh, P(), state), on(mesh, P("data"), batch))
 
