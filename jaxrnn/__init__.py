@@ -3,7 +3,7 @@
 Layers, cells and what combines them are here; everything else is in the modules, each
 about one thing: `batching`, `checkpoints`, `functional`, `metrics`, `models`,
 `placement`, `regularizers`, `sampling`, `segments`, `serving`, `text`, `torch_weights`,
-`training`, `weights`.
+`training`, `weights`; and `nnx`, which only `import jaxrnn.nnx` imports.
 """
 
 __version__ = "0.1.0"

@@ -148,7 +148,8 @@ def test_the_api_pages_have_all_that_is_public():
     pages = "".join(page.read_text() for page in DOCS.glob("api/*.rst"))
     kinds = "class|function|module"
     documented = re.findall(rf"^\.\. auto(?:{kinds}):: jaxrnn\.(\w+)$", pages, re.M)
-    assert sorted(documented) == sorted({*jaxrnn.__all__})
+    # The last one is imported only by those who use it.
+    assert sorted(documented) == sorted({*jaxrnn.__all__, "nnx"})
 
 
 def public_dataclasses():

@@ -1,0 +1,675 @@
+"""The layers and models as Flax NNX modules.
+
+    layer = LSTM(32, 64, bidirectional=True, rngs=nnx.Rngs(0))
+    outputs, state = layer(x, lengths)
+
+Each is the Linen module of the same name, its `definition`, with parameters of its own:
+`nnx.Param`s that are created at once and have Linen's names. A call applies the
+definition to them, so that arguments, numbers, errors and what is compiled are those of
+the Linen module. `from_linen` and `to_linen` convert modules with their parameters.
+
+As in `flax.nnx.Dropout`, a module drops out unless it is told otherwise: `eval()` and
+`train()` set its attribute `deterministic`, and keys come from the stream `"dropout"`
+of the `rngs` that it was created with. Of modules inside of others the outermost one
+decides.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from flax import nnx
+from flax.core import meta
+from jax.typing import ArrayLike
+
+from jaxrnn import cells, combinators, layers, models, recurrent
+from jaxrnn._validation import check_min
+from jaxrnn.combinators import Merge
+from jaxrnn.types import Array, Float, Int, State
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "Bidirectional",
+    "LanguageModel",
+    "Layer",
+    "Recurrent",
+    "SequenceClassifier",
+    "Stack",
+    "from_linen",
+    "to_linen",
+]
+
+
+class _Module(nnx.Module):
+    """A Linen module, `definition`, with its parameters.
+
+    Attributes:
+        in_features: features of the inputs; None if only its parameters are known.
+        deterministic: whether dropout and zoneout are off; see `train` and `eval`.
+        rngs: the stream of keys for them, or None.
+    """
+
+    def __init__(
+        self,
+        definition: nn.Module,
+        in_features: int | None,
+        children: Mapping[str, "_Module"],
+        params: Mapping[str, Any],
+        rngs: nnx.Rngs | None,
+    ):
+        self._definition = definition
+        self.in_features = in_features
+        self.deterministic = False
+        self.rngs = nnx.data(None if rngs is None else rngs["dropout"].fork())
+        for name, child in children.items():
+            setattr(self, name, child)
+        for name, value in params.items():
+            if name not in children:
+                setattr(self, name, _variables(value))
+
+    @property
+    def definition(self) -> Any:
+        """The Linen module, with those of the modules that are inside now."""
+        children = _children(self._definition)
+        if not children:
+            return self._definition
+        found = {name: _definition(name, getattr(self, name)) for name in children}
+        fields: dict[str, Any] = {**found}
+        if isinstance(self._definition, combinators.Stack):
+            fields = {"layers": tuple(found.values())}
+        return self._definition.clone(**fields)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The arrays of the parameters, as nested as Linen's."""
+        return {
+            name: _arrays(value)
+            for name, value in vars(self).items()
+            if isinstance(value, (_Module, nnx.Param, nnx.Dict))
+        }
+
+    def _apply(self, *args: Any, method: str | None = None, **options: Any) -> Any:
+        return self.definition.apply(
+            {"params": self.params}, *args, method=method, **options
+        )
+
+    def _call(
+        self,
+        *args: Any,
+        deterministic: bool | None,
+        rngs: nnx.Rngs | nnx.RngStream | jax.Array | None,
+        **options: Any,
+    ) -> Any:
+        if deterministic is None:
+            deterministic = self.deterministic
+        if deterministic:
+            return self._apply(*args, **options)
+        stream = self.rngs if rngs is None else rngs
+        if isinstance(stream, nnx.Rngs):
+            stream = stream["dropout"]
+        if isinstance(stream, nnx.RngStream):
+            stream = stream()
+        keys = {} if stream is None else {"dropout": stream}
+        return self._apply(*args, train=True, rngs=keys, **options)
+
+
+def _variables(value: Any) -> nnx.Param | nnx.Dict:
+    """The parameters of a Linen module, boxed ones with the metadata of their box."""
+    if isinstance(value, meta.Partitioned):
+        return nnx.Param(value.value, out_sharding=value.names)
+    if isinstance(value, Mapping):
+        return nnx.Dict({name: _variables(part) for name, part in value.items()})
+    return nnx.Param(jnp.asarray(value))
+
+
+def _arrays(value: Any) -> Any:
+    if isinstance(value, _Module):
+        return value.params
+    if isinstance(value, nnx.Dict):
+        return {name: _arrays(part) for name, part in value.items()}
+    return value[...]
+
+
+def _created(
+    definition: nn.Module, example: Array, rngs: nnx.Rngs | None, *but: str
+) -> dict[str, Any]:
+    """The parameters that `definition` has besides those of its children, `but`."""
+    shapes = jax.eval_shape(definition.init, jax.random.key(0), example)
+    own = {*shapes.get("params", {})} - {*but}
+    if not own:
+        return {}
+    if rngs is None:
+        raise ValueError(
+            f"{type(definition).__name__} has parameters of its own, {sorted(own)}: "
+            "give rngs"
+        )
+    params = definition.init(rngs.params(), example)["params"]
+    return {name: params[name] for name in own}
+
+
+def _definition(role: str, module: Any) -> nn.Module:
+    if not isinstance(module, _Module):
+        raise TypeError(f"{role} must be a module of jaxrnn.nnx, got {module!r:.200}")
+    return module.definition
+
+
+class _LayerMethods(_Module):
+    """The methods that all layers have."""
+
+    def __call__(
+        self,
+        x: Float[Array, "*b t d"],
+        lengths: Int[ArrayLike, "*b"] | None = None,
+        segment_ids: Int[ArrayLike, "*b t"] | None = None,
+        *,
+        state: State | None = None,
+        reverse: bool = False,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
+    ) -> tuple[Float[Array, "*b t h"], State]:
+        """As `jaxrnn.Recurrent.__call__`.
+
+        Args:
+            x: the inputs; what padding holds is not read.
+            lengths: steps of each row that hold data.
+            segment_ids: 0 at padding, 1, 2, ... for the sequences of a row.
+            state: the one that the first sequence of each row starts with.
+            reverse: read every sequence from its last step to its first.
+            deterministic: that of the module if None.
+            rngs: keys for dropout and zoneout; those of the module if None.
+
+        Raises:
+            TypeError, ValueError: as there.
+        """
+        options = {"state": state, "reverse": reverse}
+        options |= {"deterministic": deterministic, "rngs": rngs}
+        return self._call(x, lengths, segment_ids, **options)
+
+    def project(self, x: Float[Array, "*b d"]) -> Float[Array, "*b g"]:
+        """As `jaxrnn.Recurrent.project`."""
+        return self._apply(x, method="project")
+
+    def step(
+        self, x: Float[Array, "*b d"], state: State, *, projected: bool = False
+    ) -> tuple[Float[Array, "*b h"], State]:
+        """As `jaxrnn.Recurrent.step`: one time step, without dropout."""
+        return self._apply(x, state, projected=projected, method="step")
+
+    def initial_state(self, batch_shape: tuple[int, ...]) -> State:
+        """The state before anything was read, which may be learned."""
+        return self._apply(batch_shape, method="initial_state")
+
+    @property
+    def num_states(self) -> int:
+        """How many entries of a state are this layer's: one for each cell."""
+        return self.definition.num_states
+
+    @property
+    def supports_step(self) -> bool:
+        """Whether the layer has `step`: not if it reads in reverse."""
+        return self.definition.supports_step
+
+    @property
+    def resolved_backends(self) -> tuple[str, ...]:
+        """What runs each cell, as `jaxrnn.Recurrent.resolved_backends`."""
+        return self.definition.resolved_backends
+
+
+class Recurrent(_LayerMethods):
+    """`jaxrnn.Recurrent`: a cell run over time.
+
+    Args:
+        cell: a cell of `jaxrnn.cells`, or any `flax.linen.RNNCellBase`.
+        in_features: features of the inputs, on the last axis.
+        rngs: streams `"params"` and `"dropout"`.
+        options: those of `jaxrnn.Recurrent`, by name.
+
+    Raises:
+        TypeError, ValueError: as there; `in_features` is not a positive number.
+
+    >>> layer = Recurrent(cells.MGUCell(8), 3, rngs=nnx.Rngs(0))
+    >>> outputs, (h,) = layer(jnp.ones((2, 5, 3)), jnp.array([5, 2]))
+    >>> outputs.shape, bool((outputs[1, 1] == h[1]).all())
+    ((2, 5, 8), True)
+    """
+
+    def __init__(
+        self,
+        cell: nn.RNNCellBase,
+        in_features: int,
+        *,
+        rngs: nnx.Rngs,
+        **options: Any,
+    ):
+        definition = recurrent.Recurrent(cell, **options, parent=None)
+        _create(self, definition, in_features, cell.num_feature_axes, rngs)
+
+
+class Layer(_LayerMethods):
+    """`jaxrnn.Layer`: `num_layers` layers of one kind of cell.
+
+    Args:
+        cell_type: a class of `jaxrnn.cells`.
+        in_features: features of the inputs.
+        features: outputs of each direction of each layer.
+        rngs: streams `"params"` and `"dropout"`.
+        options: those of `jaxrnn.Layer`, by name.
+
+    Raises:
+        TypeError, ValueError: as there; `in_features` is not a positive number.
+
+    >>> layer = Layer(cells.MGUCell, 3, 8, num_layers=2, rngs=nnx.Rngs(0))
+    >>> layer.l1["w_x"].shape
+    (8, 16)
+    """
+
+    def __init__(
+        self,
+        cell_type: type[cells.Cell],
+        in_features: int,
+        features: int,
+        *,
+        rngs: nnx.Rngs,
+        **options: Any,
+    ):
+        definition = layers.Layer(cell_type, features=features, **options, parent=None)
+        _create(self, definition, in_features, 1, rngs)
+
+
+class RNN(_LayerMethods):
+    """`jaxrnn.RNN`: the simple recurrent network.
+
+    Args:
+        in_features: features of the inputs.
+        features: outputs of each direction of each layer.
+        rngs: streams `"params"` and `"dropout"`.
+        options: those of `jaxrnn.RNN`, by name.
+
+    Raises:
+        TypeError, ValueError: as there; `in_features` is not a positive number.
+
+    >>> layer = RNN(3, 8, activation="relu", rngs=nnx.Rngs(0))
+    >>> layer(jnp.ones((2, 5, 3)))[0].shape
+    (2, 5, 8)
+    """
+
+    def __init__(
+        self, in_features: int, features: int, *, rngs: nnx.Rngs, **options: Any
+    ):
+        definition = layers.RNN(features=features, **options, parent=None)
+        _create(self, definition, in_features, 1, rngs)
+
+
+class LSTM(_LayerMethods):
+    """`jaxrnn.LSTM`: long short-term memory.
+
+    Args:
+        in_features: features of the inputs.
+        features: outputs of each direction of each layer.
+        rngs: streams `"params"` and `"dropout"`.
+        options: those of `jaxrnn.LSTM`, by name.
+
+    Raises:
+        TypeError, ValueError: as there; `in_features` is not a positive number.
+
+    >>> layer = LSTM(3, 8, bidirectional=True, rngs=nnx.Rngs(0))
+    >>> outputs, (forward, backward) = layer(jnp.ones((2, 5, 3)), jnp.array([5, 0]))
+    >>> outputs.shape, backward.c.shape, layer.l0_reverse["w_h"].shape
+    ((2, 5, 16), (2, 8), (8, 32))
+    """
+
+    def __init__(
+        self, in_features: int, features: int, *, rngs: nnx.Rngs, **options: Any
+    ):
+        definition = layers.LSTM(features=features, **options, parent=None)
+        _create(self, definition, in_features, 1, rngs)
+
+
+class GRU(_LayerMethods):
+    """`jaxrnn.GRU`: the gated recurrent unit.
+
+    Args:
+        in_features: features of the inputs.
+        features: outputs of each direction of each layer.
+        rngs: streams `"params"` and `"dropout"`.
+        options: those of `jaxrnn.GRU`, by name.
+
+    Raises:
+        TypeError, ValueError: as there; `in_features` is not a positive number.
+
+    >>> layer = GRU(3, 8, rngs=nnx.Rngs(0))
+    >>> y, state = layer.step(jnp.ones((2, 3)), layer.initial_state((2,)))
+    >>> y.shape
+    (2, 8)
+    """
+
+    def __init__(
+        self, in_features: int, features: int, *, rngs: nnx.Rngs, **options: Any
+    ):
+        definition = layers.GRU(features=features, **options, parent=None)
+        _create(self, definition, in_features, 1, rngs)
+
+
+def _create(
+    module: _Module,
+    definition: nn.Module,
+    in_features: int,
+    feature_axes: int,
+    rngs: nnx.Rngs,
+) -> None:
+    """Gives a module that has no children all of its parameters."""
+    check_min(1, in_features=in_features)
+    # Parameters depend on the number of features alone, not on other axes.
+    example = jnp.zeros((1, 1, *(feature_axes - 1) * (1,), in_features))
+    example = example.astype(_input_dtype(definition))
+    params = _created(definition, example, rngs)
+    _Module.__init__(module, definition, in_features, {}, params, rngs)
+
+
+def _input_dtype(definition: Any) -> Any:
+    cell = getattr(definition, "cell", definition)
+    return getattr(cell, "param_dtype", None) or jnp.float32
+
+
+class Bidirectional(_LayerMethods):
+    """`jaxrnn.Bidirectional`: two layers, the second one reading backwards.
+
+    Args:
+        forward: reads from the first step to the last.
+        backward: reads from the last step to the first.
+        merge: as there.
+        rngs: stream `"dropout"`, needed only if the layers drop out.
+
+    Raises:
+        TypeError: a layer is not one of this module.
+        ValueError: as there.
+
+    >>> rngs = nnx.Rngs(0)
+    >>> layer = Bidirectional(GRU(3, 8, rngs=rngs), GRU(3, 8, rngs=rngs), merge="sum")
+    >>> layer(jnp.ones((2, 5, 3)))[0].shape
+    (2, 5, 8)
+    """
+
+    def __init__(
+        self,
+        forward: _LayerMethods,
+        backward: _LayerMethods,
+        merge: Merge = "concat",
+        *,
+        rngs: nnx.Rngs | None = None,
+    ):
+        definition = combinators.Bidirectional(
+            _definition("forward", forward),
+            _definition("backward", backward),
+            merge,
+            parent=None,
+        )
+        children = {"forward": forward, "backward": backward}
+        super().__init__(definition, forward.in_features, children, {}, rngs)
+
+
+class Stack(_LayerMethods):
+    """`jaxrnn.Stack`: layers on top of each other, named `layers_0`, `layers_1`, ...
+
+    Args:
+        layers: the first one reads the inputs.
+        rngs: stream `"dropout"`, needed only for dropout, and `"params"`, needed only
+            with `layer_norm`.
+        options: those of `jaxrnn.Stack`, by name.
+
+    Raises:
+        TypeError: a layer is not one of this module.
+        ValueError: as there; `rngs` is needed.
+
+    >>> rngs = nnx.Rngs(0)
+    >>> layer = Stack([LSTM(3, 8, rngs=rngs), GRU(8, 4, rngs=rngs)])
+    >>> layer(jnp.ones((2, 5, 3)))[0].shape, layer.layers_1.l0["b_n"].shape
+    ((2, 5, 4), (4,))
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[_LayerMethods],
+        *,
+        rngs: nnx.Rngs | None = None,
+        **options: Any,
+    ):
+        definitions = [_definition("each of layers", layer) for layer in layers]
+        definition = combinators.Stack(definitions, **options, parent=None)
+        children = {f"layers_{k}": layer for k, layer in enumerate(layers)}
+        in_features, params = layers[0].in_features, {}
+        if definition.layer_norm:
+            example = jnp.zeros((1, 1, in_features or 1))
+            params = _created(definition, example, rngs, *children)
+        super().__init__(definition, in_features, children, params, rngs)
+
+
+class SequenceClassifier(_Module):
+    """`jaxrnn.models.SequenceClassifier`: logits for each sequence.
+
+    Args:
+        vocab_size: number of token ids.
+        embed_features: features of the embedding, which the encoder reads.
+        encoder: the layer that reads the embedded tokens.
+        rngs: streams `"params"` and `"dropout"`.
+        options: those of the Linen model, by name.
+
+    Raises:
+        TypeError: the encoder is not a layer of this module.
+        ValueError: as there; the encoder reads another number of features.
+
+    >>> rngs = nnx.Rngs(0)
+    >>> model = SequenceClassifier(100, 16, GRU(16, 8, rngs=rngs), rngs=rngs)
+    >>> model(jnp.array([[3, 1, 4], [1, 5, 0]]), jnp.array([3, 2])).shape
+    (2,)
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        embed_features: int,
+        encoder: _LayerMethods,
+        *,
+        rngs: nnx.Rngs,
+        **options: Any,
+    ):
+        _create_model(
+            self,
+            models.SequenceClassifier(
+                vocab_size,
+                embed_features,
+                _definition("encoder", encoder),
+                **options,
+                parent=None,
+            ),
+            encoder,
+            rngs,
+        )
+
+    def __call__(
+        self,
+        tokens: Int[ArrayLike, "b t"],
+        lengths: Int[ArrayLike, "b"] | None = None,
+        segment_ids: Int[ArrayLike, "b t"] | None = None,
+        *,
+        num_segments: int | None = None,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
+    ) -> Float[Array, "b *s"] | Float[Array, "b *s c"]:
+        """As the Linen model's `__call__`; the last two as of a layer here."""
+        options = {"deterministic": deterministic, "rngs": rngs}
+        return self._call(
+            tokens, lengths, segment_ids, num_segments=num_segments, **options
+        )
+
+
+class LanguageModel(_Module):
+    """`jaxrnn.models.LanguageModel`: logits of the token that follows each one.
+
+    Args:
+        vocab_size: number of token ids.
+        embed_features: features of the embedding, which the encoder reads.
+        encoder: the layer that reads the embedded tokens.
+        rngs: streams `"params"` and `"dropout"`.
+        options: those of the Linen model, by name.
+
+    Raises:
+        TypeError: the encoder is not a layer of this module.
+        ValueError: as there; the encoder reads another number of features.
+
+    >>> rngs = nnx.Rngs(0)
+    >>> model = LanguageModel(100, 16, LSTM(16, 8, rngs=rngs), rngs=rngs)
+    >>> logits, state = model(jnp.array([[3, 1, 4], [1, 5, 9]]))
+    >>> logits.shape, model.step(jnp.array([2, 6]), state)[0].shape
+    ((2, 3, 100), (2, 100))
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        embed_features: int,
+        encoder: _LayerMethods,
+        *,
+        rngs: nnx.Rngs,
+        **options: Any,
+    ):
+        _create_model(
+            self,
+            models.LanguageModel(
+                vocab_size,
+                embed_features,
+                _definition("encoder", encoder),
+                **options,
+                parent=None,
+            ),
+            encoder,
+            rngs,
+        )
+
+    def __call__(
+        self,
+        tokens: Int[ArrayLike, "*b t"],
+        lengths: Int[ArrayLike, "*b"] | None = None,
+        segment_ids: Int[ArrayLike, "*b t"] | None = None,
+        *,
+        state: State | None = None,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
+    ) -> tuple[Float[Array, "*b t v"], State]:
+        """As the Linen model's `__call__`; the last two as of a layer here."""
+        options = {"deterministic": deterministic, "rngs": rngs}
+        return self._call(tokens, lengths, segment_ids, state=state, **options)
+
+    def input_projection_table(self) -> Float[Array, "v g"]:
+        """The embedding of every token after the first layer's input projection."""
+        return self._apply(method="input_projection_table")
+
+    def step(
+        self,
+        tokens: Int[ArrayLike, "*b"],
+        state: State,
+        input_projection_table: Float[Array, "v g"] | None = None,
+    ) -> tuple[Float[Array, "*b v"], State]:
+        """The logits after one more token of each row, and the state after it."""
+        return self._apply(tokens, state, input_projection_table, method="step")
+
+    def initial_state(self, batch_shape: tuple[int, ...]) -> State:
+        """The state before anything was read, which may be learned."""
+        return self._apply(batch_shape, method="initial_state")
+
+
+def _create_model(
+    model: _Module, definition: Any, encoder: _LayerMethods, rngs: nnx.Rngs
+) -> None:
+    if encoder.in_features not in (None, definition.embed_features):
+        raise ValueError(
+            f"the encoder reads {encoder.in_features} features, but the embedding has "
+            f"{definition.embed_features}"
+        )
+    params = _created(definition, jnp.zeros((1, 1), jnp.int32), rngs, "encoder")
+    _Module.__init__(model, definition, None, {"encoder": encoder}, params, rngs)
+
+
+_CLASSES: dict[type[nn.Module], type[_Module]] = {
+    recurrent.Recurrent: Recurrent,
+    layers.Layer: Layer,
+    layers.RNN: RNN,
+    layers.LSTM: LSTM,
+    layers.GRU: GRU,
+    combinators.Bidirectional: Bidirectional,
+    combinators.Stack: Stack,
+    models.SequenceClassifier: SequenceClassifier,
+    models.LanguageModel: LanguageModel,
+}
+
+
+def from_linen(
+    definition: nn.Module,
+    variables: Mapping[str, Any],
+    *,
+    rngs: nnx.Rngs | None = None,
+) -> Any:
+    """The NNX module of a Linen module of `jaxrnn` and its variables.
+
+    `rngs` has the stream `"dropout"`, needed only in training with dropout or zoneout.
+
+    Raises:
+        TypeError: there is no NNX module of the kind.
+        ValueError: `variables` has no `"params"`, or a part of them is missing.
+
+    >>> import jaxrnn
+    >>> x, definition = jnp.ones((2, 5, 3)), jaxrnn.GRU(8)
+    >>> variables = definition.init(jax.random.key(0), x)
+    >>> layer = from_linen(definition, variables)
+    >>> bool((layer(x)[0] == definition.apply(variables, x)[0]).all())
+    True
+    """
+    cls = _CLASSES.get(type(definition))
+    if cls is None:
+        raise TypeError(
+            "only the layers and models of jaxrnn have NNX modules, got "
+            f"{definition!r:.200}: flax.nnx.bridge.ToNNX wraps any Linen module"
+        )
+    if "params" not in variables:
+        raise ValueError(f"variables has no 'params', only {sorted(variables)}")
+    params = variables["params"]
+    children = {}
+    for name, child in _children(definition).items():
+        if name not in params:
+            raise ValueError(f"the parameters of {name} are missing: {sorted(params)}")
+        children[name] = from_linen(child, {"params": params[name]}, rngs=rngs)
+    in_features = next((c.in_features for c in children.values()), None)
+    module = _Module(definition, in_features, children, params, rngs)
+    # That of `cls` would create parameters, and only a call sets up an NNX object.
+    object.__setattr__(module, "__class__", cls)
+    return module
+
+
+def _children(definition: Any) -> dict[str, nn.Module]:
+    if isinstance(definition, combinators.Bidirectional):
+        return {"forward": definition.forward, "backward": definition.backward}
+    if isinstance(definition, combinators.Stack):
+        return {f"layers_{k}": layer for k, layer in enumerate(definition.layers)}
+    if isinstance(definition, (models.SequenceClassifier, models.LanguageModel)):
+        return {"encoder": definition.encoder}
+    return {}
+
+
+def to_linen(module: _Module) -> tuple[Any, dict[str, Any]]:
+    """The Linen module of a module of this file, and its variables.
+
+    With them go weights to other libraries (`jaxrnn.weights`), files (`jaxrnn.save`)
+    and artefacts (`jaxrnn.serving`).
+
+    Raises:
+        TypeError: the module is not one of this file.
+
+    >>> definition, variables = to_linen(GRU(3, 8, rngs=nnx.Rngs(0)))
+    >>> type(definition).__name__, sorted(variables["params"]["l0"])
+    ('GRU', ['b', 'b_n', 'w_h', 'w_x'])
+    """
+    return _definition("module", module), {"params": module.params}
