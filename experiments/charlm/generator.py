@@ -14,7 +14,7 @@ import numpy as np
 from experiments.charlm.config import Settings
 from experiments.charlm.model import make_model, make_optimizer, make_state
 from experiments.harness.workdir import WorkDir
-from jaxrnn import metrics, sampling
+from jaxrnn import metrics, sampling, serving
 from jaxrnn._validation import check_min
 from jaxrnn.checkpoints import Checkpoints
 from jaxrnn.models import LanguageModel
@@ -113,6 +113,24 @@ class Writer:
             rows = zip(np.asarray(piece.tokens), piece.lengths.tolist(), strict=True)
             # Behind the end of a text there is padding.
             yield ["".join(self.vocab.decode(row[:drawn])) for row, drawn in rows]
+
+    def export(self, path: str | Path, *, by_byte: bool) -> None:
+        """Write the model into a new directory, from which JAX alone runs it.
+
+        `by_byte` says that its characters stand for bytes.
+
+        Raises:
+            OSError: there is something at `path`, or it cannot be written.
+        """
+        characters = {"kind": "characters", "normalization": "NFC"}
+        tokenizer = {"kind": "bytes", "encoding": "latin-1"} if by_byte else characters
+        serving.export(
+            self._model,
+            self._variables,
+            path,
+            vocabulary=self.vocab.tokens,
+            tokenizer=tokenizer | {"beginning": self.beginning},
+        )
 
     def trace(self, text: str) -> Iterator[tuple[State, np.ndarray]]:
         """Yield states and next-character log-probabilities, some characters at a time.

@@ -273,6 +273,18 @@ def write_activations(path: Path, file: Path, page: Path, *, skip: bool) -> None
     print(f"{page}: {len(data['units'])} of {data['of']} units, reading {reading}")
 
 
+def export(path: Path, directory: Path) -> None:
+    """Write the model in a work directory as files that JAX alone can run.
+
+    Raises:
+        ValueError: there is no model.
+        OSError: there is something in the directory, or it cannot be written.
+    """
+    workdir, writer = _load(path, "exporting")
+    writer.export(directory, by_byte=_encoding(workdir) == "latin-1")
+    print(f"{directory}: the model in {path}, for JAX without jaxrnn (see load.py)")
+
+
 def _load(path: Path, doing: str) -> tuple[WorkDir, Writer]:
     workdir, writer = WorkDir(path), Writer.load(path)
     workdir.tell_unfinished(doing)

@@ -39,6 +39,8 @@ class Options(CommonOptions):
     """Model bytes instead of characters; files may then be of any kind."""
     sample: bool = False
     """Generate text with the trained model; without one, train it first."""
+    export: Annotated[Path | None, cli.default_is("none")] = None
+    """Write the trained model to this new directory, for JAX without this library."""
     unknown: Literal["error", "skip"] = "error"
     """What to do with characters outside the trained model's vocabulary."""
     settings: Settings = field(default_factory=Settings)
@@ -63,17 +65,25 @@ class Options(CommonOptions):
             )
         if self.sample and self.analysis.requested:
             raise ValueError("give either --sample or --score and --neurons")
+        if self.export and (self.sample or self.analysis.requested):
+            raise ValueError("--export goes without --sample, --score and --neurons")
         if self.unknown == "skip" and not (self.sample or self.analysis.requested):
             raise ValueError("--unknown skip needs --sample, --score or --neurons")
-        if self.tensorboard and self.analysis.requested:
+        if self.tensorboard and self.uses_trained_model:
             raise ValueError(
-                "--tensorboard needs a training: --score and --neurons do none"
+                "--tensorboard needs a training: --score, --neurons and --export do "
+                "none"
             )
-        if self.smoke and self.analysis.requested and not self.names_workdir:
+        if self.smoke and self.uses_trained_model and not self.names_workdir:
             raise ValueError(
-                "--score and --neurons need a trained model, and --smoke keeps none: "
-                "give the --workdir of one"
+                "--score, --neurons and --export need a trained model, and --smoke "
+                "keeps none: give the --workdir of one"
             )
+
+    @property
+    def uses_trained_model(self) -> bool:
+        """Whether the options ask for something that trains no model."""
+        return self.analysis.requested or self.export is not None
 
     @property
     def effective_settings(self) -> Settings:

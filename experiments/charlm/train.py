@@ -10,8 +10,8 @@ With --preset best 1.398 (1.396 to 1.399), or 1.379 with the state carried throu
 the text, after 68 minutes on one core.
 
 The same command started again continues the run. With the trained model --sample
-generates text, --score prints the cross-entropy of a file and --neurons shows the
-activations of the hidden units.
+generates text, --score prints the cross-entropy of a file, --neurons shows the
+activations of the hidden units and --export writes files that JAX alone can run.
 """
 
 import contextlib
@@ -63,21 +63,24 @@ def main(options: Options) -> None:
     options.check()
     jax_setup.configure(options.devices, options.cluster.join)
     with scratch_if_smoke(options) as options:
-        if options.analysis.requested:
-            analyse(options)
+        if options.uses_trained_model:
+            use(options)
         elif options.sample:
             sample(options)
         else:
             train(options)
 
 
-def analyse(options: Options) -> None:
-    """Analyse files with the trained model in the work directory."""
+def use(options: Options) -> None:
+    """Analyse files with the trained model in the work directory, or export it."""
     workdir = WorkDir(options.workdir)
     if workdir.settings is not None:
         workdir.require(explicit_settings(options))
-    skip = options.unknown == "skip"
-    inference.analyse(options.workdir, options.analysis, skip=skip)
+    if options.export is not None:
+        inference.export(options.workdir, options.export)
+    else:
+        skip = options.unknown == "skip"
+        inference.analyse(options.workdir, options.analysis, skip=skip)
 
 
 @dataclass(frozen=True)

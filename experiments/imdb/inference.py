@@ -106,6 +106,19 @@ def explain(texts: Iterable[str], path: Path, devices: int | None, page: Path) -
     print(f"wrote the word attributions to {page}")
 
 
+def export(path: Path, directory: Path) -> None:
+    """Writes the model in a work directory as files that JAX alone can run.
+
+    Raises:
+        ValueError: there is no model, or it has a linear part.
+        OSError: there is something in the directory, or it cannot be written.
+    """
+    reader = Reader.load(path, devices=1)
+    WorkDir(path).tell_unfinished("exporting")
+    reader.export(directory)
+    print(f"{directory}: the model in {path}, for JAX without jaxrnn (see load.py)")
+
+
 def read_lines(texts: Iterable[str]) -> list[str]:
     """The texts, with the lines of standard input in place of `-`.
 

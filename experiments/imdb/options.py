@@ -52,6 +52,9 @@ class Options(CommonOptions):
     )
     """With --explain: the page to write."""
 
+    export: Annotated[Path | None, cli.default_is("none")] = None
+    """Write the trained model to this new directory, for JAX without this library."""
+
     def check(self) -> None:
         """Check the settings, and that the options do not contradict each other.
 
@@ -66,6 +69,7 @@ class Options(CommonOptions):
             "--predict": self.predict,
             "--predict-csv": self.predict_csv,
             "--explain": self.explain,
+            "--export": self.export,
         }
         given = [name for name, value in questions.items() if value]
         if len(given) > 1:
@@ -93,8 +97,8 @@ class Options(CommonOptions):
 
     @property
     def uses_trained_model(self) -> bool:
-        """Whether the options ask for predictions or explanations, not for training."""
-        return bool(self.predict or self.predict_csv or self.explain)
+        """Whether the options ask for something that trains no model."""
+        return bool(self.predict or self.predict_csv or self.explain or self.export)
 
     @property
     def effective_settings(self) -> Settings:

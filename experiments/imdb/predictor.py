@@ -21,10 +21,10 @@ from experiments.imdb.model import (
     make_state,
     predict_logits,
 )
-from jaxrnn import placement
+from jaxrnn import placement, serving
 from jaxrnn.checkpoints import Checkpoints
 from jaxrnn.models import SequenceClassifier
-from jaxrnn.text import Vocab
+from jaxrnn.text import PAD, UNK, Vocab
 
 LINEAR = "linear.safetensors"  # in the work directory
 LONGEST_TEXT = 100_000  # words; IMDB's longest review has 2,470
@@ -117,6 +117,33 @@ class Reader:
                 logits = self.linear.add(logits, ids)
             found[usable] = _probabilities(logits.astype(np.float64))
         return found
+
+    def export(self, path: str | Path) -> None:
+        """Writes the network into a new directory, from which JAX alone runs it.
+
+        Raises:
+            ValueError: there is a linear classifier whose logits are to be added.
+            OSError: there is something at `path`, or it cannot be written.
+        """
+        if self.linear is not None:
+            raise ValueError(
+                "the logits of a linear classifier are added to this model's, and it "
+                "cannot be exported: train with --linear off in another --workdir"
+            )
+        serving.export(
+            self.model,
+            self.variables,
+            path,
+            vocabulary=self.vocab.tokens,
+            labels=self.classes,
+            tokenizer={
+                "kind": "words",
+                "lower": True,
+                "normalization": "NFC",
+                "padding": PAD,
+                "unknown": UNK,
+            },
+        )
 
 
 def _probabilities(logits: np.ndarray) -> np.ndarray:

@@ -67,7 +67,7 @@ def main(options: Options) -> None:
 
 
 def answer(options: Options) -> None:
-    """Predicts, or explains, with the trained model."""
+    """Predicts or explains with the trained model, or exports it."""
     workdir = WorkDir(options.workdir)
     if workdir.settings is not None:
         workdir.require(explicit_settings(options))
@@ -85,6 +85,8 @@ def answer(options: Options) -> None:
     elif options.explain:
         page = options.html or options.workdir / "explanation.html"
         inference.explain(options.explain, options.workdir, options.devices, page)
+    elif options.export:
+        inference.export(options.workdir, options.export)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,10 @@ from tests.imdb.test_train import assert_refused
         (["--smoke", "--text", "x"], "give either --smoke or --text, not both"),
         (["--sample", "--score", "x"], "either --sample or --score and --neurons"),
         (["--sample", "--neurons", "x"], "either --sample or --score and --neurons"),
+        (["--sample", "--export", "x"], "--export goes without --sample, --score and"),
+        (["--score", "x", "--export", "x"], "--export goes without --sample, --score"),
+        (["--export", "x", "--tensorboard"], "--tensorboard needs a training: --sco"),
+        (["--export", ""], "--export is empty: name a path"),
         (["--score", "x", "--html", "page"], "--html needs --neurons FILE"),
         (["--score", "x", "--top-k", 3], "--temperature and the like need --sample"),
         (["--neurons", "x", "--per-character"], "--per-character needs --score FILE"),
@@ -27,13 +31,14 @@ def test_options_that_contradict_each_other(charlm_run, tmp_path, arguments, mes
     assert not path.exists()
 
 
-def test_the_smoke_run_keeps_no_model(charlm_run):
+@pytest.mark.parametrize("option", ["--score", "--export"])
+def test_the_smoke_run_keeps_no_model(charlm_run, option):
     message = "need a trained model, and --smoke keeps none: give the --workdir of one"
-    assert_refused(charlm_run("--smoke", "--score", __file__), message)
+    assert_refused(charlm_run("--smoke", option, __file__), message)
 
 
 def test_a_model_of_characters_is_none_of_bytes(charlm_smoke, charlm_run):
-    for option in (["--sample"], ["--score", __file__], ["--neurons", __file__]):
+    for option in (["--sample"], ["--score", __file__], ["--export", "x"]):
         result = charlm_run("--workdir", charlm_smoke[0], "--bytes", *option)
         assert_refused(result, "(bytes False, not True)")
 

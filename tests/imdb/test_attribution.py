@@ -145,7 +145,11 @@ def test_attributions_have_the_part_of_the_linear_classifier(rng, classes):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """The directory of a run without training."""
-    path = tmp_path_factory.mktemp("run")
+    return save_untrained(tmp_path_factory.mktemp("run"))
+
+
+def save_untrained(path):
+    """As a run leaves it, with the weights of `untrained`."""
     _, state = untrained()
     identity = {
         "dataset": "none",

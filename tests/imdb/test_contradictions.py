@@ -22,6 +22,7 @@ from tests.imdb.test_train import GOOD, assert_refused
         (["--smoke", "--html", "page"], "--html needs --explain"),
         (["--predict", "a", "--tensorboard"], "--tensorboard needs a training: --pre"),
         (["--explain", "a", "--tensorboard"], "--tensorboard needs a training: --exp"),
+        (["--predict", "a", "--export", "x"], "either --predict or --export, not b"),
         (["--smoke", "--csv", "x"], "give either --smoke or --csv, not both"),
         (["--predict-csv", "x", "--explain", "b"], "either --predict-csv or --explain"),
         (["--predict", "a", "--out", "x"], "--out needs --predict-csv"),
@@ -43,7 +44,9 @@ def test_a_text_may_be_any_word(program_run, tmp_path):
     assert_refused(result, f"there is no trained model in {tmp_path}")
 
 
-@pytest.mark.parametrize("option", ["--predict", "--explain", "--predict-csv"])
+@pytest.mark.parametrize(
+    "option", ["--predict", "--explain", "--predict-csv", "--export"]
+)
 def test_the_smoke_run_keeps_no_model(program_run, option):
     message = "needs a trained model, and --smoke keeps none: give the --workdir of one"
     assert_refused(program_run("--smoke", option, "fine"), f"{option} {message}")
