@@ -26,7 +26,12 @@ CHUNK = 1024  # characters of a text that are evaluated at a time
 
 
 class Writer:
-    """A language model with its parameters and its vocabulary of characters."""
+    """A language model with its parameters and its vocabulary of characters.
+
+    Attributes:
+        vocab: the characters.
+        step: the model as `jaxrnn.sampling` takes it, with `step_params()`.
+    """
 
     def __init__(self, model: LanguageModel, variables: Any, vocab: Vocab):
         """Take a model and what its `init` returned, or training made of it."""
@@ -38,7 +43,7 @@ class Writer:
             variables, table = params
             return model.apply(variables, tokens, state, table, method="step")
 
-        self._step = step  # One function, so that all calls of `write` share its loop.
+        self.step = step  # One function, so that all calls of `write` share its loop.
 
     @classmethod
     def load(cls, path: str | Path) -> "Writer":
@@ -61,12 +66,28 @@ class Writer:
         """The default prompt: a line feed, or else the most frequent character."""
         return "\n" if "\n" in self.vocab.tokens else self.vocab.tokens[0]
 
-    def known(self, text: str, name: str, *, skip: bool) -> str:
+    def step_params(self) -> Any:
+        """Return the first argument of `step`: variables and projected embedding."""
+        table = self._model.apply(self._variables, method="input_projection_table")
+        return self._variables, table
+
+    def initial_state(self, rows: int) -> State:
+        """Return the state of so many rows before anything was read."""
+        return self._model.initial_state((rows,))
+
+    def known(
+        self,
+        text: str,
+        name: str,
+        *,
+        skip: bool,
+        remedy: str = "leave them out, or use --unknown skip",
+    ) -> str:
         """Return the text, with `skip` without characters outside the vocabulary.
 
         Raises:
             ValueError: it has such characters and `skip` is false, or no others; the
-                message has `name`.
+                message has `name` and, of the former, `remedy`.
         """
         if not text:
             raise ValueError(f"{name} is empty: give at least one character")
@@ -75,8 +96,7 @@ class Writer:
             spelled = ", ".join(map(repr, sorted(unknown)[:10]))
             raise ValueError(
                 f"{name} has characters outside the model's vocabulary, {spelled}"
-                f"{' and others' if len(unknown) > 10 else ''}: leave them out, or "
-                "use --unknown skip"
+                f"{' and others' if len(unknown) > 10 else ''}: {remedy}"
             )
         kept = "".join(c for c in text if c not in unknown) if unknown else text
         if not kept:
@@ -99,16 +119,15 @@ class Writer:
         """
         check_min(0, length=length)
         check_min(1, texts=texts)
-        table = self._model.apply(self._variables, method="input_projection_table")
-        params = (self._variables, table)
+        params = self.step_params()
         key = jax.random.key(seed)
         keys = jax.vmap(functools.partial(jax.random.fold_in, key))(np.arange(texts))
         prompts = np.tile(self.vocab.encode(char_tokens(prompt)), (texts, 1))
-        state = self._model.initial_state((texts,))
-        begun = sampling.prefill(self._step, state, prompts, params=params)
+        state = self.initial_state(texts)
+        begun = sampling.prefill(self.step, state, prompts, params=params)
         options |= {"params": params, "piece_length": PIECE}
         # There may be nothing to generate.
-        pieces = sampling.stream(self._step, begun, length, keys, **options)
+        pieces = sampling.stream(self.step, begun, length, keys, **options)
         for piece in pieces if length else ():
             rows = zip(np.asarray(piece.tokens), piece.lengths.tolist(), strict=True)
             # Behind the end of a text there is padding.

@@ -167,8 +167,8 @@ def sample(
     Raises:
         ValueError: there is no model, or `check_prompt` raises.
     """
-    workdir, writer = _load(path, "sampling")
-    encoding = _encoding(workdir)
+    workdir, writer = load(path, "sampling")
+    encoding = encoding_of(workdir)
     by_byte = encoding == "latin-1"
     shown = check_prompt(writer, sampling, prompt, by_byte=by_byte, skip=skip)
 
@@ -226,8 +226,8 @@ def score(path: Path, file: Path, *, skip: bool, each: bool) -> None:
     Raises:
         ValueError: there is no model, or the file cannot be read or encoded.
     """
-    workdir, writer = _load(path, "scoring")
-    by_byte = _encoding(workdir) == "latin-1"
+    workdir, writer = load(path, "scoring")
+    by_byte = encoding_of(workdir) == "latin-1"
     unit, spell = ("byte", ascii) if by_byte else ("character", repr)
     text = writer.known(datasets.read(file, by_byte), str(file), skip=skip)
     if len(text) < 2:
@@ -254,8 +254,8 @@ def write_activations(path: Path, file: Path, page: Path, *, skip: bool) -> None
         ValueError: there is no model, the file cannot be read or encoded, or the page
             cannot be written.
     """
-    workdir, writer = _load(path, "analysing")
-    by_byte = _encoding(workdir) == "latin-1"
+    workdir, writer = load(path, "analysing")
+    by_byte = encoding_of(workdir) == "latin-1"
     text = writer.known(datasets.read(file, by_byte), str(file), skip=skip)
     reading = str(file)
     if len(text) > activations.LONGEST:
@@ -280,17 +280,22 @@ def export(path: Path, directory: Path) -> None:
         ValueError: there is no model.
         OSError: there is something in the directory, or it cannot be written.
     """
-    workdir, writer = _load(path, "exporting")
-    writer.export(directory, by_byte=_encoding(workdir) == "latin-1")
+    workdir, writer = load(path, "exporting")
+    writer.export(directory, by_byte=encoding_of(workdir) == "latin-1")
     print(f"{directory}: the model in {path}, for JAX without jaxrnn (see load.py)")
 
 
-def _load(path: Path, doing: str) -> tuple[WorkDir, Writer]:
+def load(path: Path, doing: str) -> tuple[WorkDir, Writer]:
+    """Return a work directory and its model; say it where the run is not finished.
+
+    Raises:
+        ValueError: there is no model.
+    """
     workdir, writer = WorkDir(path), Writer.load(path)
     workdir.tell_unfinished(doing)
     return workdir, writer
 
 
-def _encoding(workdir: WorkDir) -> str:
+def encoding_of(workdir: WorkDir) -> str:
     """Return the encoding of characters that are bytes, or of others."""
     return "latin-1" if workdir.settings_as(_Model).bytes else "utf-8"

@@ -13,6 +13,7 @@ from experiments.charlm.datasets import Text
 from experiments.charlm.inference import Analysis, Sampling
 from experiments.harness import cli
 from experiments.harness.options import CommonOptions
+from experiments.harness.validation import PORT
 from experiments.harness.workdir import WorkDir
 
 SHORTENED = ("batch", "seq_len")  # settings that a short text makes smaller
@@ -41,6 +42,11 @@ class Options(CommonOptions):
     """Generate text with the trained model; without one, train it first."""
     export: Annotated[Path | None, cli.default_is("none")] = None
     """Write the trained model to this new directory, for JAX without this library."""
+    serve: bool = False
+    """Serve a page to write with the trained model, and a JSON interface.
+    Only this machine reaches it."""
+    port: Annotated[int | None, cli.default_is("any free one")] = None
+    """With --serve: the port to listen on."""
     unknown: Literal["error", "skip"] = "error"
     """What to do with characters outside the trained model's vocabulary."""
     settings: Settings = field(default_factory=Settings)
@@ -65,25 +71,33 @@ class Options(CommonOptions):
             )
         if self.sample and self.analysis.requested:
             raise ValueError("give either --sample or --score and --neurons")
-        if self.export and (self.sample or self.analysis.requested):
-            raise ValueError("--export goes without --sample, --score and --neurons")
+        for name in ("export", "serve"):
+            others = (self.sample, self.analysis.requested, self.export and self.serve)
+            if getattr(self, name) and any(others):
+                raise ValueError(
+                    f"--{name} goes alone: without --sample, --score, --neurons and "
+                    f"--{'serve' if name == 'export' else 'export'}"
+                )
+        if self.port is not None and not self.serve:
+            raise ValueError("--port needs --serve")
+        PORT.check(self, "port")
         if self.unknown == "skip" and not (self.sample or self.analysis.requested):
             raise ValueError("--unknown skip needs --sample, --score or --neurons")
         if self.tensorboard and self.uses_trained_model:
             raise ValueError(
-                "--tensorboard needs a training: --score, --neurons and --export do "
-                "none"
+                "--tensorboard needs a training: --score, --neurons, --export and "
+                "--serve do none"
             )
         if self.smoke and self.uses_trained_model and not self.names_workdir:
             raise ValueError(
-                "--score, --neurons and --export need a trained model, and --smoke "
-                "keeps none: give the --workdir of one"
+                "--score, --neurons, --export and --serve need a trained model, and "
+                "--smoke keeps none: give the --workdir of one"
             )
 
     @property
     def uses_trained_model(self) -> bool:
         """Whether the options ask for something that trains no model."""
-        return self.analysis.requested or self.export is not None
+        return self.analysis.requested or self.export is not None or self.serve
 
     @property
     def effective_settings(self) -> Settings:

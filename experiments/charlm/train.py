@@ -11,7 +11,8 @@ the text, after 68 minutes on one core.
 
 The same command started again continues the run. With the trained model --sample
 generates text, --score prints the cross-entropy of a file, --neurons shows the
-activations of the hidden units and --export writes files that JAX alone can run.
+activations of the hidden units, --export writes files that JAX alone can run and
+--serve opens a page to write with.
 """
 
 import contextlib
@@ -72,12 +73,17 @@ def main(options: Options) -> None:
 
 
 def use(options: Options) -> None:
-    """Analyse files with the trained model in the work directory, or export it."""
+    """Analyse files with the trained model, or export or serve it."""
     workdir = WorkDir(options.workdir)
     if workdir.settings is not None:
         workdir.require(explicit_settings(options))
     if options.export is not None:
         inference.export(options.workdir, options.export)
+    elif options.serve:
+        # Its imports are for those who serve.
+        from experiments.charlm.serve import serve
+
+        serve(options.workdir, options.port)
     else:
         skip = options.unknown == "skip"
         inference.analyse(options.workdir, options.analysis, skip=skip)

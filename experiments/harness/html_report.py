@@ -1,4 +1,4 @@
-"""Reports as single HTML files with everything they need.
+"""Reports as single HTML pages with everything they need.
 
 Data from outside is embedded as JSON, and the script inserts it as text, never as
 markup. A content security policy with the hashes of style and script lets nothing else
@@ -19,19 +19,32 @@ PAGE = Path(__file__).parent / "templates" / "page"
 
 
 def write_page(path: Path, template: Path, title: str, data: Any) -> None:
-    """Write a page that shows the JSON `data`, on the first process only.
-
-    `template` is the path, without a suffix, of the .html, .css and .js files that are
-    added to those of every page.
+    """Write the page of `render`, on the first process only.
 
     Raises:
         ValueError: the file cannot be written.
     """
     if jax.process_index() > 0:
         return
+    page = render(template, title, data)
+    try:
+        path.write_text(page, encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise ValueError(
+            f"cannot write {path} ({error.strerror}): give another --html"
+        ) from error
+
+
+def render(template: Path, title: str, data: Any, *, served: bool = False) -> str:
+    """Return a page that shows the JSON `data`.
+
+    `template` is the path, without a suffix, of the .html, .css and .js files that are
+    added to those of every page. A page that is served may ask its server for more.
+    """
     style = _read(PAGE, ".css") + _read(template, ".css")
     script = _read(PAGE, ".js") + _read(template, ".js")
-    page = Template(_read(PAGE, ".html")).substitute(
+    return Template(_read(PAGE, ".html")).substitute(
+        connect="connect-src 'self'; " if served else "",
         title=html.escape(title),
         style=style,
         style_hash=_hash(style),
@@ -40,12 +53,6 @@ def write_page(path: Path, template: Path, title: str, data: Any) -> None:
         script=script,
         script_hash=_hash(script),
     )
-    try:
-        path.write_text(page, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise ValueError(
-            f"cannot write {path} ({error.strerror}): give another --html"
-        ) from error
 
 
 def embed(data: Any) -> str:

@@ -29,10 +29,16 @@ class Range(NamedTuple):
             ValueError: one is not; its option is named.
         """
         for name in names:
-            value = getattr(options, name)
-            if value is not None and not self.holds(_in_float32(value)):
-                option = name.replace("_", "-")
-                raise ValueError(f"--{option} must be {self.words}, got {value}")
+            self.check_value(f"--{name.replace('_', '-')}", getattr(options, name))
+
+    def check_value(self, name: str, value: Any) -> None:
+        """Check that a value is in the range, or None.
+
+        Raises:
+            ValueError: it is not; the message has `name`.
+        """
+        if value is not None and not self.holds(_in_float32(value)):
+            raise ValueError(f"{name} must be {self.words}, got {value}")
 
 
 def _in_float32(value: Any) -> Any:
@@ -50,5 +56,6 @@ SHARE_BELOW_1 = Range("from 0 to below 1", lambda x: 0 <= x < 1)
 SHARE_ABOVE_0 = Range("above 0 and at most 1", lambda x: 0 < x <= 1)
 AMOUNT = Range("finite and at least 0", lambda x: 0 <= x < math.inf)
 POSITIVE = Range("finite and above 0", lambda x: 0 < x < math.inf)
+PORT = Range("from 1 to 65535", lambda x: 1 <= x <= 65535)
 # JAX makes a key from the low 32 bits of a seed and drops the others silently.
 SEED = Range("from 0 to 4294967295", lambda x: 0 <= x < 2**32)

@@ -79,12 +79,12 @@ def describe(reader: Reader, texts: Mapping[int, str]) -> list[dict[str, Any]]:
     rows = zip(texts.items(), ids, predicted, targets, explanations, paths, strict=True)
     return [
         {
-            **_cut(text.strip()),
+            **cut(text.strip()),
             "number": number,
             "label": reader.classes[label],
             "probability": float(probabilities[k, label]),
             "target": reader.classes[target],
-            "against": _against(reader.classes, target),
+            "against": against(reader.classes, target),
             "score": f"log-odds of {reader.classes[target]!r}",
             "unknown": (words == unknown).tolist(),
             "attributions": explanation.attributions.round(6).tolist(),
@@ -106,11 +106,16 @@ def describe(reader: Reader, texts: Mapping[int, str]) -> list[dict[str, Any]]:
     ]
 
 
-def _against(classes: Sequence[str], target: int) -> str:
+def against(classes: Sequence[str], target: int) -> str:
+    """The name of what the log-odds of a class are against.
+
+    >>> against(["negative", "positive"], 1), against(["a", "b", "c"], 1)
+    ('negative', 'not b')
+    """
     return classes[1 - target] if len(classes) == 2 else f"not {classes[target]}"
 
 
-def _cut(review: str) -> dict[str, Any]:
+def cut(review: str) -> dict[str, Any]:
     """Every word with the characters before it, and those after the last word."""
     pieces, end = [], 0
     for start, stop in word_spans(review):
@@ -129,9 +134,22 @@ def explain(
     """The explanation of the score of each text, given as word ids [t].
 
     With more than two classes `targets` has the class of each text whose score is
-    explained. The contributions of words to the logits of `linear`, which are added to
-    the model's, grow in proportion on the path. The steps are doubled until the
-    residual is within `TOLERANCE`, or there are `MOST_STEPS` of them.
+    explained, by default class 1.
+    """
+    one = make_explainer(model, variables, linear)
+    if targets is None:
+        targets = np.ones(len(texts), int)
+    return [one(ids, target) for ids, target in zip(texts, targets, strict=True)]
+
+
+def make_explainer(
+    model: SequenceClassifier, variables: Any, linear: LinearClassifier | None = None
+) -> Callable[[np.ndarray, int], Explanation]:
+    """A function that explains one text [t], by its target; it keeps what it compiles.
+
+    The contributions of words to the logits of `linear`, which are added to the
+    model's, grow in proportion on the path. The steps are doubled until the residual
+    is within `TOLERANCE`, or there are `MOST_STEPS` of them.
     """
     scale = 1.0 if linear is None else float(linear.scales[0])
     gradients = _make_gradients(model, variables, scale)
@@ -170,9 +188,7 @@ def explain(
                 return found
             steps *= 2
 
-    if targets is None:
-        targets = np.ones(len(texts), int)
-    return [one(ids, target) for ids, target in zip(texts, targets, strict=True)]
+    return one
 
 
 def _make_gradients(

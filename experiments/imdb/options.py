@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from experiments.harness import cli
 from experiments.harness.options import CommonOptions
+from experiments.harness.validation import PORT
 from experiments.imdb import datasets
 from experiments.imdb.datasets import Reviews, load_imdb
 from experiments.imdb.model import SMOKE, Settings
@@ -54,6 +55,11 @@ class Options(CommonOptions):
 
     export: Annotated[Path | None, cli.default_is("none")] = None
     """Write the trained model to this new directory, for JAX without this library."""
+    serve: bool = False
+    """Serve a page that classifies what one types, and a JSON interface.
+    Only this machine reaches it."""
+    port: Annotated[int | None, cli.default_is("any free one")] = None
+    """With --serve: the port to listen on."""
 
     def check(self) -> None:
         """Check the settings, and that the options do not contradict each other.
@@ -70,12 +76,16 @@ class Options(CommonOptions):
             "--predict-csv": self.predict_csv,
             "--explain": self.explain,
             "--export": self.export,
+            "--serve": self.serve,
         }
         given = [name for name, value in questions.items() if value]
         if len(given) > 1:
             raise ValueError(f"give either {given[0]} or {given[1]}, not both")
         if self.html and not self.explain:
             raise ValueError("--html needs --explain")
+        if self.port is not None and not self.serve:
+            raise ValueError("--port needs --serve")
+        PORT.check(self, "port")
         if self.out and not self.predict_csv:
             raise ValueError("--out needs --predict-csv")
         if self.tensorboard and given:
@@ -98,7 +108,8 @@ class Options(CommonOptions):
     @property
     def uses_trained_model(self) -> bool:
         """Whether the options ask for something that trains no model."""
-        return bool(self.predict or self.predict_csv or self.explain or self.export)
+        questions = (self.predict, self.predict_csv, self.explain)
+        return bool(any(questions) or self.export or self.serve)
 
     @property
     def effective_settings(self) -> Settings:

@@ -113,10 +113,17 @@ class Reader:
                 self._mesh,
             )
             logits = predict_logits(self.model, self.variables, batches, self._mesh)
-            if self.linear is not None:
-                logits = self.linear.add(logits, ids)
-            found[usable] = _probabilities(logits.astype(np.float64))
+            found[usable] = self.from_logits(logits, ids)
         return found
+
+    def from_logits(self, logits: np.ndarray, ids: Sequence[np.ndarray]) -> np.ndarray:
+        """The probabilities of texts from their ids and the network's logits [n, k].
+
+        float64 [n, c]; the linear classifier's logits are added here.
+        """
+        if self.linear is not None:
+            logits = self.linear.add(logits, ids)
+        return _probabilities(logits.astype(np.float64))
 
     def export(self, path: str | Path) -> None:
         """Writes the network into a new directory, from which JAX alone runs it.

@@ -67,7 +67,7 @@ def main(options: Options) -> None:
 
 
 def answer(options: Options) -> None:
-    """Predicts or explains with the trained model, or exports it."""
+    """Predicts or explains with the trained model, or exports or serves it."""
     workdir = WorkDir(options.workdir)
     if workdir.settings is not None:
         workdir.require(explicit_settings(options))
@@ -87,6 +87,11 @@ def answer(options: Options) -> None:
         inference.explain(options.explain, options.workdir, options.devices, page)
     elif options.export:
         inference.export(options.workdir, options.export)
+    elif options.serve:
+        # Its imports are for those who serve.
+        from experiments.imdb.serve import serve
+
+        serve(options.workdir, options.devices, options.port)
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,11 @@ from tests.imdb.test_train import assert_refused
         (["--smoke", "--text", "x"], "give either --smoke or --text, not both"),
         (["--sample", "--score", "x"], "either --sample or --score and --neurons"),
         (["--sample", "--neurons", "x"], "either --sample or --score and --neurons"),
-        (["--sample", "--export", "x"], "--export goes without --sample, --score and"),
-        (["--score", "x", "--export", "x"], "--export goes without --sample, --score"),
+        (["--sample", "--export", "x"], "--export goes alone: without --sam"),
+        (
+            ["--score", "x", "--export", "x"],
+            "--export goes alone: without --sam",
+        ),
         (["--export", "x", "--tensorboard"], "--tensorboard needs a training: --sco"),
         (["--export", ""], "--export is empty: name a path"),
         (["--score", "x", "--html", "page"], "--html needs --neurons FILE"),
