@@ -187,8 +187,17 @@ def do_all(
 
 
 def show(options: Options) -> None:
-    """Print the table of what is finished, and write it to the work directory."""
-    text = table.make(options.workdir, options.names, options.seeds)
+    """Print the table of what is finished, and write it to the work directory.
+
+    Cells that were trained there before are in it, too.
+    """
+    names, seeds = options.names, options.seeds
+    before = [
+        cell
+        for cell in ORDER
+        if any(runs.results(options.workdir, cell, seed) for seed in seeds)
+    ]
+    text = table.make(options.workdir, [*dict.fromkeys([*names, *before])], seeds)
     if options.workdir.is_dir():
         path = options.workdir / "table.md"
         replace_file(path, lambda partial: partial.write_text(text), "--workdir")
