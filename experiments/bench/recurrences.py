@@ -19,6 +19,7 @@ from experiments.bench.frameworks import (
     SEED,
     Compiled,
     Task,
+    UnavailableError,
     load,
     on_one_device,
 )

@@ -27,8 +27,8 @@ inputs are on the device already, batch-major.
 This library runs as in the programs, with the batch sharded over the CPU devices, and
 also on one device. The others run on one device with all cores. PyTorch, Keras and
 Haiku are optional (`pip install ".[bench]"`): those not installed are skipped and
-listed. So are recurrentgemma and memorax; what the first requires contradicts what this
-command line requires, and docs/benchmarks.md says how to measure it all the same.
+listed. So are recurrentgemma and memorax; the first contradicts this command line's
+requirements, and docs/benchmarks.md says how to measure it all the same.
 
 All run in the same process settings, which are printed: glibc keeps freed memory and,
 with several devices, XLA_FLAGS has --xla_cpu_multi_thread_eigen=false, with which jax
