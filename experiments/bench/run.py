@@ -68,6 +68,7 @@ from experiments.harness.provenance import environment
 from experiments.harness.validation import AMOUNT, COUNT
 from jaxrnn.native import library
 
+Peer = Literal["torch", "flax", "keras", "haiku", "recurrentgemma", "memorax"]
 OUT = Path("runs/bench")
 PEERS = ("torch", "keras", "dm-haiku", "recurrentgemma", "memorax")
 DEVICES_VARIABLE = "JAX_NUM_CPU_DEVICES"
@@ -83,7 +84,7 @@ class Options:
     """Suites to run. Default: all; with --quick: layers, imdb and charlm."""
     cells: tuple[CommonCellName, ...] = ()
     """Cells of the suite layers. Default: all; with --quick: lstm."""
-    peers: tuple[Literal["torch", "flax", "keras", "haiku"], ...] = ()
+    peers: tuple[Peer, ...] = ()
     """Other libraries to compare with; what ratios are relative to is always there.
     Default: all that are installed."""
     quick: bool = False

@@ -30,7 +30,7 @@ Quantity = Literal["seconds", "bytes"]
 OURS = "jaxrnn"
 VARIANTS = (f"{OURS}, one device", f"{OURS}, fused", f"{OURS}, scan")
 BASELINE = "torch padded"
-PEERS = {"torch", "flax", "keras", "haiku"}
+PEERS = {"torch", "flax", "keras", "haiku", "recurrentgemma", "memorax"}
 # How many CPU devices a batch is sharded over; the process has as many as the last.
 DEVICES = (1, 2, 4, 8)
 # Of the cells that are linear in their state, those of the suite "recurrences".
@@ -77,10 +77,11 @@ def among(case: Case, peers: Sequence[str]) -> Case:
     """
     if not peers:
         return case
+    others = PEERS - {*peers}
     kept = {
         name: build
         for name, build in case.contenders.items()
-        if name == case.baseline or name.split()[0].lower() not in PEERS - {*peers}
+        if name == case.baseline or name.split()[0].strip(",").lower() not in others
     }
     return replace(case, contenders=kept)
 
@@ -129,7 +130,7 @@ def _recurrences(scale: Scale) -> Iterator[Case]:
             some[name] = _builder(frameworks.ours, task)
             some[f"{name}, scan"] = _builder(frameworks.ours, task, backend="scan")
         task = Task("min-gru", *shape)
-        some["min-gru, memorax"] = _builder(recurrences.memorax_min_gru, task)
+        some["memorax, min-gru"] = _builder(recurrences.memorax_min_gru, task)
         case = _layer_case("recurrences", Task("lstm", *shape), some)
         section = "linear in the state, forward and backward"
         yield replace(

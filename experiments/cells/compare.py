@@ -197,7 +197,8 @@ def show(options: Options) -> None:
         for cell in ORDER
         if any(runs.results(options.workdir, cell, seed) for seed in seeds)
     ]
-    text = table.make(options.workdir, [*dict.fromkeys([*names, *before])], seeds)
+    shown = [*names, *(cell for cell in before if cell not in names)]
+    text = table.make(options.workdir, shown, seeds)
     if options.workdir.is_dir():
         path = options.workdir / "table.md"
         replace_file(path, lambda partial: partial.write_text(text), "--workdir")

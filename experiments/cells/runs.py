@@ -86,9 +86,13 @@ def has_diverged(path: Path, cell: CellName, seed: int) -> bool:
 
 def ranked(path: Path, cells: Iterable[CellName], seed: int) -> list[CellName]:
     """Return the cells whose training with a seed is finished, the best first."""
-    found = {cell: results(path, cell, seed) for cell in cells}
-    nats = {cell: done[METRIC] for cell, done in found.items() if done}
-    return sorted(nats, key=lambda cell: nats[cell])
+    found: dict[CellName, dict[str, Any] | None] = {
+        cell: results(path, cell, seed) for cell in cells
+    }
+    nats: list[tuple[float, CellName]] = [
+        (done[METRIC], cell) for cell, done in found.items() if done
+    ]
+    return [cell for _, cell in sorted(nats)]
 
 
 def choose_rate(comparison: Comparison, cell: CellName, seed: int) -> float:

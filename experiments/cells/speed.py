@@ -13,6 +13,7 @@ from typing import Any
 import jax
 
 from experiments.bench import timing
+from experiments.bench.frameworks import Compiled
 from experiments.cells.runs import Comparison
 from experiments.charlm.batches import Streams, encode
 from experiments.charlm.model import (
@@ -31,7 +32,7 @@ ROUNDS = 15
 
 def measure(comparison: Comparison, cells: Sequence[CellName], seconds: float) -> None:
     """Measure training steps of the cells and of the LSTM, and write the results."""
-    names = dict.fromkeys([REFERENCE, *cells])
+    names: list[CellName] = [REFERENCE, *(cell for cell in cells if cell != REFERENCE)]
     works, memory = {}, {}
     for name in names:
         print(f"{name}: compiling", flush=True)
@@ -72,6 +73,5 @@ def _make(comparison: Comparison, cell: CellName) -> tuple[timing.Thunk, int]:
     optimizer = make_optimizer(settings, settings.epochs * len(batches))
     state = shard_state(make_state(run.model, optimizer, settings), run.mesh)
     step = make_train_step(run.model, optimizer, run.mesh, settings.weight_drop)
-    compiled = jax.jit(step).lower(state, batches[0]()).compile()
-    needed = compiled.memory_analysis().temp_size_in_bytes
+    needed = Compiled(jax.jit(step), (state, batches[0]())).temporary_bytes()
     return timing.stepping(step, state, batches[:1]), needed

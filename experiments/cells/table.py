@@ -24,10 +24,11 @@ def make(path: Path, cells: Sequence[CellName], seeds: Sequence[int]) -> str:
     for cell in cells:
         done = [runs.results(path, cell, seed) for seed in seeds]
         found[cell] = [results for results in done if results]
-    trained = [cell for cell in cells if found[cell]]
-    trained.sort(key=lambda cell: _mean(found[cell], runs.METRIC))
+    trained: list[tuple[float, CellName]] = sorted(
+        (_mean(found[cell], runs.METRIC), cell) for cell in cells if found[cell]
+    )
     lines = [_line(_TITLES), _line(["---"] * len(_TITLES))]
-    lines += [_line(_row(path, cell, found[cell])) for cell in trained]
+    lines += [_line(_row(path, cell, found[cell])) for _, cell in trained]
     first = seeds[0]
     diverged = [cell for cell in cells if runs.has_diverged(path, cell, first)]
     missing = [c for c in cells if not found[c] and c not in diverged]

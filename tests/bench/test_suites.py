@@ -7,7 +7,7 @@ import pytest
 
 from experiments.bench import imdb_workload
 from experiments.bench.presets import FULL, QUICK, SMOKE
-from experiments.bench.suites import LINEAR, VARIANTS, cases
+from experiments.bench.suites import LINEAR, VARIANTS, among, cases
 from tests.bench.test_run import LAYERS
 
 COUNTS = ["1 device", "2 devices", "4 devices", "8 devices"]
@@ -40,7 +40,7 @@ def test_a_ragged_batch_meets_the_same_batch_full():
             "recurrences",
             [
                 "lstm",
-                "min-gru, memorax",
+                "memorax, min-gru",
                 *(name + way for name in LINEAR for way in ("", ", scan")),
             ],
         ),
@@ -63,6 +63,9 @@ def test_recurrences_end_with_the_recurrence_alone():
     peers = ["associative_scan", "recurrentgemma", "recurrentgemma, associative"]
     assert [*last.contenders] == ["jaxrnn", "jaxrnn, one device", *peers]
     assert last.baseline == "jaxrnn"
+    assert "memorax, min-gru" not in among(layers, ["recurrentgemma"]).contenders
+    alone = among(last, ["memorax"]).contenders
+    assert [*alone] == ["jaxrnn", "jaxrnn, one device", "associative_scan"]
 
 
 def test_imdb_ends_with_an_epoch_and_charlm_with_texts():
