@@ -26,7 +26,7 @@ def test_every_cell_is_there_once():
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row[0]], ids=lambda row: row[0])
 def test_names_and_numbers_of_weights(row):
-    name, cell, _, _, formula, _ = row
+    name, cell, _, _, formula, time, _ = row
     d, h = 12, 8
     layer = LAYERS[name.strip("`")](h)
     assert layer.cell_type.__name__ == cell.strip("`")
@@ -37,3 +37,5 @@ def test_names_and_numbers_of_weights(row):
         for factor, of in re.findall(r"([\d.]*)(dh|h²|h)", formula)
     ]
     assert number == sum(terms)
+    # Relative to the LSTM: measured for every cell.
+    assert float(time) == 1 if name == "`lstm`" else 0 < float(time) < 10

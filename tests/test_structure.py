@@ -108,6 +108,7 @@ PROGRAMS = {
     "imdb": {"harness"},
     "charlm": {"harness"},
     "bench": {"harness", "imdb", "charlm"},
+    "cells": {"harness", "charlm", "bench"},
     "plot": {"harness"},
 }
 EXPERIMENTS = sorted((ROOT / "experiments").rglob("*.py"))

@@ -217,7 +217,7 @@ def flax(task: Task) -> Compiled:
     def apply(params: Any, x: Any, lengths: Any) -> Any:
         return layer.apply(params, x, seq_lengths=lengths)
 
-    return _on_one_device(apply, params, task)
+    return on_one_device(apply, params, task)
 
 
 def keras(task: Task) -> Compiled:
@@ -242,7 +242,7 @@ def keras(task: Task) -> Compiled:
         outputs, _ = layer.stateless_call(params, others, x, mask=mask)
         return outputs
 
-    return _on_one_device(apply, params, task)
+    return on_one_device(apply, params, task)
 
 
 def haiku(task: Task) -> Compiled:
@@ -263,7 +263,7 @@ def haiku(task: Task) -> Compiled:
     def apply(params: Any, x: Any, lengths: Any) -> Any:
         return network.apply(params, x)
 
-    return _on_one_device(apply, params, task)
+    return on_one_device(apply, params, task)
 
 
 def torch_threads() -> int:
@@ -287,12 +287,19 @@ def load(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name != module:  # It is, but something else is missing.
+        package = module.partition(".")[0]
+        if error.name not in (package, module):  # It is, but something else is missing.
             raise
-        raise UnavailableError(f"{module} is not installed") from error
+        raise UnavailableError(f"{package} is not installed") from error
 
 
-def _on_one_device(apply: Callable, params: Any, task: Task) -> Compiled:
+def on_one_device(apply: Callable, params: Any, task: Task) -> Compiled:
+    """`apply(params, x, lengths)`, with its gradients if the task is training.
+
+    >>> task = Task("rnn", 2, 5, inputs=3, hidden=8, training=False)
+    >>> on_one_device(lambda params, x, lengths: params * x, 2.0, task)().shape
+    (2, 5, 3)
+    """
     x, lengths, cotangent = jax.device_put(task.arrays())
     if task.training:
         return Compiled(jax.jit(_differentiate(apply)), (params, x, lengths, cotangent))

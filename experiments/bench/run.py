@@ -8,6 +8,9 @@ Suites:
 
 - layers: LSTM, GRU and RNN, forward and forward with backward, full and ragged batches
 - bidirectional: the LSTM in both directions
+- cells: every cell, forward with backward, beside the LSTM
+- recurrences: MinGRU, LRU and RG-LRU beside the LSTM over 256 to 16,384 steps; and
+  their recurrence alone, beside recurrentgemma's
 - imdb, charlm: train steps of these programs, two vocabulary sizes, a whole epoch,
   generating text
 - growth: time against sequence length, batch size and features
@@ -24,10 +27,13 @@ inputs are on the device already, batch-major.
 This library runs as in the programs, with the batch sharded over the CPU devices, and
 also on one device. The others run on one device with all cores. PyTorch, Keras and
 Haiku are optional (`pip install ".[bench]"`): those not installed are skipped and
-listed. All run in the same process settings, which are printed: glibc keeps freed
-memory and, with several devices, XLA_FLAGS has --xla_cpu_multi_thread_eigen=false, with
-which jax 0.10.2 still uses all cores for the work of one device. `--devices 1` runs
-without that flag.
+listed. So are recurrentgemma and memorax; the first contradicts this command line's
+requirements, and docs/benchmarks.md says how to measure it all the same.
+
+All run in the same process settings, which are printed: glibc keeps freed memory and,
+with several devices, XLA_FLAGS has --xla_cpu_multi_thread_eigen=false, with which jax
+0.10.2 still uses all cores for the work of one device. `--devices 1` runs without that
+flag.
 
 Results are printed and written after each suite, and when it is stopped with Ctrl-C.
 In --out they replace those of the same cases and contenders, so that a long comparison
@@ -62,8 +68,9 @@ from experiments.harness.provenance import environment
 from experiments.harness.validation import AMOUNT, COUNT
 from jaxrnn.native import library
 
+Peer = Literal["torch", "flax", "keras", "haiku", "recurrentgemma", "memorax"]
 OUT = Path("runs/bench")
-PEERS = ("torch", "keras", "dm-haiku")
+PEERS = ("torch", "keras", "dm-haiku", "recurrentgemma", "memorax")
 DEVICES_VARIABLE = "JAX_NUM_CPU_DEVICES"
 MOST_DEVICES = str(max(DEVICES))
 WIDTH = 120  # columns, where the output is no terminal
@@ -77,7 +84,7 @@ class Options:
     """Suites to run. Default: all; with --quick: layers, imdb and charlm."""
     cells: tuple[CommonCellName, ...] = ()
     """Cells of the suite layers. Default: all; with --quick: lstm."""
-    peers: tuple[Literal["torch", "flax", "keras", "haiku"], ...] = ()
+    peers: tuple[Peer, ...] = ()
     """Other libraries to compare with; what ratios are relative to is always there.
     Default: all that are installed."""
     quick: bool = False

@@ -13,7 +13,12 @@ from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
 
-from experiments.bench import charlm_workload, frameworks, imdb_workload
+from experiments.bench import (
+    charlm_workload,
+    frameworks,
+    imdb_workload,
+    recurrences,
+)
 from experiments.bench.frameworks import Task
 from experiments.bench.imdb_workload import Layout
 from experiments.bench.presets import Scale, SuiteName
@@ -25,7 +30,7 @@ Quantity = Literal["seconds", "bytes"]
 OURS = "jaxrnn"
 VARIANTS = (f"{OURS}, one device", f"{OURS}, fused", f"{OURS}, scan")
 BASELINE = "torch padded"
-PEERS = {"torch", "flax", "keras", "haiku"}
+PEERS = {"torch", "flax", "keras", "haiku", "recurrentgemma", "memorax"}
 # How many CPU devices a batch is sharded over; the process has as many as the last.
 DEVICES = (1, 2, 4, 8)
 # Of the cells that are linear in their state, those of the suite "recurrences".
@@ -72,10 +77,11 @@ def among(case: Case, peers: Sequence[str]) -> Case:
     """
     if not peers:
         return case
+    others = PEERS - {*peers}
     kept = {
         name: build
         for name, build in case.contenders.items()
-        if name == case.baseline or name.split()[0].lower() not in PEERS - {*peers}
+        if name == case.baseline or name.split()[0].strip(",").lower() not in others
     }
     return replace(case, contenders=kept)
 
@@ -112,7 +118,10 @@ def _cells(scale: Scale) -> Iterator[Case]:
 
 
 def _recurrences(scale: Scale) -> Iterator[Case]:
-    """What is linear in the state, all steps at once and one after the other."""
+    """What is linear in the state: layers of it, and the recurrence alone.
+
+    The layers compute all steps at once, and one after the other.
+    """
     for time in scale.long_times:
         shape = (max(scale.steps // time, 1), time, 64, 128)
         some = {"lstm": _builder(frameworks.ours, Task("lstm", *shape))}
@@ -120,10 +129,33 @@ def _recurrences(scale: Scale) -> Iterator[Case]:
             task = Task(name, *shape)
             some[name] = _builder(frameworks.ours, task)
             some[f"{name}, scan"] = _builder(frameworks.ours, task, backend="scan")
+        task = Task("min-gru", *shape)
+        some["memorax, min-gru"] = _builder(recurrences.memorax_min_gru, task)
         case = _layer_case("recurrences", Task("lstm", *shape), some)
         section = "linear in the state, forward and backward"
         yield replace(
             case, section=section, baseline="lstm", unit="tokens", pictured=False
+        )
+
+    for time in scale.long_times:
+        task = Task("min-gru", max(scale.steps // time, 1), time, 64, 128)
+        some = {
+            OURS: _builder(recurrences.ours, task),
+            VARIANTS[0]: _builder(recurrences.ours, task, devices=1),
+            "associative_scan": _builder(recurrences.associative_scan, task),
+            "recurrentgemma": _builder(recurrences.recurrentgemma, task),
+            "recurrentgemma, associative": _builder(
+                recurrences.recurrentgemma, task, scan_type="ASSOCIATIVE_NATIVE"
+            ),
+        }
+        yield Case(
+            "recurrences",
+            "h = a h + b alone, forward and backward",
+            f"{task.batch} x {task.time} x {task.hidden}",
+            some,
+            baseline=OURS,
+            unit="tokens",
+            pictured=False,
         )
 
 

@@ -51,10 +51,11 @@ class Evaluation:
         """Return the three cross-entropies under these parameters, in nats."""
         nats = {"nats_stateful": self._stateful(params)}
         for window in WINDOWS:
-            nats[f"nats_window_{window}"] = self._windows(params, window)
+            nats[f"nats_window_{window}"] = self.windows(params, window)
         return nats
 
-    def _windows(self, params: Any, window: int) -> float:
+    def windows(self, params: Any, window: int) -> float:
+        """Return the cross-entropy in windows of so many characters, in nats."""
         parts = (self._read(params, rows, self._zeros)[1] for rows in self._cut(window))
         return float(metrics.merge({"nats": mean} for mean in parts)["nats"].value)
 

@@ -102,8 +102,10 @@ def make_train_step(
             state,
         )
         drop_key, weight_key = jax.random.split(key)
+        if weight_drop:  # refused where there is no matrix of the state
+            params = regularizers.weight_drop(params, weight_drop, weight_key)
         logits, state = model.apply(
-            regularizers.weight_drop(params, weight_drop, weight_key),
+            params,
             batch["inputs"],
             state=state,
             train=True,

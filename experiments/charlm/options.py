@@ -103,7 +103,8 @@ class Options(CommonOptions):
     def effective_settings(self) -> Settings:
         """The settings to train with; a short text makes batch and seq_len smaller."""
         if self.smoke:
-            return dataclasses.replace(SMOKE, seed=self.settings.seed)
+            cell = self.settings.cell if "cell" in self.typed else SMOKE.cell
+            return dataclasses.replace(SMOKE, seed=self.settings.seed, cell=cell)
         return self.settings
 
 
@@ -132,8 +133,8 @@ def explicit_settings(options: Options) -> dict[str, Any]:
 
     Not the seed, which is that of sampling, nor what a short text makes smaller.
     """
-    if options.smoke:  # which decides everything
-        return {}
+    if options.smoke:  # which decides everything else
+        return {"cell": options.settings.cell} if "cell" in options.typed else {}
     entries: dict[str, Any] = {"bytes": True} if options.bytes else {}
     if options.text:
         entries["text"] = load(options).fingerprint

@@ -155,9 +155,9 @@ def prepare(text: Text, options: Options) -> Run:
 
 
 def learn(
-    run: Run, began: float, tensorboard: bool
+    run: Run, began: float, tensorboard: bool, previews: bool = True
 ) -> tuple[StatefulTrainState, TrainProgress]:
-    """Train to the end, and print a short sample after each epoch."""
+    """Train to the end; with `previews` print a short sample after each epoch."""
     settings, model = run.settings, run.model
     train_ids, validation_ids = (encode(part, run.vocab) for part in run.text.split())
     own = placement.local_batch_slice(settings.batch, run.mesh)
@@ -195,7 +195,7 @@ def learn(
         checkpoints=Checkpoints(run.workdir.checkpoints),
         began=began,
         patience=settings.patience,
-        after_epoch=preview,
+        after_epoch=preview if previews else None,
         tensorboard=run.workdir.path / "tensorboard" if tensorboard else None,
     )
 

@@ -38,7 +38,8 @@ class CommonOptions:
     """Also write TensorBoard logs, to the folder tensorboard of the work directory.
     To see them: pip install tensorboard, then tensorboard --logdir WORKDIR."""
     smoke: bool = False
-    """Try everything in seconds: a tiny model on generated data."""
+    """Try everything in seconds: a tiny model on generated data.
+    Of the settings only --cell and --seed are yours."""
     typed: tyro.conf.Suppress[tyro.conf.Fixed[tuple[str, ...]]] = ()
     """The names of the fields that the command line gave."""
 

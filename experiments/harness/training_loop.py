@@ -32,6 +32,10 @@ SAVED_EVERY = 2_000  # steps, also within an epoch: what a killed run loses at m
 READ_EVERY, READ_SECONDS = 50, 0.2
 
 
+class NotFiniteError(ValueError):
+    """A loss, gradient or evaluation is not finite."""
+
+
 @dataclass
 class TrainProgress:
     """What was done so far; JSON keeps it beside each checkpoint."""
@@ -154,7 +158,7 @@ def fit(
         tensorboard: Directory for TensorBoard logs of every step and epoch.
 
     Raises:
-        ValueError: A metric is not finite. The checkpoints are from before it.
+        NotFiniteError: A metric is not finite. The checkpoints are from before it.
         KeyboardInterrupt: After Ctrl-C or SIGTERM, when all is saved.
     """
     done = TrainProgress()
@@ -180,7 +184,7 @@ def fit(
         """Check loss, gradient and evaluation: the state of any may be damaged."""
         for name, value in measured.items():
             if not math.isfinite(value):
-                raise ValueError(
+                raise NotFiniteError(
                     f"{name} at step {step:,} (batch {batch:,} of epoch "
                     f"{done.epochs + 1}, learning rate {float(rate(step - 1)):.4g}) is "
                     f"{value}: lower --learning-rate and start again in another "

@@ -57,6 +57,10 @@ class ClaimError(ValueError):
     """The directory belongs to another run or program, or cannot be written to."""
 
 
+class HeldError(ClaimError):
+    """Another program is at work in the directory."""
+
+
 class WorkDir:
     """The work directory at `path`.
 
@@ -86,8 +90,9 @@ class WorkDir:
             typed: Which of them the user gave, for the message.
 
         Raises:
-            ClaimError: the directory cannot be written to, another program holds it, or
-                it belongs to a run with other settings. The differences among `typed`
+            HeldError: another program holds the directory.
+            ClaimError: the directory cannot be written to, or it belongs to a run with
+                other settings. The differences among `typed`
                 are named; without one of those, all.
         """
         with contextlib.ExitStack() as stack:
@@ -125,7 +130,7 @@ class WorkDir:
                 # The system lets go of it when the process ends, however it ends.
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise ClaimError(
+                raise HeldError(
                     f"another program is at work in {self.path}: wait for its end, or "
                     "give another --workdir"
                 ) from error

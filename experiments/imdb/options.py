@@ -115,7 +115,8 @@ class Options(CommonOptions):
     def effective_settings(self) -> Settings:
         """The settings to train with."""
         if self.smoke:
-            return dataclasses.replace(SMOKE, seed=self.settings.seed)
+            cell = self.settings.cell if "cell" in self.typed else SMOKE.cell
+            return dataclasses.replace(SMOKE, seed=self.settings.seed, cell=cell)
         return self.settings
 
 
@@ -137,8 +138,8 @@ def load(options: Options) -> Reviews:
 
 def explicit_settings(options: Options) -> dict[str, Any]:
     """The entries of a run's settings.json that the options give explicitly."""
-    if options.smoke:  # it gives all of them
-        return {}
+    if options.smoke:  # it gives all others
+        return {"cell": options.settings.cell} if "cell" in options.typed else {}
     entries: dict[str, Any] = {}
     if options.csv:
         entries["reviews"] = load(options).fingerprint

@@ -7,7 +7,7 @@ import pytest
 
 from experiments.bench import imdb_workload
 from experiments.bench.presets import FULL, QUICK, SMOKE
-from experiments.bench.suites import LINEAR, VARIANTS, cases
+from experiments.bench.suites import LINEAR, VARIANTS, among, cases
 from tests.bench.test_run import LAYERS
 
 COUNTS = ["1 device", "2 devices", "4 devices", "8 devices"]
@@ -38,7 +38,11 @@ def test_a_ragged_batch_meets_the_same_batch_full():
         ("cells", ["lstm", "min-gru"]),
         (
             "recurrences",
-            ["lstm", *(name + way for name in LINEAR for way in ("", ", scan"))],
+            [
+                "lstm",
+                "memorax, min-gru",
+                *(name + way for name in LINEAR for way in ("", ", scan")),
+            ],
         ),
         ("growth", ["jaxrnn", "torch padded", "Flax"]),
         ("devices", [*(f"jaxrnn, {n}" for n in COUNTS), "torch padded"]),
@@ -50,6 +54,18 @@ def test_who_takes_part(suite, contenders):
     first = cases(suite, SMOKE)[0]
     assert sorted(first.contenders) == sorted(contenders)
     assert first.baseline in contenders
+
+
+def test_recurrences_end_with_the_recurrence_alone():
+    *_, layers, first, _, _, last = cases("recurrences", FULL)
+    assert layers.section == "linear in the state, forward and backward"
+    assert (first.name, last.name) == ("64 x 256 x 128", "1 x 16384 x 128")
+    peers = ["associative_scan", "recurrentgemma", "recurrentgemma, associative"]
+    assert [*last.contenders] == ["jaxrnn", "jaxrnn, one device", *peers]
+    assert last.baseline == "jaxrnn"
+    assert "memorax, min-gru" not in among(layers, ["recurrentgemma"]).contenders
+    alone = among(last, ["memorax"]).contenders
+    assert [*alone] == ["jaxrnn", "jaxrnn, one device", "associative_scan"]
 
 
 def test_imdb_ends_with_an_epoch_and_charlm_with_texts():

@@ -1,8 +1,12 @@
 """Command lines that contradict themselves or the run are refused before any work."""
 
+from dataclasses import replace
+
 import pytest
 
 from experiments.charlm import activations
+from experiments.charlm.config import Settings
+from experiments.charlm.options import Options
 from tests.imdb.test_train import assert_refused
 
 
@@ -50,6 +54,16 @@ def test_the_smoke_run_has_its_own_settings(charlm_smoke, charlm_run):
     arguments = ("--sample", "--smoke", "--hidden", 64, "--length", 9)
     code, out, err = charlm_run("--workdir", charlm_smoke[0], *arguments)
     assert (code, len(out), err) == (0, 10, "")
+
+
+def test_the_smoke_run_has_the_cell_that_is_given(charlm_smoke, charlm_run):
+    options = Options(smoke=True, settings=Settings(cell="rnn"))
+    assert options.effective_settings.cell == "lstm"  # nobody typed the other one
+    typed = replace(options, typed=("cell",))
+    assert typed.effective_settings == replace(options.effective_settings, cell="rnn")
+    arguments = ("--sample", "--smoke", "--cell", "gru")
+    result = charlm_run("--workdir", charlm_smoke[0], *arguments)
+    assert_refused(result, "(cell 'lstm', not 'gru')")
 
 
 def test_help_names_the_limit_of_the_page(charlm_run, capsys):

@@ -68,6 +68,7 @@ def test_a_sentiment_model_is_no_other_one(tmp_path, program_run, option):
     same = ("--hidden", 3, "--seed", 1, "--csv", table)
     for more in ([], same, ["--smoke", "--hidden", 9]):
         assert_refused(result(*more), f"{path}/vocab.txt")
+    assert_refused(result("--smoke", "--cell", "gru"), "(cell 'lstm', not 'gru')")
     assert_refused(result("--hidden", 9), "(hidden 3, not 9, seed 1, not 0)")
     assert_refused(result("--seed", 2), "hidden 3, not 64, seed 1, not 2")
     table.write_text(f"text,label\n{GOOD}fine,1\n")

@@ -1,0 +1,1 @@
+"""Every cell at an equal number of parameters: `python -m experiments.cells`."""
