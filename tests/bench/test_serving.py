@@ -15,6 +15,8 @@ def promotion_as_users_have_it():
         yield
 
 
+# Of torch.compile, when it is imported.
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 @pytest.mark.parametrize("make", [serving.classifier_calls, serving.character_calls])
 def test_all_return_the_same(make, tmp_path):
     pytest.importorskip("torch")
