@@ -74,7 +74,7 @@ def loss_of(outputs, finals, cotangents):
     )
 
 
-@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("reverse", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", CELLS)
 def test_equals_the_paper_on_packed_rows(name, reverse, rng, x64):
     """Outputs, states, and the gradient in one random direction through weights, inputs

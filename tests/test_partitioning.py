@@ -42,7 +42,15 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        if name in ("LSTM", "SequenceClassifier")
+        else pytest.param(name, marks=pytest.mark.slow)
+        for name in CASES
+    ],
+)
 def test_parameters_are_split_by_their_metadata(name):
     make, x = CASES[name]
     layer = make(**options())
