@@ -67,8 +67,10 @@ class _Module(nnx.Module):
         self._definition = definition
         self.in_features = in_features
         self.deterministic = False
-        draws = rngs is not None and _is_random(definition)
-        self.rngs = nnx.data(rngs["dropout"].fork() if draws else None)
+        stream = None
+        if rngs is not None and _is_random(definition):
+            stream = rngs["dropout"].fork()
+        self.rngs = nnx.data(stream)
         for name, child in children.items():
             setattr(self, name, child)
         for name, value in params.items():

@@ -492,18 +492,24 @@ def test_partitioned_parameters_are_split():
         np.testing.assert_allclose(layer(x)[0], expected, rtol=0, atol=1e-6)
 
 
-def test_a_second_call_compiles_nothing(rng):
+@pytest.mark.parametrize("kind", ["layer", "layers in layers"])
+def test_a_second_call_compiles_nothing(kind, rng):
     from tests.harness.test_training_loop import compilations
 
-    layer = rnn.LSTM(D, H, rngs=rngs())
+    layer = rnn.LSTM(D, H, rngs=rngs()) if kind == "layer" else deep()[0]
     x = jnp.asarray(rng.normal(size=(B, T, D)), jnp.float32)
     state = layer.initial_state((B,))
-    layer(x, LENGTHS)
-    layer.step(x[:, 0], state)
+
+    def calls():
+        layer(x, LENGTHS)
+        layer(x, LENGTHS, deterministic=True)
+        if layer.supports_step:
+            layer.step(x[:, 0], state)
+
+    calls()
     with compilations() as events:
         for _ in range(10):
-            layer(x, LENGTHS)
-            layer.step(x[:, 0], state)
+            calls()
     assert not events
 
 
