@@ -11,7 +11,8 @@ the Linen module. `from_linen` and `to_linen` convert modules with their paramet
 As in `flax.nnx.Dropout`, a module drops out unless it is told otherwise: `eval()` and
 `train()` set its attribute `deterministic`, and keys come from the stream `"dropout"`
 of the `rngs` that it was created with. Of modules inside of others the outermost one
-decides.
+decides, and its keys are used; if it has none, those of the first one inside that has.
+A module in which nothing is random keeps no stream.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,11 +23,13 @@ import jax.numpy as jnp
 from flax import linen as nn
 from flax import nnx
 from flax.core import meta
+from flax.errors import InvalidRngError
 from jax.typing import ArrayLike
 
 from jaxrnn import cells, combinators, layers, models, recurrent
 from jaxrnn._validation import check_min
 from jaxrnn.combinators import Merge
+from jaxrnn.recurrent import REGULARIZERS
 from jaxrnn.types import Array, Float, Int, State
 
 __all__ = [
@@ -50,7 +53,7 @@ class _Module(nnx.Module):
     Attributes:
         in_features: features of the inputs; None if only its parameters are known.
         deterministic: whether dropout and zoneout are off; see `train` and `eval`.
-        rngs: the stream of keys for them, or None.
+        rngs: the stream of keys for them; None if nothing is random, or none was given.
     """
 
     def __init__(
@@ -64,7 +67,10 @@ class _Module(nnx.Module):
         self._definition = definition
         self.in_features = in_features
         self.deterministic = False
-        self.rngs = nnx.data(None if rngs is None else rngs["dropout"].fork())
+        stream = None
+        if rngs is not None and _is_random(definition):
+            stream = rngs["dropout"].fork()
+        self.rngs = nnx.data(stream)
         for name, child in children.items():
             setattr(self, name, child)
         for name, value in params.items():
@@ -77,7 +83,12 @@ class _Module(nnx.Module):
         children = _children(self._definition)
         if not children:
             return self._definition
-        found = {name: _definition(name, getattr(self, name)) for name in children}
+        # In Linen two fields with one object share its parameters. Modules here may
+        # have one definition and parameters of their own, as those of `nnx.clone` do.
+        found = {
+            name: _definition(name, getattr(self, name)).copy(parent=None)
+            for name in children
+        }
         fields: dict[str, Any] = {**found}
         if isinstance(self._definition, combinators.Stack):
             fields = {"layers": tuple(found.values())}
@@ -108,13 +119,48 @@ class _Module(nnx.Module):
             deterministic = self.deterministic
         if deterministic:
             return self._apply(*args, **options)
-        stream = self.rngs if rngs is None else rngs
+        stream = self._stream() if rngs is None else rngs
         if isinstance(stream, nnx.Rngs):
             stream = stream["dropout"]
         if isinstance(stream, nnx.RngStream):
             stream = stream()
         keys = {} if stream is None else {"dropout": stream}
-        return self._apply(*args, train=True, rngs=keys, **options)
+        try:
+            return self._apply(*args, train=True, rngs=keys, **options)
+        except InvalidRngError as error:
+            raise ValueError(
+                f"{type(self).__name__} drops out in training and has no keys for it: "
+                "give rngs when it is created or called; or call eval(), or it with "
+                "deterministic=True"
+            ) from error
+
+    def _stream(self) -> nnx.RngStream | None:
+        """Its own keys, or those of the first module inside that has some."""
+        inside = (getattr(self, name)._stream() for name in _children(self._definition))
+        if self.rngs is not None:
+            return self.rngs
+        return next((stream for stream in inside if stream is not None), None)
+
+    def set_view(self, deterministic: bool | None = None) -> None:
+        """As `flax.nnx.Dropout.set_view`, which `flax.nnx.view` calls."""
+        if deterministic is not None:
+            self.deterministic = deterministic
+
+
+_MODELS = (models.SequenceClassifier, models.LanguageModel)
+
+# The fields of Linen modules that are probabilities.
+_RATES = (*REGULARIZERS, "dropout", "input_dropout", "word_dropout")
+
+
+def _is_random(definition: nn.Module) -> bool:
+    """Whether a call in training draws keys, by what `definition` and those inside say.
+
+    Keys for a cell that is not of this library have to be given in the call.
+    """
+    if any(getattr(definition, name, 0) for name in _RATES):
+        return True
+    return any(map(_is_random, _children(definition).values()))
 
 
 def _variables(value: Any) -> nnx.Param | nnx.Dict:
@@ -246,7 +292,7 @@ class Recurrent(_LayerMethods):
         **options: Any,
     ):
         definition = recurrent.Recurrent(cell, **options, parent=None)
-        _create(self, definition, in_features, cell.num_feature_axes, rngs)
+        _create(self, definition, in_features, rngs)
 
 
 class Layer(_LayerMethods):
@@ -277,7 +323,7 @@ class Layer(_LayerMethods):
         **options: Any,
     ):
         definition = layers.Layer(cell_type, features=features, **options, parent=None)
-        _create(self, definition, in_features, 1, rngs)
+        _create(self, definition, in_features, rngs)
 
 
 class RNN(_LayerMethods):
@@ -301,7 +347,7 @@ class RNN(_LayerMethods):
         self, in_features: int, features: int, *, rngs: nnx.Rngs, **options: Any
     ):
         definition = layers.RNN(features=features, **options, parent=None)
-        _create(self, definition, in_features, 1, rngs)
+        _create(self, definition, in_features, rngs)
 
 
 class LSTM(_LayerMethods):
@@ -326,7 +372,7 @@ class LSTM(_LayerMethods):
         self, in_features: int, features: int, *, rngs: nnx.Rngs, **options: Any
     ):
         definition = layers.LSTM(features=features, **options, parent=None)
-        _create(self, definition, in_features, 1, rngs)
+        _create(self, definition, in_features, rngs)
 
 
 class GRU(_LayerMethods):
@@ -351,28 +397,41 @@ class GRU(_LayerMethods):
         self, in_features: int, features: int, *, rngs: nnx.Rngs, **options: Any
     ):
         definition = layers.GRU(features=features, **options, parent=None)
-        _create(self, definition, in_features, 1, rngs)
+        _create(self, definition, in_features, rngs)
 
 
 def _create(
     module: _Module,
     definition: nn.Module,
     in_features: int,
-    feature_axes: int,
     rngs: nnx.Rngs,
 ) -> None:
     """Gives a module that has no children all of its parameters."""
     check_min(1, in_features=in_features)
-    # Parameters depend on the number of features alone, not on other axes.
-    example = jnp.zeros((1, 1, *(feature_axes - 1) * (1,), in_features))
-    example = example.astype(_input_dtype(definition))
-    params = _created(definition, example, rngs)
+    params = _created(definition, _example(definition, in_features), rngs)
     _Module.__init__(module, definition, in_features, {}, params, rngs)
 
 
-def _input_dtype(definition: Any) -> Any:
-    cell = getattr(definition, "cell", definition)
-    return getattr(cell, "param_dtype", None) or jnp.float32
+def _example(definition: Any, in_features: int) -> Array:
+    """Inputs that parameters can be created from: they depend on their last axis."""
+    if isinstance(definition, _MODELS):
+        return jnp.zeros((1, 1), jnp.int32)
+    cell: Any = _first_cell(definition, {})[0]
+    features = (*(cell.num_feature_axes - 1) * (1,), in_features)
+    dtype = getattr(cell, "param_dtype", None) or jnp.float32
+    return jnp.zeros((1, 1, *features), dtype)
+
+
+def _first_cell(
+    definition: Any, params: Mapping[str, Any]
+) -> tuple[nn.RNNCellBase, Mapping[str, Any]]:
+    """The cell of a layer that reads the inputs, and its part of the parameters."""
+    while inside := _children(definition):
+        name, definition = next(iter(inside.items()))
+        params = params.get(name, {})
+    if isinstance(definition, layers.Layer):
+        return definition._cell(parent=None), params.get("l0", {})
+    return definition.cell, params.get("cell", {})
 
 
 class Bidirectional(_LayerMethods):
@@ -443,7 +502,7 @@ class Stack(_LayerMethods):
         children = {f"layers_{k}": layer for k, layer in enumerate(layers)}
         in_features, params = layers[0].in_features, {}
         if definition.layer_norm:
-            example = jnp.zeros((1, 1, in_features or 1))
+            example = _example(definition, in_features or 1)
             params = _created(definition, example, rngs, *children)
         super().__init__(definition, in_features, children, params, rngs)
 
@@ -590,7 +649,8 @@ def _create_model(
             f"the encoder reads {encoder.in_features} features, but the embedding has "
             f"{definition.embed_features}"
         )
-    params = _created(definition, jnp.zeros((1, 1), jnp.int32), rngs, "encoder")
+    example = _example(definition, definition.embed_features)
+    params = _created(definition, example, rngs, "encoder")
     _Module.__init__(model, definition, None, {"encoder": encoder}, params, rngs)
 
 
@@ -619,7 +679,9 @@ def from_linen(
 
     Raises:
         TypeError: there is no NNX module of the kind.
-        ValueError: `variables` has no `"params"`, or a part of them is missing.
+        ValueError: `variables` has no `"params"`, or some of them are missing,
+            unexpected or mis-shaped; lists them all. Those of a cell that is not of
+            this library are checked in calls alone.
 
     >>> import jaxrnn
     >>> x, definition = jnp.ones((2, 5, 3)), jaxrnn.GRU(8)
@@ -628,24 +690,75 @@ def from_linen(
     >>> bool((layer(x)[0] == definition.apply(variables, x)[0]).all())
     True
     """
-    cls = _CLASSES.get(type(definition))
-    if cls is None:
+    _require_kind(definition)
+    if "params" not in variables:
+        raise ValueError(f"variables has no 'params', only {sorted(variables)}")
+    _check_params(definition, meta.unbox(variables["params"]))
+    return _with_params(definition, variables["params"], rngs)
+
+
+def _require_kind(definition: Any) -> None:
+    if type(definition) not in _CLASSES:
         raise TypeError(
             "only the layers and models of jaxrnn have NNX modules, got "
             f"{definition!r:.200}: flax.nnx.bridge.ToNNX wraps any Linen module"
         )
-    if "params" not in variables:
-        raise ValueError(f"variables has no 'params', only {sorted(variables)}")
-    params = variables["params"]
-    children = {}
-    for name, child in _children(definition).items():
-        if name not in params:
-            raise ValueError(f"the parameters of {name} are missing: {sorted(params)}")
-        children[name] = from_linen(child, {"params": params[name]}, rngs=rngs)
-    in_features = next((c.in_features for c in children.values()), None)
+    for inside in _children(definition).values():
+        _require_kind(inside)
+
+
+def _in_features(definition: nn.Module, params: Mapping[str, Any]) -> int | None:
+    """How many the parameters were made for, if it is a cell of ours that says so."""
+    cell, weights = _first_cell(definition, params)
+    weight = weights.get("w_in", weights.get("w_x"))
+    if weight is None or not isinstance(cell, cells.Cell):
+        return None
+    return weight.shape[-2] + cell.time_features
+
+
+def _check_params(definition: nn.Module, params: Mapping[str, Any]) -> None:
+    cell, _ = _first_cell(definition, params)
+    is_model = isinstance(definition, _MODELS)
+    if not is_model and not isinstance(cell, cells.Cell):
+        return
+    example = _example(definition, _in_features(definition, params) or 1)
+    shapes = jax.eval_shape(definition.init, jax.random.key(0), example)
+    expected, found = (
+        {
+            jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
+            for path, leaf in jax.tree.leaves_with_path(tree)
+        }
+        for tree in (meta.unbox(shapes["params"]), params)
+    )
+    faults = [
+        *(f"missing {name}" for name in sorted(expected.keys() - found.keys())),
+        *(f"unexpected {name}" for name in sorted(found.keys() - expected.keys())),
+        *(
+            f"{name} has shape {found[name]}, not {shape}"
+            for name, shape in sorted(expected.items())
+            if found.get(name, shape) != shape
+        ),
+    ]
+    if faults:
+        raise ValueError(
+            f"these are not the parameters of this {type(definition).__name__}: "
+            + ", ".join(faults)
+        )
+
+
+def _with_params(
+    definition: nn.Module, params: Mapping[str, Any], rngs: nnx.Rngs | None
+) -> _Module:
+    children = {
+        # A cell may have no parameters.
+        name: _with_params(inside, params.get(name, {}), rngs)
+        for name, inside in _children(definition).items()
+    }
+    is_model = isinstance(definition, _MODELS)
+    in_features = None if is_model else _in_features(definition, meta.unbox(params))
     module = _Module(definition, in_features, children, params, rngs)
-    # That of `cls` would create parameters, and only a call sets up an NNX object.
-    object.__setattr__(module, "__class__", cls)
+    # That of the class would create parameters, and only a call sets up an NNX object.
+    object.__setattr__(module, "__class__", _CLASSES[type(definition)])
     return module
 
 
@@ -654,7 +767,7 @@ def _children(definition: Any) -> dict[str, nn.Module]:
         return {"forward": definition.forward, "backward": definition.backward}
     if isinstance(definition, combinators.Stack):
         return {f"layers_{k}": layer for k, layer in enumerate(definition.layers)}
-    if isinstance(definition, (models.SequenceClassifier, models.LanguageModel)):
+    if isinstance(definition, _MODELS):
         return {"encoder": definition.encoder}
     return {}
 

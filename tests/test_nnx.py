@@ -270,6 +270,65 @@ def test_training_and_evaluation_as_of_any_module(rng):
     np.testing.assert_array_equal(twin(x)[0], first)
 
 
+def test_modules_of_one_definition_have_parameters_of_their_own(rng):
+    x = rng.normal(size=(B, T, D)).astype(np.float32)
+    one = rnn.Recurrent(cells.GRUCell(H), D, rngs=rngs())
+    copied = nnx.clone(one)
+    weight = copied.cell["w_x"]
+    weight[...] = 2 * weight[...]
+    definition, variables = rnn.to_linen(copied)
+    both = rnn.Stack([rnn.Bidirectional(one, copied)])
+    outputs, _ = both(x, LENGTHS)
+    assert_equal(outputs[..., :H], one(x, LENGTHS)[0])
+    backward = definition.apply(variables, x, LENGTHS, reverse=True)[0]
+    assert_equal(outputs[..., H:], backward)
+    found, variables = rnn.to_linen(both)
+    assert_equal(found.apply(variables, x, LENGTHS)[0], outputs)
+
+
+def test_a_module_in_two_places_is_one(rng):
+    x = rng.normal(size=(B, T, D)).astype(np.float32)
+    layer = rnn.GRU(D, H, rngs=rngs())
+    both = rnn.Bidirectional(layer, layer, merge="sum")
+    assert len(nnx.to_flat_state(nnx.state(both, nnx.Param))) == 4
+    once = lambda layer: layer(x)[0].sum() + layer(x, reverse=True)[0].sum()  # noqa: E731
+    found = nnx.grad(lambda both: both(x)[0].sum())(both)
+    expected = nnx.to_pure_dict(nnx.grad(once)(layer))
+    # The same numbers, added in another order.
+    assert_same(nnx.to_pure_dict(found)["backward"], expected, rtol=0, atol=1e-5)
+
+
+def test_where_nothing_is_random_there_are_no_keys(rng):
+    """So that JAX's transformations take functions that use the module."""
+    layer = rnn.Stack([rnn.GRU(D, H, rngs=nnx.Rngs(params=0))])
+    assert not leaves(nnx.state(layer, nnx.RngState))
+    layer.train()
+    x = rng.normal(size=(B, T, D)).astype(np.float32)
+    expected, _ = layer(x)
+    found = jax.vmap(lambda x: layer(x)[0])(x)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
+    assert np.any(jax.grad(lambda x: layer(x)[0].sum())(x))
+
+
+def test_keys_come_from_the_outermost_module_that_has_some(rng):
+    x = rng.normal(size=(B, T, D)).astype(np.float32)
+    inside = rnn.GRU(D, H, zoneout_h=0.5, rngs=rngs())
+    outside = rnn.Bidirectional(inside, rnn.GRU(D, H, rngs=rngs()))
+    assert outside.rngs is None
+    key = inside.rngs.fork()()
+    twin = rnn.Bidirectional(*map(nnx.clone, (outside.forward, outside.backward)))
+    assert_equal(twin(x), outside(x))
+    assert np.abs(outside(x)[0] - outside(x)[0]).max() > 0.01
+    evaluated = nnx.view(outside, deterministic=True)
+    assert_equal(evaluated(x), outside(x, deterministic=True))
+    assert_equal(outside(x, rngs=key), outside(x, rngs=key))
+    definition, variables = rnn.to_linen(outside)
+    without = rnn.from_linen(definition, variables)
+    assert_equal(without(x, rngs=key), outside(x, rngs=key))
+    with pytest.raises(ValueError, match="has no keys for it: give rngs"):
+        without(x)
+
+
 def rows(rng, number):
     rows = [rng.integers(1, 10, size=n) for n in rng.integers(1, 9, size=number)]
     tokens, lengths = pad(rows)
@@ -367,6 +426,27 @@ def test_an_ensemble_by_vmap(rng):
     assert np.abs(found[0] - found[1]).max() > 0.01
 
 
+def test_layers_on_top_of_each_other_by_scan(rng):
+    x = rng.normal(size=(B, T, H)).astype(np.float32)
+
+    @nnx.split_rngs(splits=3)
+    @nnx.vmap
+    def create(rngs):
+        return rnn.GRU(H, H, rngs=rngs)
+
+    @nnx.scan(in_axes=(0, nnx.Carry), out_axes=nnx.Carry)
+    def run(layer, x):
+        return layer(x, LENGTHS)[0]
+
+    stack = create(nnx.Rngs(0))
+    graph, state = nnx.split(stack)
+    expected = x
+    for k in range(3):
+        one = nnx.merge(graph, jax.tree.map(lambda leaf: leaf[k], state))  # noqa: B023
+        expected, _ = one(expected, LENGTHS)
+    np.testing.assert_allclose(run(stack, x), expected, rtol=0, atol=1e-6)
+
+
 def test_text_is_generated_with_split_and_merge():
     keys = rngs()
     model = rnn.LanguageModel(7, D, rnn.GRU(D, H, rngs=keys), rngs=keys)
@@ -412,19 +492,40 @@ def test_partitioned_parameters_are_split():
         np.testing.assert_allclose(layer(x)[0], expected, rtol=0, atol=1e-6)
 
 
-def test_a_second_call_compiles_nothing(rng):
+@pytest.mark.parametrize("kind", ["layer", "layers in layers"])
+def test_a_second_call_compiles_nothing(kind, rng):
     from tests.harness.test_training_loop import compilations
 
-    layer = rnn.LSTM(D, H, rngs=rngs())
+    layer = rnn.LSTM(D, H, rngs=rngs()) if kind == "layer" else deep()[0]
     x = jnp.asarray(rng.normal(size=(B, T, D)), jnp.float32)
     state = layer.initial_state((B,))
-    layer(x, LENGTHS)
-    layer.step(x[:, 0], state)
+
+    def calls():
+        layer(x, LENGTHS)
+        layer(x, LENGTHS, deterministic=True)
+        if layer.supports_step:
+            layer.step(x[:, 0], state)
+
+    calls()
     with compilations() as events:
         for _ in range(10):
-            layer(x, LENGTHS)
-            layer.step(x[:, 0], state)
+            calls()
     assert not events
+
+
+def of_linen(features, num_layers):
+    x = jnp.zeros((1, 1, D))
+    return jaxrnn.GRU(features, num_layers=num_layers).init(jax.random.key(0), x)
+
+
+class OwnLayer(nn.Module):
+    """What a stack takes, and no module of ours."""
+
+    def step(self, x, state):
+        return x, state
+
+    def initial_state(self, batch_shape):
+        return ()
 
 
 @pytest.mark.parametrize(
@@ -458,7 +559,25 @@ def test_a_second_call_compiles_nothing(rng):
                 jaxrnn.Bidirectional(jaxrnn.GRU(H), jaxrnn.GRU(H)), {"params": {}}
             ),
             ValueError,
-            "parameters of forward",
+            "missing backward/l0/b, .*missing forward/l0/w_x",
+        ),
+        (
+            lambda: rnn.from_linen(jaxrnn.GRU(H, num_layers=2), of_linen(2 * H, 3)),
+            ValueError,
+            r"this GRU: unexpected l2/b, .*l0/w_h has shape \(8, 24\), not \(4, 12\)",
+        ),
+        (
+            lambda: rnn.from_linen(
+                models.LanguageModel(7, D, jaxrnn.GRU(H)),
+                {"params": {"encoder": of_linen(H, 1)["params"]}},
+            ),
+            ValueError,
+            "missing embed/embedding",
+        ),
+        (
+            lambda: rnn.from_linen(jaxrnn.Stack([OwnLayer()]), {"params": {}}),
+            TypeError,
+            "got OwnLayer",
         ),
         (lambda: rnn.to_linen(nnx.Linear(2, 3, rngs=rngs())), TypeError, "jaxrnn.nnx"),
     ],

@@ -37,6 +37,7 @@ ORDER = [
     ["combinators"],
     ["layers"],
     ["models"],
+    ["nnx"],
 ]
 NO_JAX = {"_validation", "text", "batching", "torch_weights", "weights"}
 NO_MODELS = {
