@@ -247,7 +247,16 @@ CHECKS = [
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("name", CHECKED)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "stack",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("lstm", "gru-bidirectional")
+        ),
+    ],
+)
 def test_contract(name, check, rng):
     definition, directions = CHECKED[name]
     check(contract.Subject(Adapter(definition), directions, rng))
