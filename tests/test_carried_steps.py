@@ -95,6 +95,7 @@ def test_gradients_stop_at_the_border_of_the_batch():
     assert 2 - float(state.params["w"]) == 16, "22: the gradient crossed the border"
 
 
+@pytest.mark.slow
 def test_metrics_with_carried_state_are_those_of_one_pass(rng):
     batches = random_batches(rng, 3)
     params = initial(optax.sgd(0.1)).params

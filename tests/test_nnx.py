@@ -362,6 +362,7 @@ def train_step(model, optimizer, tokens, lengths, labels):
     return nats
 
 
+@pytest.mark.slow
 def test_it_learns_with_an_optimizer_and_comes_back_from_disk(rng, tmp_path):
     tokens, lengths, labels = rows(rng, 128)
     model = classifier()

@@ -79,6 +79,7 @@ def test_a_cell_of_ours_with_another_recurrence_has_it_in_every_step():
         np.testing.assert_allclose(whole[:, t], y, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_stack_of_convolutional_cells_carries_its_state(rng):
     x = rng.normal(size=(2, 4, 5, 5, 3)).astype(np.float32)
     cells = [nn.ConvLSTMCell(n, kernel_size=(3, 3)) for n in (4, 2)]

@@ -109,6 +109,7 @@ def test_at_least_one_round(stage):
         stage.measure({"a": stage.thunk("a", 1.0)}, rounds=0)
 
 
+@pytest.mark.slow
 def test_the_real_clock_sees_the_work(rng):
     matrix = rng.normal(size=(200, 200))
     found = measure({"one": lambda: matrix @ matrix, "none": lambda: None}, rounds=5)

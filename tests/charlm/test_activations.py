@@ -41,6 +41,7 @@ def numbers(packed, dtype):
     return np.frombuffer(base64.b64decode(packed), dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_states_are_those_after_each_character(cell, monkeypatch):
     monkeypatch.setattr(generator, "CHUNK", 8)

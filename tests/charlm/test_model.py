@@ -221,6 +221,7 @@ def test_no_layer_is_scanned_step_by_step(cell, dtype):
     assert model.encoder.resolved_backends == (expected,) * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tie_embeddings", [False, True])
 def test_bfloat16_rounds_factors_and_nothing_else(rng, tie_embeddings):
     """The loss moves by less than bfloat16's 8 bits; what is kept is float32."""

@@ -76,6 +76,7 @@ def test_encode_knows_words_and_labels():
     assert encoded.labels.tolist() == [1, 0]
 
 
+@pytest.mark.slow
 def test_devices_that_do_not_divide_the_batch_change_nothing(rng):
     """Batches of 5 on 2 devices, so with a row added, and on 1 device: the steps give
     the same losses, and so does evaluation."""
@@ -118,6 +119,7 @@ def test_no_layer_is_scanned_step_by_step(cell, dtype):
     assert model.encoder.resolved_backends == (expected,) * 4
 
 
+@pytest.mark.slow
 def test_bfloat16_rounds_factors_and_nothing_else():
     """The loss moves by less than bfloat16's 8 bits; what is kept is float32."""
     [make] = Batches(examples([3, 1, 2]), 3, 1, placement.data_mesh(1)).epoch()
@@ -152,6 +154,7 @@ def test_the_learning_rate_rises_for_a_tenth_and_falls_to_zero():
     np.testing.assert_allclose(sizes, [0, 0.25, *cosine], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_word_vectors_learn_at_their_own_rate():
     """Adam's first step is as long as the rate, whatever the gradient."""
     settings = Settings(embed_rate=0.25, learning_rate=0.5, clip=1e9)
