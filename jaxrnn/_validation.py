@@ -8,7 +8,7 @@ import contextlib
 import functools
 import operator
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, SupportsFloat, SupportsIndex
 
 import numpy as np
@@ -180,3 +180,30 @@ def check_callable(**named: Callable[..., Any]) -> Callable[..., Any]:
     if not callable(value):
         raise TypeError(f"{name} must be a function, got {value!r}")
     return value
+
+
+def shape_faults(
+    found: Mapping[str, tuple[int, ...]],
+    expected: Mapping[str, tuple[int, ...]],
+    optional: frozenset[str] = frozenset(),
+) -> list[str]:
+    """What is wrong with the names and shapes of arrays, one entry for each array.
+
+    >>> shape_faults({"w": (2, 3), "c": (3,)}, {"w": (3, 3), "b": (3,)})
+    ['missing b (3,)', 'unexpected c (3,)', 'w has shape (2, 3), expected (3, 3)']
+    """
+    missing = sorted(expected.keys() - found.keys() - optional)
+    unexpected = sorted(found.keys() - expected.keys())
+    misshaped = [
+        name
+        for name in sorted(expected.keys() & found.keys())
+        if found[name] != expected[name]
+    ]
+    return [
+        *(f"missing {name} {expected[name]}" for name in missing),
+        *(f"unexpected {name} {found[name]}" for name in unexpected),
+        *(
+            f"{name} has shape {found[name]}, expected {expected[name]}"
+            for name in misshaped
+        ),
+    ]

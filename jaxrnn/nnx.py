@@ -8,15 +8,15 @@ Each is the Linen module of the same name, its `definition`, with parameters of 
 definition to them, so that arguments, numbers, errors and what is compiled are those of
 the Linen module. `from_linen` and `to_linen` convert modules with their parameters.
 
-As in `flax.nnx.Dropout`, a module drops out unless it is told otherwise: `eval()` and
-`train()` set its attribute `deterministic`, and keys come from the stream `"dropout"`
-of the `rngs` that it was created with. Of modules inside of others the outermost one
-decides, and its keys are used; if it has none, those of the first one inside that has.
-A module in which nothing is random keeps no stream.
+As in `flax.nnx.Dropout`, dropout is active by default: `train()` and `eval()` set the
+attribute `deterministic`, and keys come from the stream `"dropout"` of the `rngs` given
+at creation. In nested modules the outermost one decides, and its stream is used; if it
+has none, that of the first submodule that has one. A module without any randomness
+keeps no stream.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,7 @@ from flax.errors import InvalidRngError
 from jax.typing import ArrayLike
 
 from jaxrnn import cells, combinators, layers, models, recurrent
-from jaxrnn._validation import check_min
+from jaxrnn._validation import check_min, shape_faults
 from jaxrnn.combinators import Merge
 from jaxrnn.recurrent import REGULARIZERS
 from jaxrnn.types import Array, Float, Int, State
@@ -136,9 +136,9 @@ class _Module(nnx.Module):
 
     def _stream(self) -> nnx.RngStream | None:
         """Its own keys, or those of the first module inside that has some."""
-        inside = (getattr(self, name)._stream() for name in _children(self._definition))
         if self.rngs is not None:
             return self.rngs
+        inside = (getattr(self, name)._stream() for name in _children(self._definition))
         return next((stream for stream in inside if stream is not None), None)
 
     def set_view(self, deterministic: bool | None = None) -> None:
@@ -265,7 +265,16 @@ class _LayerMethods(_Module):
         return self.definition.resolved_backends
 
 
-class Recurrent(_LayerMethods):
+class _CellLayer(_LayerMethods):
+    """A layer that has no children, so that all parameters are its own."""
+
+    def __init__(self, definition: nn.Module, in_features: int, rngs: nnx.Rngs):
+        check_min(1, in_features=in_features)
+        params = _created(definition, _example(definition, in_features), rngs)
+        super().__init__(definition, in_features, {}, params, rngs)
+
+
+class Recurrent(_CellLayer):
     """`jaxrnn.Recurrent`: a cell run over time.
 
     Args:
@@ -292,10 +301,10 @@ class Recurrent(_LayerMethods):
         **options: Any,
     ):
         definition = recurrent.Recurrent(cell, **options, parent=None)
-        _create(self, definition, in_features, rngs)
+        super().__init__(definition, in_features, rngs)
 
 
-class Layer(_LayerMethods):
+class Layer(_CellLayer):
     """`jaxrnn.Layer`: `num_layers` layers of one kind of cell.
 
     Args:
@@ -323,10 +332,22 @@ class Layer(_LayerMethods):
         **options: Any,
     ):
         definition = layers.Layer(cell_type, features=features, **options, parent=None)
-        _create(self, definition, in_features, rngs)
+        super().__init__(definition, in_features, rngs)
 
 
-class RNN(_LayerMethods):
+class _NamedLayer(_CellLayer):
+    """A layer whose cell its class says: that of the Linen class `_linen`."""
+
+    _linen: ClassVar[Any]
+
+    def __init__(
+        self, in_features: int, features: int, *, rngs: nnx.Rngs, **options: Any
+    ):
+        definition = self._linen(features=features, **options, parent=None)
+        super().__init__(definition, in_features, rngs)
+
+
+class RNN(_NamedLayer):
     """`jaxrnn.RNN`: the simple recurrent network.
 
     Args:
@@ -343,14 +364,10 @@ class RNN(_LayerMethods):
     (2, 5, 8)
     """
 
-    def __init__(
-        self, in_features: int, features: int, *, rngs: nnx.Rngs, **options: Any
-    ):
-        definition = layers.RNN(features=features, **options, parent=None)
-        _create(self, definition, in_features, rngs)
+    _linen = layers.RNN
 
 
-class LSTM(_LayerMethods):
+class LSTM(_NamedLayer):
     """`jaxrnn.LSTM`: long short-term memory.
 
     Args:
@@ -368,14 +385,10 @@ class LSTM(_LayerMethods):
     ((2, 5, 16), (2, 8), (8, 32))
     """
 
-    def __init__(
-        self, in_features: int, features: int, *, rngs: nnx.Rngs, **options: Any
-    ):
-        definition = layers.LSTM(features=features, **options, parent=None)
-        _create(self, definition, in_features, rngs)
+    _linen = layers.LSTM
 
 
-class GRU(_LayerMethods):
+class GRU(_NamedLayer):
     """`jaxrnn.GRU`: the gated recurrent unit.
 
     Args:
@@ -393,23 +406,7 @@ class GRU(_LayerMethods):
     (2, 8)
     """
 
-    def __init__(
-        self, in_features: int, features: int, *, rngs: nnx.Rngs, **options: Any
-    ):
-        definition = layers.GRU(features=features, **options, parent=None)
-        _create(self, definition, in_features, rngs)
-
-
-def _create(
-    module: _Module,
-    definition: nn.Module,
-    in_features: int,
-    rngs: nnx.Rngs,
-) -> None:
-    """Gives a module that has no children all of its parameters."""
-    check_min(1, in_features=in_features)
-    params = _created(definition, _example(definition, in_features), rngs)
-    _Module.__init__(module, definition, in_features, {}, params, rngs)
+    _linen = layers.GRU
 
 
 def _example(definition: Any, in_features: int) -> Array:
@@ -507,7 +504,35 @@ class Stack(_LayerMethods):
         super().__init__(definition, in_features, children, params, rngs)
 
 
-class SequenceClassifier(_Module):
+class _Model(_Module):
+    """A model on token ids around an encoder: that of the Linen class `_linen`."""
+
+    _linen: ClassVar[Any]
+
+    def __init__(
+        self,
+        vocab_size: int,
+        embed_features: int,
+        encoder: _LayerMethods,
+        *,
+        rngs: nnx.Rngs,
+        **options: Any,
+    ):
+        inside = _definition("encoder", encoder)
+        definition = self._linen(
+            vocab_size, embed_features, inside, **options, parent=None
+        )
+        if encoder.in_features not in (None, embed_features):
+            raise ValueError(
+                f"the encoder reads {encoder.in_features} features, but the embedding "
+                f"has {embed_features}"
+            )
+        example = _example(definition, embed_features)
+        params = _created(definition, example, rngs, "encoder")
+        super().__init__(definition, None, {"encoder": encoder}, params, rngs)
+
+
+class SequenceClassifier(_Model):
     """`jaxrnn.models.SequenceClassifier`: logits for each sequence.
 
     Args:
@@ -527,27 +552,7 @@ class SequenceClassifier(_Module):
     (2,)
     """
 
-    def __init__(
-        self,
-        vocab_size: int,
-        embed_features: int,
-        encoder: _LayerMethods,
-        *,
-        rngs: nnx.Rngs,
-        **options: Any,
-    ):
-        _create_model(
-            self,
-            models.SequenceClassifier(
-                vocab_size,
-                embed_features,
-                _definition("encoder", encoder),
-                **options,
-                parent=None,
-            ),
-            encoder,
-            rngs,
-        )
+    _linen = models.SequenceClassifier
 
     def __call__(
         self,
@@ -566,7 +571,7 @@ class SequenceClassifier(_Module):
         )
 
 
-class LanguageModel(_Module):
+class LanguageModel(_Model):
     """`jaxrnn.models.LanguageModel`: logits of the token that follows each one.
 
     Args:
@@ -587,27 +592,7 @@ class LanguageModel(_Module):
     ((2, 3, 100), (2, 100))
     """
 
-    def __init__(
-        self,
-        vocab_size: int,
-        embed_features: int,
-        encoder: _LayerMethods,
-        *,
-        rngs: nnx.Rngs,
-        **options: Any,
-    ):
-        _create_model(
-            self,
-            models.LanguageModel(
-                vocab_size,
-                embed_features,
-                _definition("encoder", encoder),
-                **options,
-                parent=None,
-            ),
-            encoder,
-            rngs,
-        )
+    _linen = models.LanguageModel
 
     def __call__(
         self,
@@ -641,29 +626,12 @@ class LanguageModel(_Module):
         return self._apply(batch_shape, method="initial_state")
 
 
-def _create_model(
-    model: _Module, definition: Any, encoder: _LayerMethods, rngs: nnx.Rngs
-) -> None:
-    if encoder.in_features not in (None, definition.embed_features):
-        raise ValueError(
-            f"the encoder reads {encoder.in_features} features, but the embedding has "
-            f"{definition.embed_features}"
-        )
-    example = _example(definition, definition.embed_features)
-    params = _created(definition, example, rngs, "encoder")
-    _Module.__init__(model, definition, None, {"encoder": encoder}, params, rngs)
-
-
 _CLASSES: dict[type[nn.Module], type[_Module]] = {
     recurrent.Recurrent: Recurrent,
     layers.Layer: Layer,
-    layers.RNN: RNN,
-    layers.LSTM: LSTM,
-    layers.GRU: GRU,
     combinators.Bidirectional: Bidirectional,
     combinators.Stack: Stack,
-    models.SequenceClassifier: SequenceClassifier,
-    models.LanguageModel: LanguageModel,
+    **{cls._linen: cls for cls in (RNN, LSTM, GRU, SequenceClassifier, LanguageModel)},
 }
 
 
@@ -730,19 +698,11 @@ def _check_params(definition: nn.Module, params: Mapping[str, Any]) -> None:
         }
         for tree in (meta.unbox(shapes["params"]), params)
     )
-    faults = [
-        *(f"missing {name}" for name in sorted(expected.keys() - found.keys())),
-        *(f"unexpected {name}" for name in sorted(found.keys() - expected.keys())),
-        *(
-            f"{name} has shape {found[name]}, not {shape}"
-            for name, shape in sorted(expected.items())
-            if found.get(name, shape) != shape
-        ),
-    ]
+    faults = shape_faults(found, expected)
     if faults:
         raise ValueError(
             f"these are not the parameters of this {type(definition).__name__}: "
-            + ", ".join(faults)
+            + "; ".join(faults)
         )
 
 

@@ -28,6 +28,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from jaxrnn._validation import shape_faults
+
 Arrays = dict[str, np.ndarray]
 
 _CELLS_OF_TORCH = {"RNNCell", "LSTMCell", "GRUCell"}
@@ -373,15 +375,8 @@ def _proj_size(layer: _AnyLayer) -> int:
 def _check(
     what: str, found: Arrays, expected: dict[str, tuple[int, ...]], hint: str = ""
 ) -> None:
-    faults = [f"missing {name} {expected[name]}" for name in expected.keys() - found]
-    faults += [
-        f"unexpected {name} {found[name].shape}" for name in found.keys() - expected
-    ]
-    faults += [
-        f"{name} has shape {found[name].shape}, expected {expected[name]}"
-        for name in expected.keys() & found
-        if found[name].shape != expected[name]
-    ]
+    shapes = {name: array.shape for name, array in found.items()}
+    faults = shape_faults(shapes, expected)
     if faults:
         listed = "; ".join(sorted(faults))
         raise ValueError(f"{what} does not fit the layer: {listed}{hint}")

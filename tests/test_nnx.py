@@ -569,12 +569,13 @@ class OwnLayer(nn.Module):
                 jaxrnn.Bidirectional(jaxrnn.GRU(H), jaxrnn.GRU(H)), {"params": {}}
             ),
             ValueError,
-            "missing backward/l0/b, .*missing forward/l0/w_x",
+            "missing backward/l0/b .*missing forward/l0/w_x",
         ),
         (
             lambda: rnn.from_linen(jaxrnn.GRU(H, num_layers=2), of_linen(2 * H, 3)),
             ValueError,
-            r"this GRU: unexpected l2/b, .*l0/w_h has shape \(8, 24\), not \(4, 12\)",
+            r"this GRU: unexpected l2/b .*l0/w_h has shape \(8, 24\), expected "
+            r"\(4, 12\)",
         ),
         (
             lambda: rnn.from_linen(

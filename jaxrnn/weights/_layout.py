@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from jaxrnn._validation import shape_faults
+
 Arrays = dict[str, np.ndarray]
 Shapes = dict[str, tuple[int, ...]]
 
@@ -181,7 +183,8 @@ def load_cells(
         inputs = cell.inputs
         if inputs is None:
             inputs = how.inputs(cell, arrays)
-        wrong = _faults(arrays, how.shapes(cell, inputs), how.optional)
+        expected = how.shapes(cell, inputs)
+        wrong = shape_faults(_shapes(arrays), expected, how.optional)
         faults += [f"{name}: {fault}" for fault in wrong]
         if not wrong:
             ours = how.load(cell, {k: _wide(v) for k, v in arrays.items()})
@@ -221,7 +224,7 @@ def dump_cells(
         inputs.append(len(w_x) if known is None and w_x.ndim else known or 0)
         shapes = _our_shapes(cell, inputs[-1])
         expected |= {f"{path}/{name}": shape for name, shape in shapes.items()}
-    faults = _faults(ours, expected, frozenset())
+    faults = shape_faults(_shapes(ours), expected)
     if faults:
         raise ValueError("variables do not fit the layer: " + "; ".join(faults))
     found = []
@@ -365,22 +368,8 @@ def _format_of(cell: Cell, formats: Mapping[str, Format], library: str) -> Forma
     return formats[cell.kind]
 
 
-def _faults(found: Arrays, expected: Shapes, optional: frozenset[str]) -> list[str]:
-    missing = sorted(expected.keys() - found.keys() - optional)
-    unexpected = sorted(found.keys() - expected.keys())
-    misshaped = [
-        name
-        for name in sorted(expected.keys() & found.keys())
-        if found[name].shape != expected[name]
-    ]
-    return [
-        *(f"missing {name} {expected[name]}" for name in missing),
-        *(f"unexpected {name} {found[name].shape}" for name in unexpected),
-        *(
-            f"{name} has shape {found[name].shape}, expected {expected[name]}"
-            for name in misshaped
-        ),
-    ]
+def _shapes(arrays: Arrays) -> Shapes:
+    return {name: array.shape for name, array in arrays.items()}
 
 
 def _our_shapes(cell: Cell, inputs: int) -> Shapes:
