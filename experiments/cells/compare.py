@@ -16,8 +16,6 @@ the programs share the work. That makes the speed of trainings meaningless: --sp
 measures training steps of all cells in turns, on a machine that does nothing else.
 """
 
-import contextlib
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -34,8 +32,7 @@ from experiments.charlm.datasets import Text
 from experiments.harness import cli, jax_setup
 from experiments.harness.cells import CellName
 from experiments.harness.files import replace_file
-from experiments.harness.options import SCRATCH
-from experiments.harness.temporary import removed_at_exit
+from experiments.harness.options import PlaceOptions, scratch_if_smoke
 from experiments.harness.validation import COUNT, POSITIVE, SEED
 from experiments.harness.workdir import HeldError
 
@@ -53,11 +50,15 @@ WAIT = 5.0  # seconds between looks at what another program is at work in
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(PlaceOptions):
     """The options of the command line."""
 
     workdir: Path = Path("runs/cells")
     """Directory of the runs. The same command started again continues."""
+    devices: Annotated[int | None, cli.default_is("as many as divide the batch")] = None
+    """Number of devices; a CPU counts as one device per core."""
+    smoke: bool = False
+    """Try everything in a minute: tiny models on generated data."""
     cells: tuple[CellName, ...] = ()
     """Cells to train, in this order. Default: all; with --smoke: lstm and min-gru."""
     seeds: tuple[int, ...] = (0, 1, 2)
@@ -70,18 +71,10 @@ class Options:
         cli.default_is("tiny shakespeare"),
     ] = None
     """Your own text: UTF-8 files, or folders of them, concatenated."""
-    data_dir: Annotated[Path | None, cli.default_is("~/tensorflow_datasets")] = None
-    """Where tensorflow-datasets keeps the prepared data set."""
-    download_dir: Annotated[Path | None, cli.default_is("DATA_DIR/downloads")] = None
-    """Folder with the file of the data set, or to download it to."""
-    devices: Annotated[int | None, cli.default_is("as many as divide the batch")] = None
-    """Number of devices; a CPU counts as one device per core."""
     speed: bool = False
     """Measure training steps instead of training; the LSTM is always measured too."""
     seconds: float = 30.0
     """Time limit for the measurement of --speed, without compiling."""
-    smoke: bool = False
-    """Try everything in a minute: tiny models on generated data."""
 
     def check(self) -> None:
         """Check the range of the options.
@@ -123,11 +116,7 @@ def main(options: Options) -> None:
     """Do what the options ask for."""
     options.check()
     jax_setup.configure(options.devices)
-    with contextlib.ExitStack() as stack:
-        if options.smoke and options.workdir == Options.workdir:
-            scratch = Path(tempfile.mkdtemp(prefix=SCRATCH))
-            stack.enter_context(removed_at_exit(scratch))
-            options = replace(options, workdir=scratch)
+    with scratch_if_smoke(options) as options:
         text = load(options)
         comparison = Comparison(text, options.base, options.workdir, options.devices)
         try:

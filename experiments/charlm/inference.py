@@ -168,8 +168,8 @@ def sample(
         ValueError: there is no model, or `check_prompt` raises.
     """
     workdir, writer = load(path, "sampling")
-    encoding = encoding_of(workdir)
-    by_byte = encoding == "latin-1"
+    by_byte = models_bytes(workdir)
+    encoding = "latin-1" if by_byte else "utf-8"
     shown = check_prompt(writer, sampling, prompt, by_byte=by_byte, skip=skip)
 
     def show(text: str) -> None:
@@ -227,7 +227,7 @@ def score(path: Path, file: Path, *, skip: bool, each: bool) -> None:
         ValueError: there is no model, or the file cannot be read or encoded.
     """
     workdir, writer = load(path, "scoring")
-    by_byte = encoding_of(workdir) == "latin-1"
+    by_byte = models_bytes(workdir)
     unit, spell = ("byte", ascii) if by_byte else ("character", repr)
     text = writer.known(datasets.read(file, by_byte), str(file), skip=skip)
     if len(text) < 2:
@@ -255,7 +255,7 @@ def write_activations(path: Path, file: Path, page: Path, *, skip: bool) -> None
             cannot be written.
     """
     workdir, writer = load(path, "analysing")
-    by_byte = encoding_of(workdir) == "latin-1"
+    by_byte = models_bytes(workdir)
     text = writer.known(datasets.read(file, by_byte), str(file), skip=skip)
     reading = str(file)
     if len(text) > activations.LONGEST:
@@ -281,7 +281,7 @@ def export(path: Path, directory: Path) -> None:
         OSError: there is something in the directory, or it cannot be written.
     """
     workdir, writer = load(path, "exporting")
-    writer.export(directory, by_byte=encoding_of(workdir) == "latin-1")
+    writer.export(directory, by_byte=models_bytes(workdir))
     print(f"{directory}: the model in {path}, for JAX without jaxrnn (see load.py)")
 
 
@@ -296,6 +296,6 @@ def load(path: Path, doing: str) -> tuple[WorkDir, Writer]:
     return workdir, writer
 
 
-def encoding_of(workdir: WorkDir) -> str:
-    """Return the encoding of characters that are bytes, or of others."""
-    return "latin-1" if workdir.settings_as(_Model).bytes else "utf-8"
+def models_bytes(workdir: WorkDir) -> bool:
+    """Return whether the characters of a run's model stand for bytes."""
+    return workdir.settings_as(_Model).bytes

@@ -103,8 +103,7 @@ class Options(CommonOptions):
     def effective_settings(self) -> Settings:
         """The settings to train with; a short text makes batch and seq_len smaller."""
         if self.smoke:
-            cell = self.settings.cell if "cell" in self.typed else SMOKE.cell
-            return dataclasses.replace(SMOKE, seed=self.settings.seed, cell=cell)
+            return self.smoke_settings(SMOKE, self.settings)
         return self.settings
 
 

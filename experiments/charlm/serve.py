@@ -37,11 +37,11 @@ TEMPLATE = Path(__file__).parent / "templates" / "serve"
 LONGEST_PROMPT, LONGEST_TEXT = 1_000, 2_000  # characters
 REQUESTS = 5 * SLOTS  # at a time: drawn, waiting, or not yet read to the end
 LENGTH = Range(f"from 1 to {LONGEST_TEXT}", lambda x: 1 <= x <= LONGEST_TEXT)
-TOLD = Range(f"from 0 to {ALTERNATIVES}", lambda x: 0 <= x <= ALTERNATIVES)
+SHOWN = Range(f"from 0 to {ALTERNATIVES}", lambda x: 0 <= x <= ALTERNATIVES)
 
 
 @dataclass(frozen=True)
-class Wanted:
+class GenerateBody:
     """The body of a request to /generate; the options are those of --sample."""
 
     prompt: str = ""
@@ -70,7 +70,7 @@ class Wanted:
             ("top_p", SHARE_ABOVE_0),
             ("min_p", SHARE),
             ("seed", SEED),
-            ("alternatives", TOLD),
+            ("alternatives", SHOWN),
         ):
             range_.check_value(name, getattr(self, name))
 
@@ -90,7 +90,7 @@ class Service:
         self._writer, self._by_byte = writer, by_byte
         self._scheduler = Scheduler(writer)
         self._gate = Gate(REQUESTS)
-        self.about = {
+        about = {
             "model": model,
             "bytes": by_byte,
             "vocabulary": [*writer.vocab.tokens],
@@ -102,20 +102,16 @@ class Service:
                 "requests": REQUESTS,
             },
         }
-        page = render(TEMPLATE, "Write with the model", self.about, served=True)
         routes = [
             Route("/generate", self._generate, methods=["POST"]),
-            Route("/model", self._model),
             Route("/health", self._health),
         ]
-        self.app: Starlette = server.make_app(page, routes)
+        page = render(TEMPLATE, "Write with the model", about, served=True)
+        self.app: Starlette = server.make_app(page, about, routes)
 
     def close(self) -> None:
         """End all texts."""
         self._scheduler.close()
-
-    async def _model(self, request: Request) -> Response:
-        return JSONResponse(self.about)
 
     async def _health(self, request: Request) -> Response:
         stopped = self._scheduler.stopped
@@ -127,13 +123,13 @@ class Service:
         return JSONResponse(found, 503 if stopped else 200)
 
     async def _generate(self, request: Request) -> Response:
-        wanted = await read_json(request, Wanted)
+        body = await read_json(request, GenerateBody)
         try:
-            ids = self._encode(wanted.prompt)
+            ids = self._encode(body.prompt)
         except ValueError as error:
             refuse(str(error))
-        options = (wanted.seed, wanted.temperature, wanted.top_p, wanted.min_p)
-        text = TextRequest(ids, wanted.length, *options)
+        options = (body.seed, body.temperature, body.top_p, body.min_p)
+        text = TextRequest(ids, body.length, *options)
         self._gate.enter()
         try:
             mailbox = _Mailbox(self._scheduler, text)
@@ -147,10 +143,10 @@ class Service:
             mailbox.ticket.cancel()
             self._gate.leave()
 
-        if wanted.stream:
-            return EventStream(self._events(mailbox, wanted.alternatives), close)
+        if body.stream:
+            return EventStream(self._events(mailbox, body.alternatives), close)
         try:
-            whole = self._whole(mailbox, wanted.alternatives)
+            whole = self._whole(mailbox, body.alternatives)
             return JSONResponse(await server.unless_disconnected(request, whole))
         except StoppedError as error:
             refuse(str(error), 503)
@@ -260,6 +256,5 @@ def serve(path: Path, port: int | None) -> None:
     workdir, writer = inference.load(path, "serving")
     listening = server.listen(port)
     about = f"Model in {path}, trained on {workdir.settings_as(About).dataset}"
-    by_byte = inference.encoding_of(workdir) == "latin-1"
-    service = Service(writer, about, by_byte=by_byte)
+    service = Service(writer, about, by_byte=inference.models_bytes(workdir))
     server.run(service.app, listening, about, service.close)

@@ -39,10 +39,12 @@ def render(template: Path, title: str, data: Any, *, served: bool = False) -> st
     """Return a page that shows the JSON `data`.
 
     `template` is the path, without a suffix, of the .html, .css and .js files that are
-    added to those of every page. A page that is served may ask its server for more.
+    added to those of every page; so is shared.js beside them. A page that is served may
+    ask its server for more.
     """
     style = _read(PAGE, ".css") + _read(template, ".css")
-    script = _read(PAGE, ".js") + _read(template, ".js")
+    shared = template.with_name("shared")
+    script = "".join(_read(part, ".js") for part in (PAGE, shared, template))
     return Template(_read(PAGE, ".html")).substitute(
         connect="connect-src 'self'; " if served else "",
         title=html.escape(title),

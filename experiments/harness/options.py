@@ -11,16 +11,18 @@ from typing import Annotated, TypeVar
 import tyro
 
 from experiments.harness import cli
+from experiments.harness.config import CommonSettings
 from experiments.harness.distributed import Cluster
 from experiments.harness.temporary import removed_at_exit
 
 SCRATCH = "jaxrnn-smoke-"
-Options = TypeVar("Options", bound="CommonOptions")
+Options = TypeVar("Options", bound="PlaceOptions")
+Settings = TypeVar("Settings", bound=CommonSettings)
 
 
 @dataclass(frozen=True)
-class CommonOptions:
-    """Where a run reads and writes, and on which devices it computes.
+class PlaceOptions:
+    """Where runs read and write, and on which devices they compute.
 
     A program's own options are fields of a subclass, which sets the default `workdir`.
     """
@@ -33,20 +35,36 @@ class CommonOptions:
     """Folder with the file of the data set, or to download it to."""
     devices: Annotated[int | None, cli.default_is("all")] = None
     """Devices of each process; a CPU counts as one device per core."""
-    cluster: Cluster = field(default_factory=Cluster)
-    tensorboard: bool = False
-    """Also write TensorBoard logs, to the folder tensorboard of the work directory.
-    To see them: pip install tensorboard, then tensorboard --logdir WORKDIR."""
     smoke: bool = False
-    """Try everything in seconds: a tiny model on generated data.
-    Of the settings only --cell and --seed are yours."""
-    typed: tyro.conf.Suppress[tyro.conf.Fixed[tuple[str, ...]]] = ()
-    """The names of the fields that the command line gave."""
+    """Try everything in seconds: tiny models on generated data."""
 
     @property
     def names_workdir(self) -> bool:
         """Whether the work directory is another than the program's default."""
         return self.workdir != type(self).workdir
+
+
+@dataclass(frozen=True)
+class CommonOptions(PlaceOptions):
+    """The options of a program that trains one model."""
+
+    smoke: bool = False
+    """Try everything in seconds: a tiny model on generated data.
+    Of the settings only --cell and --seed are yours."""
+    tensorboard: bool = False
+    """Also write TensorBoard logs, to the folder tensorboard of the work directory.
+    To see them: pip install tensorboard, then tensorboard --logdir WORKDIR."""
+    cluster: Cluster = field(default_factory=Cluster)
+    typed: tyro.conf.Suppress[tyro.conf.Fixed[tuple[str, ...]]] = ()
+    """The names of the fields that the command line gave."""
+
+    def smoke_settings(self, smoke: Settings, given: Settings) -> Settings:
+        """Return the settings of --smoke, with the seed and the cell of `given`.
+
+        The cell only if the command line gave it.
+        """
+        cell = given.cell if "cell" in self.typed else smoke.cell
+        return dataclasses.replace(smoke, seed=given.seed, cell=cell)
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ from experiments.harness.files import matches_type, parse_object
 ADDRESS = "127.0.0.1"
 NAMES = (ADDRESS, "localhost")
 LARGEST_BODY = 200_000  # bytes
-PATIENCE = 30.0  # seconds without anything read after which a connection is closed
+SEND_TIMEOUT = 30.0  # seconds without anything read, then a connection is closed
 KINDS = {int: "an integer", float: "a number", str: "a string", bool: "true or false"}
 
 Fields = TypeVar("Fields")
@@ -97,26 +97,32 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def make_app(page: str, routes: Sequence[BaseRoute]) -> Starlette:
-    """Return an app with the HTML `page` at / beside these routes; errors are JSON."""
+def make_app(page: str, about: Any, routes: Sequence[BaseRoute]) -> Starlette:
+    """Return an app that serves a page and JSON; errors are JSON, too.
 
-    async def show(request: Request) -> Response:
+    The HTML `page` is at /, the JSON `about` at /model, beside these routes.
+    """
+
+    async def show_page(request: Request) -> Response:
         return HTMLResponse(page, headers={"Cache-Control": "no-store"})
 
-    async def tell(request: Request, error: Exception) -> Response:
+    async def show_model(request: Request) -> Response:
+        return JSONResponse(about)
+
+    async def refused(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
         return JSONResponse(
             {"error": error.detail}, error.status_code, headers=error.headers
         )
 
-    async def fail(request: Request, error: Exception) -> Response:
+    async def failed(request: Request, error: Exception) -> Response:
         traceback.print_exception(error)
         return JSONResponse({"error": "an error of the server, see its terminal"}, 500)
 
     return Starlette(
-        routes=[Route("/", show), *routes],
+        routes=[Route("/", show_page), Route("/model", show_model), *routes],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=[*NAMES])],
-        exception_handlers={HTTPException: tell, Exception: fail},
+        exception_handlers={HTTPException: refused, Exception: failed},
     )
 
 
@@ -162,13 +168,13 @@ def parse(body: bytes, kind: type[Fields]) -> Fields:
 
     >>> from dataclasses import dataclass
     >>> @dataclass
-    ... class Wanted:
+    ... class Body:
     ...     length: int
     ...     seed: int = 0
     ...     def check(self): pass
-    >>> parse(b'{"length": 3}', Wanted)
-    Wanted(length=3, seed=0)
-    >>> parse(b'{"length": "3"}', Wanted)
+    >>> parse(b'{"length": 3}', Body)
+    Body(length=3, seed=0)
+    >>> parse(b'{"length": "3"}', Body)
     Traceback (most recent call last):
     ValueError: length must be an integer, got '3'
     """
@@ -270,7 +276,7 @@ class EventStream(Response):
     """A response of server-sent events, each a name ("" for none) and a JSON value.
 
     It ends with the events, where the client closes the connection, or where it reads
-    nothing for `PATIENCE` seconds; in any case `close` is called.
+    nothing for `SEND_TIMEOUT` seconds; in any case `close` is called.
     """
 
     def __init__(
@@ -297,8 +303,8 @@ class EventStream(Response):
             raise error
 
     async def _send(self, send: Send) -> None:
-        async def with_patience(message: Message) -> None:
-            async with asyncio.timeout(PATIENCE):
+        async def send_in_time(message: Message) -> None:
+            async with asyncio.timeout(SEND_TIMEOUT):
                 await send(message)
             # Sending may wait for nothing, then nobody else would ever run.
             await asyncio.sleep(0)
@@ -308,13 +314,13 @@ class EventStream(Response):
             (b"cache-control", b"no-store"),
         ]
         start = {"type": "http.response.start", "status": 200, "headers": headers}
-        await with_patience(start)
+        await send_in_time(start)
         async for name, value in self._events:
             body = encode_event(name, value)
-            await with_patience(
+            await send_in_time(
                 {"type": "http.response.body", "body": body, "more_body": True}
             )
-        await with_patience({"type": "http.response.body", "body": b""})
+        await send_in_time({"type": "http.response.body", "body": b""})
 
 
 def encode_event(name: str, value: Any) -> bytes:

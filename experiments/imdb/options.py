@@ -115,8 +115,7 @@ class Options(CommonOptions):
     def effective_settings(self) -> Settings:
         """The settings to train with."""
         if self.smoke:
-            cell = self.settings.cell if "cell" in self.typed else SMOKE.cell
-            return dataclasses.replace(SMOKE, seed=self.settings.seed, cell=cell)
+            return self.smoke_settings(SMOKE, self.settings)
         return self.settings
 
 

@@ -3,7 +3,7 @@
 The guide on serving (docs/guides/serving.md) describes the interface.
 """
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ REQUESTS = 256  # at a time
 
 
 @dataclass(frozen=True)
-class Wanted:
+class TextBody:
     """The body of a request to /classify and /explain."""
 
     text: str
@@ -110,12 +110,12 @@ class Service:
         [self._unknown] = reader.vocab.encode([UNK])
         self._explain_one(np.ones(1, np.int32), 1)
         classifier = Classifier(reader)
-        self._classes = Worker(classifier, together=ROWS)
-        self._reasons: Worker[tuple[np.ndarray, int], Explanation] = Worker(
+        self._verdicts = Worker(classifier, together=ROWS)
+        self._explanations: Worker[tuple[np.ndarray, int], Explanation] = Worker(
             lambda jobs: [self._explain_one(ids, target) for ids, target in jobs]
         )
         self._gate = Gate(REQUESTS)
-        self.about = {
+        about = {
             "model": model,
             "classes": [*reader.classes],
             "vocabulary": len(reader.vocab),
@@ -125,56 +125,50 @@ class Service:
                 "requests": REQUESTS,
             },
         }
-        page = render(TEMPLATE, "Classify a text", self.about, served=True)
         routes = [
             Route("/classify", self._classify, methods=["POST"]),
             Route("/explain", self._explain, methods=["POST"]),
-            Route("/model", self._model),
             Route("/health", self._health),
         ]
-        self.app: Starlette = server.make_app(page, routes)
+        page = render(TEMPLATE, "Classify a text", about, served=True)
+        self.app: Starlette = server.make_app(page, about, routes)
 
     def close(self) -> None:
         """End the work."""
-        self._classes.close()
-        self._reasons.close()
-
-    async def _model(self, request: Request) -> Response:
-        return JSONResponse(self.about)
+        self._verdicts.close()
+        self._explanations.close()
 
     async def _health(self, request: Request) -> Response:
         return JSONResponse(
             {
                 "status": "ok",
-                "classifying": self._classes.waiting,
-                "explaining": self._reasons.waiting,
+                "classifying": self._verdicts.waiting,
+                "explaining": self._explanations.waiting,
             }
         )
 
     async def _classify(self, request: Request) -> Response:
-        text = await self._text(request)
-        return await self._answer(request, self._verdict(self._encode(text)))
+        ids = self._encode(await self._text(request))
+        return await self._answer(request, lambda: self._verdict(ids))
 
     async def _explain(self, request: Request) -> Response:
         text = await self._text(request)
-        return await self._answer(request, self._explanation(text, self._encode(text)))
+        ids = self._encode(text)
+        return await self._answer(request, lambda: self._explanation(text, ids))
 
-    async def _answer(self, request: Request, work: Any) -> Response:
+    async def _answer(
+        self, request: Request, work: Callable[[], Awaitable[dict[str, Any]]]
+    ) -> Response:
         """The result of `work`, if there is a place for one more request."""
-        try:
-            self._gate.enter()
-        except BaseException:
-            work.close()
-            raise
-        try:
-            return JSONResponse(await server.unless_disconnected(request, work))
-        except EndingError as error:
-            refuse(str(error), 503)
-        finally:
-            self._gate.leave()
+        with self._gate.passed():
+            try:
+                found = await server.unless_disconnected(request, work())
+            except EndingError as error:
+                refuse(str(error), 503)
+            return JSONResponse(found)
 
     async def _text(self, request: Request) -> str:
-        return (await read_json(request, Wanted)).text
+        return (await read_json(request, TextBody)).text
 
     def _encode(self, text: str) -> np.ndarray:
         [ids] = self._reader.encode([text]).ids
@@ -185,7 +179,7 @@ class Service:
         return ids
 
     async def _verdict(self, ids: np.ndarray) -> dict[str, Any]:
-        probabilities = await self._classes(ids)
+        probabilities = await self._verdicts(ids)
         best = int(probabilities.argmax())
         shares = probabilities.tolist()
         return {
@@ -200,7 +194,7 @@ class Service:
         """The verdict, and the attribution of each word to the score of a class."""
         verdict, classes = await self._verdict(ids), self._reader.classes
         target = classes.index(verdict["label"]) if len(classes) > 2 else 1
-        found = await self._reasons((ids, target))
+        found = await self._explanations((ids, target))
         return {
             **verdict,
             **attribution.cut(text),

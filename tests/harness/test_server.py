@@ -42,7 +42,7 @@ class App:
             Route("/wait", self.wait, methods=["POST"]),
             Route("/broken", self.broken),
         ]
-        self.app = server.make_app("<p>page</p>", routes)
+        self.app = server.make_app("<p>page</p>", {"model": "none"}, routes)
 
     async def echo(self, request):
         return JSONResponse(vars(await server.read_json(request, Wanted)))
@@ -124,6 +124,7 @@ def test_what_is_right_comes_in_as_it_is(url):
     assert answer.json() == {**body, "stream": False}
     page = httpx.get(url)
     assert page.text == "<p>page</p>"
+    assert httpx.get(f"{url}/model").json() == {"model": "none"}
     assert page.headers["content-type"].startswith("text/html")
 
 
@@ -185,7 +186,7 @@ def test_a_reader_that_leaves_is_seen(app, url):
 
 def test_a_reader_that_does_not_read_is_left(app, url, monkeypatch):
     """The events wait for it, and the others do not."""
-    monkeypatch.setattr(server, "PATIENCE", 0.5)
+    monkeypatch.setattr(server, "SEND_TIMEOUT", 0.5)
     host, port = url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port))) as stalled:
         stalled.sendall(b"POST /stream HTTP/1.1\r\nHost: localhost\r\n\r\n")

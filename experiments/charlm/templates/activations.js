@@ -5,23 +5,10 @@ const probabilities = new Uint16Array(bytes(data.probabilities));
 const following = new Uint16Array(bytes(data.following));
 const count = data.characters.length;
 const likely = likeliest.length / count;
-const part = (id) => document.getElementById(id);
 
-/* A character that can be seen: control characters have pictures, and what stands for
-   a byte is spelled as one. */
-function visible(character) {
-  const code = character.codePointAt(0);
-  if (character === "\n") return "\u21b5";
-  if (character === " ") return "\u2423";
-  if (code < 0x20) return String.fromCodePoint(0x2400 + code);
-  if (code === 0x7f) return "\u2421";
-  if (code >= 0x80 && (data.bytes || code < 0xa0)) return "\\x" + code.toString(16);
-  return character;
-}
 
 const characters = data.characters.map((character, k) => {
-  const shown = character === "\n" ? "\u21b5\n" : character === " " ? " " : visible(character);
-  const made = element("span", {}, shown);
+  const made = element("span", {}, shown(character));
   made.position = k;
   return made;
 });
@@ -75,15 +62,7 @@ function tell() {
   const next = data.characters[place + 1];
   const others = rows.every(([character]) => character !== next);
   if (next !== undefined && others) rows.push([next, following[place] / 65535]);
-  part("next").replaceChildren(...rows.map(([character, share]) => {
-    const bar = element("span", {});
-    bar.style.width = `${100 * share}%`;
-    const name = character === next ? { class: "true", "aria-label": `${visible(character)} ${percent(share)}, as in the text` } : {};
-    return element("li", name,
-      element("code", {}, visible(character)),
-      element("span", { class: "bar", "aria-hidden": "true" }, bar),
-      element("span", { class: "number" }, percent(share)));
-  }));
+  part("next").replaceChildren(...candidates(rows, next, "as in the text"));
 }
 
 part("before").addEventListener("click", () => choose(unit - 1));

@@ -1,4 +1,3 @@
-const part = (id) => document.getElementById(id);
 const SURPRISE = 8; // bits of the darkest colour
 
 /* Name, label, smallest, largest, step and first value of each slider. */
@@ -18,21 +17,6 @@ for (const [name, label, min, max, step, value] of SLIDERS) {
 }
 const setting = (name) => Number(part(name).value);
 
-/* A character that can be seen: control characters have pictures, and what stands for
-   a byte is spelled as one. */
-function visible(character) {
-  const code = character.codePointAt(0);
-  if (character === "\n") return "\u21b5";
-  if (character === " ") return "\u2423";
-  if (code < 0x20) return String.fromCodePoint(0x2400 + code);
-  if (code === 0x7f) return "\u2421";
-  if (code >= 0x80 && (data.bytes || code < 0xa0)) return "\\x" + code.toString(16);
-  return character;
-}
-
-function shown(character) {
-  return character === "\n" ? "\u21b5\n" : character === " " ? " " : visible(character);
-}
 
 let current = null;
 let running = null; // what stops the texts being written
@@ -80,15 +64,7 @@ function tell(chosen) {
   if (rows.every(([character]) => character !== chosen.character)) {
     rows.push([chosen.character, chosen.probability]);
   }
-  part("next").replaceChildren(...rows.map(([character, share]) => {
-    const bar = element("span", {});
-    bar.style.width = `${100 * share}%`;
-    const own = character === chosen.character;
-    return element("li", own ? { class: "true", "aria-label": `${visible(character)} ${percent(share)}, as written` } : {},
-      element("code", {}, visible(character)),
-      element("span", { class: "bar", "aria-hidden": "true" }, bar),
-      element("span", { class: "number" }, percent(share)));
-  }));
+  part("next").replaceChildren(...candidates(rows, chosen.character, "as written"));
 }
 
 /* Ask for a text, and add it to a pane as it comes. */

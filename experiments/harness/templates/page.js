@@ -2,6 +2,7 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const LEVELS = 8;
+const part = (id) => document.getElementById(id);
 
 /* An element with attributes and children. What is text stays text: nothing on a page
    is ever parsed as markup. */

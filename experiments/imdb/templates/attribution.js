@@ -7,8 +7,7 @@ function show(review, number) {
     "aria-label": `Text ${number}: arrow keys move from word to word`,
   });
   review.pieces.forEach(([before, word], k) => {
-    const unknown = review.unknown[k] ? " unknown" : "";
-    const made = element("span", { class: `${shade(review.attributions[k], largest)} word${unknown}` }, word);
+    const made = coloured(word, review.attributions[k], largest, review.unknown[k]);
     made.position = k;
     words.push(made);
     text.append(before, made);
@@ -27,10 +26,7 @@ function show(review, number) {
     words[k].classList.add("current");
     mark(k);
     told.replaceChildren(
-      element("strong", {}, review.pieces[k][1]),
-      review.unknown[k] ? " (unknown to the model) " : " ",
-      element("span", { class: "number" }, signed(review.attributions[k])), " ",
-      [`towards ${review.against}`, "no attribution", `towards ${review.target}`][Math.sign(review.attributions[k]) + 1],
+      ...described(review.pieces[k][1], review.attributions[k], review.unknown[k], review),
       element("br"),
       `probability of ${review.target} up to here ${percent(review.forward[k])}, from here on ${percent(review.backward[k])}`,
     );
@@ -113,7 +109,7 @@ function strongest(review) {
   }));
 }
 
-document.getElementById("model").textContent = data.model;
-document.getElementById("legend").append(
+part("model").textContent = data.model;
+part("legend").append(
   `− ${data.ends[0]}`, scale(), `+ ${data.ends[1]}`, element("span", {}, `up to ${largest.toFixed(2)} log-odds`));
-document.getElementById("reviews").append(...data.reviews.map((review) => show(review, review.number)));
+part("reviews").append(...data.reviews.map((review) => show(review, review.number)));

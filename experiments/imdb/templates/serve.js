@@ -1,4 +1,3 @@
-const part = (id) => document.getElementById(id);
 const PAUSE = 150; // milliseconds without typing before the server is asked
 
 let asking = null; // what stops the last questions
@@ -36,12 +35,8 @@ function tellWords(found) {
   const children = found.pieces.flatMap(([before, word], k) => {
     const value = found.attributions[k];
     const unknown = found.unknown_words[k];
-    const made = element("span", { class: `${shade(value, largest)} word${unknown ? " unknown" : ""}` }, word);
-    made.told = [
-      element("strong", {}, word), unknown ? " (unknown to the model) " : " ",
-      element("span", { class: "number" }, signed(value)), " ",
-      [`towards ${found.against}`, "no attribution", `towards ${found.target}`][Math.sign(value) + 1],
-    ];
+    const made = coloured(word, value, largest, unknown);
+    made.told = described(word, value, unknown, found);
     return [before, made];
   });
   part("words").replaceChildren(...children, found.rest);
