@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn.equations import ACTIVATIONS
-from jaxrnn.products import product
+from jaxrnn.products import bilinear_product, product
 from jaxrnn.scan import restart, select
 from jaxrnn.types import Array, Bool, CellState, Dtype, Float, LSTMState
 
@@ -61,6 +61,10 @@ class Loop(NamedTuple):
     def dot(self, a: Float[Array, "*b h"], w: Float[Array, "h g"]) -> Array:
         """`product` of `a` and `w`, with factors in `dtype`."""
         return product(a, w, self.dtype)
+
+    def tangent_dot(self, a: Float[Array, "*b h"], w: Float[Array, "h g"]) -> Array:
+        """The same where one of them is a tangent."""
+        return bilinear_product(a, w, self.dtype)
 
 
 class Masks(NamedTuple):
@@ -131,11 +135,15 @@ def tangents(
         saved, d_inputs, masks = step
         weights = jax.tree.map(jnp.transpose, turned)
         d_state = _restart(d_state, d_first, masks)
-        d_next = loop.kernel.tangent_step(loop.dot, weights, saved, d_state, d_inputs)
+        d_next = loop.kernel.tangent_step(
+            loop.tangent_dot, weights, saved, d_state, d_inputs
+        )
         return _end(d_next, d_state, masks)
 
     of_x_gates = _with_bias(of_x_gates, of_weights)
-    d_inputs = loop.kernel.tangent_inputs(loop.dot, of_weights, saved, of_x_gates)
+    d_inputs = loop.kernel.tangent_inputs(
+        loop.tangent_dot, of_weights, saved, of_x_gates
+    )
     d_state, d_outputs = jax.lax.scan(
         # JAX would else compute the factors of the tangents beforehand, and keep them.
         jax.checkpoint(body, prevent_cse=False),

@@ -39,6 +39,27 @@ def product(
     return _dot_general(a, w, jnp.dtype(dtype), precision)
 
 
+def bilinear_product(
+    a: Float[Array, "*b h"], w: Float[Array, "h g"], dtype: Dtype
+) -> Float[Array, "*b g"]:
+    """What `product` returns, for code that JAX transposes without differentiating it.
+
+    A rule for tangents, such as that of `jaxrnn.fused`, is transposed as it stands:
+    there the derivative that `product` defines would never be asked for, and JAX's own
+    transpose of the product would be used.
+
+    >>> a, w = jnp.full((1, 2), 1.001), jnp.ones((2, 1))
+    >>> f = lambda a: bilinear_product(a, w, jnp.bfloat16)
+    >>> jax.linear_transpose(f, a)(jnp.full((1, 1), 1.001))[0]
+    Array([[1., 1.]], dtype=float32)
+    """
+    if a.dtype == dtype and has_sharding_in_type(a):
+        return jnp.matmul(a, w.astype(dtype))
+    precision = jax.config.jax_default_matmul_precision  # pyright: ignore[reportAttributeAccessIssue]
+    options = {"factors": jnp.dtype(dtype), "sums": a.dtype, "precision": precision}
+    return _product.bind(a, w, stacked=0, **options)
+
+
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2, 3))
 def _dot_general(a, w, factors, precision):
     return _multiply(

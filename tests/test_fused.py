@@ -2,6 +2,7 @@
 in both modes of differentiation."""
 
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -195,6 +196,27 @@ def test_bfloat16_products_with_a_float32_state(name, rng):
         assert leaf.dtype == jnp.float32
         # Roundings of 2**-9 each, over T steps and a gradient of size 1 to 10.
         np.testing.assert_allclose(leaf, like, atol=0.03 * np.abs(like).max())
+
+
+@pytest.mark.parametrize("name", ["lstm", "lstm-projected", "gru", "rnn"])
+def test_no_product_of_the_backward_pass_mixes_dtypes(name, rng):
+    """Nor is any cotangent multiplied in float32, which is slower where there are
+    instructions for bfloat16."""
+    case = Case(LAYERS[name].copy(dtype=jnp.bfloat16), rng, np.float32)
+    run = case.run("fused")
+
+    def loss(variables, x):
+        return jnp.sum(run(variables, x)[0].astype(jnp.float32))
+
+    lowered = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(case.variables, case.x)
+    found = re.findall(
+        r"stablehlo\.dot_general.* : "
+        r"\(tensor<\S*x(\w+)>, tensor<\S*x(\w+)>\) -> tensor<\S*x(\w+)>",
+        lowered.as_text(),
+    )
+    products = 9 if name == "lstm-projected" else 6
+    # Forward, and the gradients of both factors, of each matrix.
+    assert found == [("bf16", "bf16", "f32")] * products
 
 
 # Of each step and row. LSTM: the state before (h, c) and i f g o; projected also what
