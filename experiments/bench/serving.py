@@ -5,18 +5,22 @@
 prints two tables. Latency: one text of 200 words through the sentiment program's
 network, and one more character through the character model's, in the process that asks:
 jaxrnn, the exported model, and PyTorch with the same weights, eager and compiled. All
-are timed in turns; the first call of each compiles. Throughput: characters per second
+are timed in turns; the first call of each compiles. Where ExecuTorch is installed
+(`pip install executorch`) it is another contender; exporting to it, which unrolls the
+loop over the words, is not timed and takes minutes. Throughput: characters per second
 that one and 64 people get from `--serve` over HTTP, streamed, each a client of its own
 in another process.
 """
 
 import asyncio
+import importlib
 import json
 import subprocess
 import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,12 +80,16 @@ def classifier_calls(directory: Path) -> Calls:
         with torch.inference_mode():
             return float(module(given))
 
-    return {
+    calls = {
         "jaxrnn": lambda: float(apply(variables, tokens, lengths)[0]),
         "jaxrnn, exported": lambda: float(exported.classify(tokens, lengths)[0]),
         "PyTorch": lambda: run(theirs),
         "torch.compile": lambda: run(compiled),
     }
+    lowered = to_executorch(torch, theirs, (given,), directory / "classifier.pte")
+    if lowered is not None:
+        calls["ExecuTorch"] = lambda: float(lowered([given])[0])
+    return calls
 
 
 def character_calls(directory: Path) -> Calls:
@@ -122,7 +130,7 @@ def character_calls(directory: Path) -> Calls:
         with torch.inference_mode():
             return module(given, hidden)[0].numpy()[0]
 
-    return {
+    calls = {
         "jaxrnn": lambda: np.asarray(step(params, tokens, state)[0])[0],
         "jaxrnn, exported": lambda: np.asarray(
             exported.step(tokens, exported_state)[0]
@@ -130,6 +138,34 @@ def character_calls(directory: Path) -> Calls:
         "PyTorch": lambda: run(theirs),
         "torch.compile": lambda: run(compiled),
     }
+    inputs = (given, hidden)
+    lowered = to_executorch(torch, theirs, inputs, directory / "characters.pte")
+    if lowered is not None:
+        calls["ExecuTorch"] = lambda: lowered([given, hidden])[0].numpy()[0]
+    return calls
+
+
+def to_executorch(
+    torch: Any, module: Any, inputs: tuple[Any, ...], path: Path
+) -> Callable[[list[Any]], Any] | None:
+    """The module as a program of ExecuTorch with XNNPACK; None if that is missing."""
+    try:
+        exir = importlib.import_module("executorch.exir")
+        xnnpack = importlib.import_module(
+            "executorch.backends.xnnpack.partition.xnnpack_partitioner"
+        )
+        runtime = importlib.import_module("executorch.runtime")
+    except ModuleNotFoundError:
+        return None
+    print("exporting to ExecuTorch", file=sys.stderr, flush=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of PyTorch's own modules
+        program = exir.to_edge_transform_and_lower(
+            torch.export.export(module, inputs),
+            partitioner=[xnnpack.XnnpackPartitioner()],
+        ).to_executorch()
+    path.write_bytes(program.buffer)
+    return runtime.Runtime.get().load_program(path).load_method("forward").execute
 
 
 def copy_weights(torch: Any, model: Any, params: Any, module: Any) -> None:

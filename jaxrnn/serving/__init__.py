@@ -28,6 +28,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
 from jax import export as jax_export
 from safetensors.numpy import save
 
@@ -41,7 +42,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def export(
-    model: SequenceClassifier | LanguageModel,
+    model: SequenceClassifier | LanguageModel | nn.Module,
     variables: Mapping[str, Any],
     path: str | os.PathLike[str],
     *,
@@ -53,7 +54,9 @@ def export(
     """Writes a model into a new directory, from which `load` runs it.
 
     Args:
-        model: a `SequenceClassifier` or a `LanguageModel`.
+        model: a `SequenceClassifier`, a `LanguageModel`, or a Flax module that is
+            called as the first one is, with its attributes `num_classes` and
+            `vocab_size`.
         variables: with its weights.
         path: of the directory, which must not be there yet, or be empty.
         vocabulary: the token of each id.
@@ -88,15 +91,15 @@ def export(
         raise ValueError(
             f"platforms must be some of {[*PLATFORMS, 'rocm']}, got {[*platforms]}"
         )
-    if isinstance(model, SequenceClassifier):
+    if isinstance(model, LanguageModel):
+        kind, (functions, initial) = "language model", _language_model(model, variables)
+        if labels is not None:
+            raise ValueError("labels are of a classifier: a language model has none")
+    elif isinstance(model, nn.Module) and hasattr(model, "num_classes"):
         kind, functions, initial = "classifier", _classifier(model), {}
         classes = 2 if model.num_classes is None else model.num_classes
         if labels is not None and len(labels) != classes:
             raise ValueError(f"labels must be {classes}, got {len(labels)}")
-    elif isinstance(model, LanguageModel):
-        kind, (functions, initial) = "language model", _language_model(model, variables)
-        if labels is not None:
-            raise ValueError("labels are of a classifier: a language model has none")
     else:
         raise TypeError(
             "model must be a SequenceClassifier or a LanguageModel, got "
@@ -149,7 +152,7 @@ def export(
     _write(path, files)
 
 
-def _classifier(model: SequenceClassifier) -> dict[str, Any]:
+def _classifier(model: nn.Module) -> dict[str, Any]:
     b, t = jax_export.symbolic_shape("b, t")
 
     def classify(variables, tokens, lengths):

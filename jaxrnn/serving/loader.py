@@ -150,13 +150,14 @@ class Model:
 
 def _ids(name, values, axes):
     """As int32, which a number with a fraction would be cut to."""
-    values = jnp.asarray(values)
+    if not isinstance(values, jax.Array):
+        values = np.asarray(values)  # a compiled function takes it as it is, and faster
     if values.size and not jnp.issubdtype(values.dtype, jnp.integer):
         raise TypeError(f"{name} must be integers, got {values.dtype}")
     if values.ndim != axes:
         numeral = "one axis" if axes == 1 else f"{axes} axes"
         raise ValueError(f"{name} must have {numeral}, got shape {values.shape}")
-    return values.astype(jnp.int32)
+    return values if values.dtype == np.int32 else values.astype(np.int32)
 
 
 def load(path):

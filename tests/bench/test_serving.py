@@ -23,7 +23,7 @@ def test_all_return_the_same(make, tmp_path):
     calls = make(tmp_path)
     del calls["torch.compile"]  # It needs a compiler, and its own time.
     found = [np.asarray(call()) for call in calls.values()]
-    assert len(found) == 3
+    assert len(found) >= 3  # ExecuTorch, where it is installed
     assert np.isfinite(found).all()
     assert np.ptp(found, axis=0).max() < 1e-4
     if found[0].size > 1:
