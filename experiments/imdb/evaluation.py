@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from scipy.special import log_softmax
+from scipy.special import expit, log_softmax, softmax
 
 
 def classification_report(counts: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
@@ -36,20 +36,20 @@ def classification_report(counts: np.ndarray, classes: Sequence[str]) -> dict[st
 
 
 def measure_logits(logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-    """Loss, accuracy and confusion matrix [truth, prediction] as shares of examples.
+    """Loss, accuracy and confusion matrix: counts, [truth, prediction].
 
     >>> found = measure_logits(np.array([[2.0], [-1.0], [3.0]]), np.array([1, 0, 0]))
-    >>> round(found["accuracy"], 3), [sum(row) for row in found["confusion"]]
-    (0.667, [0.6666666666666666, 0.3333333333333333])
+    >>> round(found["accuracy"], 3), found["confusion"].tolist()
+    (0.667, [[1, 1], [0, 1]])
     """
     classes = max(logits.shape[1], 2)
     predicted = logits.argmax(axis=1) if classes > 2 else (logits[:, 0] > 0).astype(int)
-    counts = np.zeros((classes, classes))
+    counts = np.zeros((classes, classes), int)
     np.add.at(counts, (labels, predicted), 1)
     return {
         "loss": float(cross_entropies(logits, labels).mean()),
         "accuracy": float((predicted == labels).mean()),
-        "confusion": (counts / labels.size).tolist(),
+        "confusion": counts,
     }
 
 
@@ -62,3 +62,15 @@ def cross_entropies(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     if logits.shape[1] == 1:
         logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
     return -log_softmax(logits, axis=1)[np.arange(labels.size), labels]
+
+
+def class_probabilities(logits: np.ndarray) -> np.ndarray:
+    """Of each class, float64 [n, c]; logits [n, 1] are those of the second of two.
+
+    >>> class_probabilities(np.array([[np.log(3)]])).round(3)
+    array([[0.25, 0.75]])
+    """
+    logits = logits.astype(np.float64)
+    if logits.shape[1] == 1:
+        return np.concatenate([expit(-logits), expit(logits)], axis=1)
+    return softmax(logits, axis=1)

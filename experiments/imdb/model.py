@@ -5,7 +5,7 @@ No files, printing or command lines here.
 
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -215,30 +215,6 @@ def balanced_weights(labels: np.ndarray) -> np.ndarray:
     return (labels.size / (counts.size * counts)).astype(np.float32)
 
 
-def make_metrics(model: SequenceClassifier) -> Callable[..., training.Metrics]:
-    """The metrics for `training.make_eval_step`: loss, accuracy and confusion matrix.
-
-    The matrix is of shares of all examples, [true class, predicted class].
-    """
-    num_classes = model.num_classes or 2
-
-    def evaluate(params: Any, batch: training.Batch) -> training.Metrics:
-        logits: Any = model.apply(params, batch["tokens"], lengths=batch["lengths"])
-        labels, weights = batch["labels"], batch["weights"]
-        predicted = _predicted(model, logits)
-        counts = jnp.zeros((num_classes, num_classes), weights.dtype)
-        counts = counts.at[labels.astype(jnp.int32), predicted].add(weights)
-        return _measure(logits, batch) | {"confusion": Mean(counts, weights.sum())}
-
-    return evaluate
-
-
-def _predicted(model: SequenceClassifier, logits: jax.Array) -> jax.Array:
-    if model.num_classes is None:
-        return (logits > 0).astype(jnp.int32)
-    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
-
-
 def _measure(
     logits: jax.Array, batch: training.Batch, class_weights: np.ndarray | None = None
 ) -> training.Metrics:
@@ -257,30 +233,12 @@ def _measure(
     }
 
 
-def evaluate_classifier(
-    eval_step: Callable[[Any, training.Batch], training.Metrics],
-    params: Any,
-    batches: Batches,
-    advance: Callable[..., None] = lambda done: None,
-) -> dict[str, Any]:
-    """The metrics over all examples, as numbers and lists of them.
+def make_predictor(model: SequenceClassifier, mesh: Mesh) -> Callable[..., np.ndarray]:
+    """A function of variables and `Batches` that returns the logits of each example.
 
-    `advance` is called with the number of batches done.
+    They are float32 [n, 1] for two classes, else [n, c]. A third argument, if given, is
+    called with the number of batches done. It compiles once for each shape of a batch.
     """
-
-    def measured() -> Iterator[training.Metrics]:
-        for done, make_batch in enumerate(batches.epoch(), start=1):
-            yield jax.device_get(eval_step(params, make_batch()))
-            advance(done)
-
-    merged = metrics.merge(measured())
-    return {name: np.asarray(mean.value).tolist() for name, mean in merged.items()}
-
-
-def predict_logits(
-    model: SequenceClassifier, params: Any, batches: Batches, mesh: Mesh
-) -> np.ndarray:
-    """The logits of each example, float32 [n, 1] for two classes, else [n, c]."""
     everywhere = NamedSharding(mesh, PartitionSpec())
 
     @functools.partial(jax.jit, out_shardings=everywhere)
@@ -288,11 +246,31 @@ def predict_logits(
         logits: Any = model.apply(params, batch["tokens"], lengths=batch["lengths"])
         return logits.reshape(logits.shape[0], -1)
 
-    params = placement.replicate(params, mesh)
-    order = batches.order()
-    number = sum(indices.size for indices, _ in order)
-    found = np.zeros((number, model.num_classes or 1), np.float32)
-    for indices, length in order:
-        batch = placement.shard_batch(batches.make(indices, length), mesh)
-        found[indices] = np.asarray(compute(params, batch))[: indices.size]
-    return found
+    def predict(
+        params: Any,
+        batches: Batches,
+        advance: Callable[[int], None] = lambda done: None,
+    ) -> np.ndarray:
+        params = placement.replicate(params, mesh)
+        order = batches.order()
+        number = sum(indices.size for indices, _ in order)
+        found = np.zeros((number, model.num_classes or 1), np.float32)
+        for done, (indices, length) in enumerate(order, start=1):
+            batch = placement.shard_batch(batches.make(indices, length), mesh)
+            found[indices] = np.asarray(compute(params, batch))[: indices.size]
+            advance(done)
+        return found
+
+    return predict
+
+
+def divide_logits(variables: Any, temperature: float) -> Any:
+    """The variables of a network whose logits are divided by the temperature.
+
+    >>> variables = {"params": {"embed": 3.0, "output": {"bias": 1.0, "kernel": 2.0}}}
+    >>> divide_logits(variables, 4.0)["params"]
+    {'embed': 3.0, 'output': {'bias': 0.25, 'kernel': 0.5}}
+    """
+    params = variables["params"]
+    output = jax.tree.map(lambda leaf: leaf / temperature, params["output"])
+    return {**variables, "params": {**params, "output": output}}

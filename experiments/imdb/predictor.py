@@ -1,5 +1,6 @@
 """Inference with a trained classifier: texts in, class probabilities out."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,18 +9,19 @@ from typing import Any, cast
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from scipy.special import expit, softmax
 
 from experiments.harness.workdir import WorkDir
 from experiments.imdb.batches import Batches, Examples
 from experiments.imdb.datasets import SENTIMENT
+from experiments.imdb.evaluation import class_probabilities
 from experiments.imdb.linear import LinearClassifier
 from experiments.imdb.model import (
     Settings,
+    divide_logits,
     make_model,
     make_optimizer,
+    make_predictor,
     make_state,
-    predict_logits,
 )
 from jaxrnn import placement, serving
 from jaxrnn.checkpoints import Checkpoints
@@ -67,6 +69,9 @@ class Reader:
     def load(cls, path: str | Path, devices: int | None = None) -> "Reader":
         """The model of the run in `path`, from its best checkpoint.
 
+        The temperature of a finished run divides the weights of the output layer, so
+        that all that is made of the logits is calibrated.
+
         Raises:
             ValueError: there is none, or a file of the run is damaged.
         """
@@ -84,7 +89,8 @@ class Reader:
         linear_path, linear = workdir.path / LINEAR, None
         if settings.linear == "on" and linear_path.exists():
             linear = LinearClassifier.load(linear_path)
-        return cls(model, state.params, vocab, settings, mesh, classes, linear)
+        variables = divide_logits(state.params, _temperature(workdir))
+        return cls(model, variables, vocab, settings, mesh, classes, linear)
 
     def encode(self, texts: Sequence[str]) -> Examples:
         """The texts as examples without labels.
@@ -112,7 +118,8 @@ class Reader:
                 cast(int, self._settings.buckets),  # resolved in a run's settings
                 self._mesh,
             )
-            logits = predict_logits(self.model, self.variables, batches, self._mesh)
+            predict = make_predictor(self.model, self._mesh)
+            logits = predict(self.variables, batches)
             found[usable] = self.from_logits(logits, ids)
         return found
 
@@ -123,7 +130,7 @@ class Reader:
         """
         if self.linear is not None:
             logits = self.linear.add(logits, ids)
-        return _probabilities(logits.astype(np.float64))
+        return class_probabilities(logits)
 
     def export(self, path: str | Path) -> None:
         """Writes the network into a new directory, from which JAX alone runs it.
@@ -153,8 +160,16 @@ class Reader:
         )
 
 
-def _probabilities(logits: np.ndarray) -> np.ndarray:
-    """Of each class [n, c]; logits [n, 1] are those of the second of two classes."""
-    if logits.shape[1] == 1:
-        return np.concatenate([expit(-logits), expit(logits)], axis=1)
-    return softmax(logits, axis=1)
+def _temperature(workdir: WorkDir) -> float:
+    """That of the results; 1 where a run is not finished.
+
+    Raises:
+        ValueError: it is no temperature.
+    """
+    found = (workdir.results or {}).get("temperature", 1.0)
+    if not isinstance(found, float) or not 0 < found < math.inf:
+        raise ValueError(
+            f"{workdir.path}/results.json is damaged (temperature {found!r:.40}): "
+            "remove it"
+        )
+    return found

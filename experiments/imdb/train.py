@@ -31,19 +31,22 @@ from experiments.harness.training_loop import fit
 from experiments.harness.workdir import WorkDir, fingerprint
 from experiments.imdb import datasets, inference
 from experiments.imdb.batches import Batches, Examples
-from experiments.imdb.evaluation import classification_report, measure_logits
+from experiments.imdb.calibration import expected_calibration_error, fit_temperature
+from experiments.imdb.evaluation import (
+    class_probabilities,
+    classification_report,
+    measure_logits,
+)
 from experiments.imdb.linear import LinearClassifier
 from experiments.imdb.model import (
     Settings,
     balanced_weights,
-    evaluate_classifier,
     make_loss,
-    make_metrics,
     make_model,
     make_optimizer,
+    make_predictor,
     make_schedule,
     make_state,
-    predict_logits,
 )
 from experiments.imdb.options import Options, explicit_settings, load
 from experiments.imdb.predictor import LINEAR
@@ -51,7 +54,6 @@ from experiments.imdb.word_vectors import word_vectors
 from jaxrnn import placement, training
 from jaxrnn.batching import bucket_lengths, epoch_rng
 from jaxrnn.checkpoints import Checkpoints
-from jaxrnn.models import SequenceClassifier
 from jaxrnn.text import Vocab, word_tokens
 
 
@@ -184,7 +186,7 @@ def learn(run: Run, began: float, tensorboard: bool) -> dict[str, Any]:
     if settings.class_weights == "balanced":
         class_weights = balanced_weights(run.train.labels)
     loss = make_loss(model, class_weights=class_weights)
-    eval_step = training.make_eval_step(make_metrics(model), mesh)
+    predict = make_predictor(model, mesh)
     # Of the same shapes, both compile once.
     lengths = [ids.size for part in (run.validation, run.test) for ids in part.ids]
     boundaries = bucket_lengths(lengths, cast(int, settings.buckets))
@@ -192,7 +194,8 @@ def learn(run: Run, began: float, tensorboard: bool) -> dict[str, Any]:
     test_batches = run.batches(run.test, boundaries)
 
     def evaluate(state: training.TrainState) -> dict[str, float]:
-        found = evaluate_classifier(eval_step, state.params, validation_batches)
+        logits = predict(state.params, validation_batches)
+        found = measure_logits(logits, run.validation.labels)
         return {f"validation_{name}": found[name] for name in ("loss", "accuracy")}
 
     state, done = fit(
@@ -213,62 +216,80 @@ def learn(run: Run, began: float, tensorboard: bool) -> dict[str, Any]:
     )
 
     best, _ = checkpoints.restore(state, "best")
-    if settings.linear == "on":
-        found = evaluate_with_linear(
-            run, model, best.params, (validation_batches, test_batches)
-        )
-    else:
-        with progress_bar("testing", len(test_batches.epoch())) as advance:
-            found = evaluate_classifier(eval_step, best.params, test_batches, advance)
-    counts = len(run.test.labels) * np.array(found["confusion"])
-    counts = counts.round().astype(int)
-    report = classification_report(counts, run.data.classes)
+    validation = predict(best.params, validation_batches)
+    with progress_bar("testing", len(test_batches.epoch())) as advance:
+        test = predict(best.params, test_batches, advance)
+    calibrate = add_linear if settings.linear == "on" else scale_by_temperature
+    logits, unscaled, told = calibrate(run, validation, test)
+    labels = run.test.labels
+    found = measure_logits(logits, labels)
+    report = classification_report(found["confusion"], run.data.classes)
+    errors = [
+        expected_calibration_error(class_probabilities(some), labels)
+        for some in (logits, unscaled)
+    ]
     if jax.process_index() == 0:
-        plot_run(run, done.history, counts)
+        plot_run(run, done.history, found["confusion"])
     chosen = done.history[int(best.step) // steps_per_epoch - 1]
     return {
         "test_accuracy": found["accuracy"],
-        **{k: found[k] for k in found if k.startswith(("linear_", "recurrent_"))},
         "test_loss": found["loss"],
         "test_macro_f1": report["macro_f1"],
+        "test_calibration_error": errors[0],
+        "test_calibration_error_unscaled": errors[1],
+        **told,
         "test_classes": report["classes"],
-        "confusion": counts.tolist(),
+        "confusion": found["confusion"].tolist(),
         **done.results(chosen, run.data.name, best.params, mesh, settings, began),
     }
 
 
-def evaluate_with_linear(
-    run: Run,
-    model: SequenceClassifier,
-    params: Any,
-    batches: tuple[Batches, Batches],
-) -> dict[str, Any]:
-    """Test metrics of the sum with a linear classifier, which it fits and saves.
+def scale_by_temperature(
+    run: Run, validation: np.ndarray, test: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """The test logits divided by a temperature, themselves, and entries of the results.
 
-    The scales of the sum are fitted on the validation part, with a linear classifier
-    that has not seen it; the saved one is fitted on training and validation part.
+    The temperature is fitted on the logits of the validation part.
+    """
+    temperature = fit_temperature(validation, run.validation.labels)
+    return test / temperature, test, {"temperature": temperature}
+
+
+def add_linear(
+    run: Run, validation: np.ndarray, test: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
+    """The test logits added to those of a linear classifier, which it fits and saves.
+
+    Returned are the scaled sum, the sum with scales of 1, and entries of the results.
+    The scales are fitted on the validation part, with a linear classifier that has not
+    seen it, and a temperature beside them would be nothing more. The saved classifier
+    is fitted on training and validation part.
     """
     num_classes, vocab_size = len(run.data.classes), len(run.vocab)
-    validation, test = (predict_logits(model, params, b, run.mesh) for b in batches)
     with Console(stderr=True).status("fitting the linear classifier"):
         linear = LinearClassifier.fit(run.train, num_classes, vocab_size)
-        linear = linear.fit_scales(validation, run.validation)
+        scales = linear.fit_scales(validation, run.validation).scales
         every = Examples(
             [*run.train.ids, *run.validation.ids],
             np.concatenate([run.train.labels, run.validation.labels]),
         )
-        refitted = LinearClassifier.fit(every, num_classes, vocab_size)
-        linear = dataclasses.replace(refitted, scales=linear.scales)
+        linear = LinearClassifier.fit(every, num_classes, vocab_size)
+    unscaled = linear.add(test, run.test.ids)
+    linear = dataclasses.replace(linear, scales=scales)
     if jax.process_index() == 0:
         replace_file(run.workdir.path / LINEAR, linear.save, "--workdir")
     labels = run.test.labels
     alone = measure_logits(linear.logits(run.test.ids), labels)
-    return {
-        **measure_logits(linear.add(test, run.test.ids), labels),
-        "linear_scales": linear.scales.tolist(),
-        "linear_test_accuracy": alone["accuracy"],
-        "recurrent_test_accuracy": measure_logits(test, labels)["accuracy"],
-    }
+    return (
+        linear.add(test, run.test.ids),
+        unscaled,
+        {
+            "temperature": 1.0,
+            "linear_scales": scales.tolist(),
+            "linear_test_accuracy": alone["accuracy"],
+            "recurrent_test_accuracy": measure_logits(test, labels)["accuracy"],
+        },
+    )
 
 
 def pretrained_vectors(run: Run) -> np.ndarray:
@@ -298,6 +319,7 @@ def summary(results: dict[str, Any]) -> str:
         macro_f1 = f", macro F1 {results['test_macro_f1']:.4f}"
     return (
         f"{results['dataset']}: test accuracy {results['test_accuracy']:.2%}"
-        f"{macro_f1} (validation {results['validation_accuracy']:.2%}, epoch "
+        f"{macro_f1}, calibration error {results['test_calibration_error']:.2%} "
+        f"(validation {results['validation_accuracy']:.2%}, epoch "
         f"{results['best_epoch']}), {results['seconds']:.0f} s"
     )

@@ -112,6 +112,16 @@ def test_three_classes_of_any_name(three_classes, program_run):
     assert results["linear_test_accuracy"] > 0.9
     assert results["recurrent_test_accuracy"] < 1
     assert len(results["linear_scales"]) == 2
+    assert results["temperature"] == 1
+    shares = []
+    for line in out.splitlines():
+        shares.append(float(line.split("\t")[1]))
+    right = np.array([label == s for (label, _), s in zip(test, said, strict=True)])
+    # Nearly all are certain and right: one or two bins, so at least the difference of
+    # the means.
+    error = results["test_calibration_error"]
+    assert abs(np.mean(right) - np.mean(shares)) - 1e-3 < error < 0.5
+    assert error < results["test_calibration_error_unscaled"]
     assert imread(path / "confusion.png").ndim == 3
 
 
@@ -218,7 +228,11 @@ def test_the_best_checkpoint_is_the_one_tested(tmp_path, csv_run, csv_file):
     results, history = read_results(path), info["history"]
     assert results["confusion"] == [[0, 8], [0, 8]]
     assert results["test_accuracy"] == 0.5
-    assert 45 < results["test_loss"] < 55
+    # Half of the validation part is wrong by 100 logits: as hot as may be.
+    assert results["temperature"] == pytest.approx(100, rel=1e-3)
+    nats = np.log1p(np.exp([-1.0, 1.0])).mean()
+    assert results["test_loss"] == pytest.approx(nats, rel=0.02)
+    assert results["test_calibration_error_unscaled"] == pytest.approx(0.5)
     assert results["best_epoch"] == 1
     assert results["validation_accuracy"] == history[0]["validation_accuracy"]
     assert results["seconds"] > sum(line["seconds"] for line in history)
@@ -332,6 +346,7 @@ def truncate(path):
             "is of another program or version: it has no cell, ",
         ),
         ("settings.json", b"{", "settings.json is damaged"),
+        ("results.json", b'{"temperature": 0}', "results.json is damaged (temperature"),
         ("checkpoint", b"", "is damaged"),
     ],
 )

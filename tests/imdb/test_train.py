@@ -75,12 +75,21 @@ def load_best(path, settings):
     return model, state, vocab
 
 
-def best_probabilities(path, settings, texts):
-    """Of being positive, by the best checkpoint: all texts in one padded batch."""
+def best_logits(path, settings, texts):
+    """Of the best checkpoint: all texts in one padded batch."""
     model, state, vocab = load_best(path, settings)
     tokens, lengths = pad([vocab.encode(word_tokens(text)) for text in texts])
     logits = jax.jit(model.apply)(state.params, tokens, lengths=lengths)
-    return 1 / (1 + np.exp(-np.asarray(logits, np.float64)))
+    return np.asarray(logits, np.float64)
+
+
+def best_probabilities(path, settings, texts):
+    """Of being positive, by the best checkpoint and the temperature in the results."""
+    temperature = 1.0  # of a run that is not finished
+    if (path / "results.json").exists():
+        results = json.loads((path / "results.json").read_text())
+        temperature = results["temperature"]
+    return 1 / (1 + np.exp(-best_logits(path, settings, texts) / temperature))
 
 
 def read_metrics(path):
@@ -120,7 +129,8 @@ def test_smoke_learns_and_says_what_it_found(smoke):
     assert where == f"curves, metrics, results and checkpoints are in {path}"
     assert following == f"next: python -m experiments.imdb --predict - --workdir {path}"
     assert last.startswith(
-        f"generated: test accuracy {results['test_accuracy']:.2%} (validation "
+        f"generated: test accuracy {results['test_accuracy']:.2%}, calibration error "
+        f"{results['test_calibration_error']:.2%} (validation "
     )
 
 
@@ -143,6 +153,39 @@ def test_results_are_those_of_the_best_checkpoint(smoke):
         assert found["precision"] == pytest.approx((truth == k)[said == k].mean())
     f1 = [results["test_classes"][name]["f1"] for name in ("negative", "positive")]
     assert results["test_macro_f1"] == pytest.approx(sum(f1) / 2)
+
+
+def test_the_temperature_is_the_best_one_for_the_validation_part(smoke):
+    """Of 2,000 temperatures on a grid, and the errors of calibration by loops."""
+    path, *_ = smoke
+    results = json.loads((path / "results.json").read_text())
+    data = imdb_datasets.generate(seed=SMOKE.seed)
+    logits = best_logits(path, SMOKE, data.validation.texts)
+    sign = 2 * data.validation.labels - 1
+    scales = np.linspace(0.01, 20, 2_000)
+    losses = [
+        np.log1p(np.exp(-scale * sign * logits)).sum() + (scale - 1) ** 2
+        for scale in scales
+    ]
+    best = scales[np.argmin(losses)]
+    assert 1 / results["temperature"] == pytest.approx(best, abs=0.01)
+    assert abs(best - 1) > 0.1
+
+    logits = best_logits(path, SMOKE, data.test.texts)
+    for name, scale in (("", 1 / results["temperature"]), ("_unscaled", 1.0)):
+        bins = [[] for _ in range(15)]
+        for z, label in zip(scale * logits, data.test.labels, strict=True):
+            certainty = 1 / (1 + np.exp(-abs(z)))
+            [k] = [k for k in range(15) if k / 15 < certainty <= (k + 1) / 15]
+            bins[k].append((certainty, float((z > 0) == label)))
+        gaps = [
+            len(some)
+            * abs(np.mean([c for c, _ in some]) - np.mean([r for _, r in some]))
+            for some in bins
+            if some
+        ]
+        found = results[f"test_calibration_error{name}"]
+        assert found == pytest.approx(sum(gaps) / 40, rel=1e-3)
 
 
 def test_each_bucket_compiles_once(smoke):
