@@ -12,6 +12,9 @@ from experiments.imdb import datasets
 from experiments.imdb.datasets import Reviews, load_imdb
 from experiments.imdb.model import SMOKE, Settings
 
+# Settings whose defaults depend on the data, or on the file of --vectors.
+FOLLOWING = ("embed", "epochs", "buckets", "linear")
+
 
 @dataclass(frozen=True)
 class Options(CommonOptions):
@@ -27,6 +30,9 @@ class Options(CommonOptions):
     """Test on this file."""
     unlabelled: Annotated[Path | None, cli.default_is("none")] = None
     """More texts for the word vectors: a CSV file, or one text per line."""
+    vectors: Annotated[Path | None, cli.default_is("none")] = None
+    """Initialise the embeddings from a text file of GloVe or fastText (also .gz).
+    --embed follows it. Words of other languages and topics are ignored."""
     text_column: Annotated[
         str | None, cli.default_is("text or review, in any case")
     ] = None
@@ -94,6 +100,8 @@ class Options(CommonOptions):
             )
         if self.smoke and self.csv:
             raise ValueError("give either --smoke or --csv, not both")
+        if self.vectors:
+            self._check_vectors(given)
         for name in ("test_csv", "unlabelled", "label_column"):
             if getattr(self, name) is not None and not self.csv:
                 raise ValueError(f"--{name.replace('_', '-')} needs --csv")
@@ -103,6 +111,19 @@ class Options(CommonOptions):
             raise ValueError(
                 f"{given[0]} needs a trained model, and --smoke keeps none: give the "
                 "--workdir of one"
+            )
+
+    def _check_vectors(self, given: list[str]) -> None:
+        if given:
+            raise ValueError(f"--vectors needs a training: {given[0]} trains nothing")
+        if self.smoke:
+            raise ValueError("give either --smoke or --vectors, not both")
+        if not self.settings.pretrain:
+            raise ValueError("give either --vectors or --no-pretrain, not both")
+        if self.unlabelled:
+            raise ValueError(
+                "give either --vectors or --unlabelled, not both: the unlabelled texts "
+                "are for word vectors of their own"
             )
 
     @property
@@ -145,7 +166,7 @@ def explicit_settings(options: Options) -> dict[str, Any]:
     if options.settings != Settings():
         entries |= dataclasses.asdict(options.settings)
         for name, value in dataclasses.asdict(Settings()).items():
-            # What depends on the data, which are not read for this.
-            if name in ("epochs", "buckets", "linear") and entries[name] == value:
+            # The data and vectors are not read for this.
+            if name in FOLLOWING and entries[name] == value:
                 del entries[name]
     return entries

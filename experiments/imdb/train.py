@@ -50,6 +50,7 @@ from experiments.imdb.model import (
 )
 from experiments.imdb.options import Options, explicit_settings, load
 from experiments.imdb.predictor import LINEAR
+from experiments.imdb.vector_files import VectorFile, read_vectors
 from experiments.imdb.word_vectors import word_vectors
 from jaxrnn import placement, training
 from jaxrnn.batching import bucket_lengths, epoch_rng
@@ -108,6 +109,7 @@ class Run:
     settings: Settings
     mesh: Mesh
     workdir: WorkDir
+    vectors: VectorFile | None
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -117,6 +119,7 @@ class Run:
             "reviews": self.data.fingerprint,
             "classes": self.data.classes,
             "vocabulary": fingerprint(self.vocab),
+            "vectors": self.vectors and self.vectors.fingerprint,
             **dataclasses.asdict(self.settings),
         }
 
@@ -134,7 +137,7 @@ def train(options: Options) -> None:
     data = distributed.in_turn(lambda: load(options))
     began = time.perf_counter()
     workdir, mesh = WorkDir(options.workdir), placement.data_mesh(options.devices)
-    run = prepare(data, options.effective_settings, workdir, mesh)
+    run = prepare(data, options, workdir, mesh)
     with run.workdir.claimed(run.identity, options.typed):
         if not run.workdir.print_if_finished(summary):
             run.workdir.write_vocab(run.vocab)
@@ -146,10 +149,14 @@ def train(options: Options) -> None:
 
 
 def prepare(
-    data: datasets.Reviews, settings: Settings, workdir: WorkDir, mesh: Mesh
+    data: datasets.Reviews, options: Options, workdir: WorkDir, mesh: Mesh
 ) -> Run:
-    """Resolves settings, builds the vocabulary, encodes the texts; writes nothing."""
-    settings = settings.resolve(len(data.train.texts))
+    """Resolves settings, builds the vocabulary, encodes the texts; writes nothing.
+
+    Raises:
+        ValueError: --vectors cannot be used.
+    """
+    settings = options.effective_settings.resolve(len(data.train.texts))
     with Console(stderr=True).status("building the vocabulary"):
         tokenized = [word_tokens(text) for text in data.train.texts]
         vocab = Vocab.build(tokenized, max_size=settings.vocab)
@@ -158,7 +165,18 @@ def prepare(
         Examples.encode(split.texts, split.labels, vocab)
         for split in (data.validation, data.test)
     )
-    return Run(data, vocab, train, validation, test, settings, mesh, workdir)
+    vectors = None
+    if options.vectors:
+        with Console(stderr=True).status("reading word vectors"):
+            vectors = read_vectors(options.vectors, vocab, seed=settings.seed)
+        width = vectors.table.shape[1]
+        if "embed" in options.typed and settings.embed != width:
+            raise ValueError(
+                f"--embed {settings.embed} does not fit {options.vectors}, whose "
+                f"vectors have {width:,} numbers: leave --embed out"
+            )
+        settings = dataclasses.replace(settings, embed=width)
+    return Run(data, vocab, train, validation, test, settings, mesh, workdir, vectors)
 
 
 def learn(run: Run, began: float, tensorboard: bool) -> dict[str, Any]:
@@ -173,12 +191,15 @@ def learn(run: Run, began: float, tensorboard: bool) -> dict[str, Any]:
     checkpoints = Checkpoints(run.workdir.checkpoints, mode="max")
     vectors = None
     if settings.pretrain and not checkpoints.steps():
-        vectors = pretrained_vectors(run)
+        vectors = run.vectors.table if run.vectors else pretrained_vectors(run)
     state = make_state(model, optimizer, settings.seed, vectors)
     if jax.process_index() == 0:
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        told = run.data.describe()
+        if run.vectors:
+            told += f"\n{run.vectors.describe()}"
         print(
-            f"{run.data.describe()}\n{parameters:,} parameters, vocabulary of "
+            f"{told}\n{parameters:,} parameters, vocabulary of "
             f"{len(run.vocab):,} words; {mesh.size} {jax.default_backend()} devices",
             flush=True,
         )
