@@ -1,10 +1,17 @@
 """Calibration: the error by loops, the temperature by a grid."""
 
+import jax
 import numpy as np
 import pytest
+from scipy.special import expit, logit
 
+from experiments.imdb import attribution, serve
 from experiments.imdb.calibration import expected_calibration_error, fit_temperature
 from experiments.imdb.evaluation import class_probabilities
+from experiments.imdb.predictor import Reader
+from jaxrnn import serving
+from jaxrnn.batching import pad
+from tests.imdb.test_attribution import save_untrained
 
 
 def test_the_error_is_that_of_bins_made_one_by_one(rng):
@@ -51,3 +58,30 @@ def test_the_temperature_is_the_best_of_a_grid(rng, classes, number):
 def test_a_model_that_is_never_wrong_stays_of_a_moderate_temperature():
     logits = np.array([[3.0], [-3.0]] * 5)
     assert 0.5 < fit_temperature(logits, np.array([1, 0] * 5)) < 1
+
+
+def test_whatever_answers_divides_the_logits_by_the_temperature(program_run, tmp_path):
+    """Against the logits of the same run before it had a temperature."""
+    path, exported = save_untrained(tmp_path), tmp_path / "exported"
+    text = "A good film!"
+    reader = Reader.load(path, devices=1)
+    examples = reader.encode([text])
+    expected = logit(reader.probabilities(examples)[0, 1]) / 2.5
+    assert abs(expected) > 0.1
+    (path / "results.json").write_text('{"temperature": 2.5}')
+
+    scaled = Reader.load(path, devices=1)
+    [served] = serve.Classifier(scaled)(examples.ids)
+    [explained] = attribution.describe(scaled, {1: text})
+    assert program_run("--workdir", path, "--export", exported)[0] == 0
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        [alone] = serving.load(exported).classify(*pad(examples.ids))
+    # Compiled for other batches and lengths: sums may be rounded in another order.
+    assert logit(scaled.probabilities(examples)[0, 1]) == pytest.approx(expected, 1e-4)
+    assert logit(served[1]) == pytest.approx(expected, 1e-4)
+    assert explained["logit"] == pytest.approx(expected, 1e-4)
+    assert float(alone) == pytest.approx(expected, 1e-4)
+    code, out, _ = program_run("--workdir", path, "--predict", text)
+    share = float(out.split("\t")[1])
+    assert code == 0
+    assert share == pytest.approx(expit(abs(expected)), abs=1e-4)
