@@ -1,5 +1,7 @@
 """The sum of a recurrent and a linear classifier as one Flax module, for export."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,8 +15,7 @@ from jaxrnn.types import Array, Bool, Float, Int
 class CombinedClassifier(nn.Module):
     """A classifier whose logits are the scaled sum of two others'.
 
-    It is called as `network` is. Its variables are those of the network, and in the
-    collection `linear` the arrays that `linear_variables` returns.
+    It is called as `network` is. `combine` makes it, and its variables.
 
     >>> from jaxrnn import GRU
     >>> network = SequenceClassifier(5, 4, GRU(2))
@@ -27,9 +28,8 @@ class CombinedClassifier(nn.Module):
     ...     base=np.array(4),
     ...     scales=np.array([0.0, 1.0], np.float32),
     ... )
-    >>> variables = {"params": {"network": variables["params"]}}
-    >>> variables |= {"linear": linear_variables(linear)}
-    >>> CombinedClassifier(network).apply(variables, tokens, lengths=lengths).tolist()
+    >>> model, variables = combine(network, variables, linear)
+    >>> model.apply(variables, tokens, lengths=lengths).tolist()
     [111.0]
     """
 
@@ -77,19 +77,24 @@ class CombinedClassifier(nn.Module):
         return jnp.where(first[..., None], weights[places], 0).sum(axis=1) + bias[None]
 
 
-def linear_variables(linear: LinearClassifier) -> dict[str, np.ndarray]:
-    """The arrays of a linear classifier, of types that JAX has on every device.
+def combine(
+    network: SequenceClassifier, variables: Any, linear: LinearClassifier
+) -> tuple[CombinedClassifier, dict[str, Any]]:
+    """The module that adds a linear classifier to a network, and its variables.
 
-    Keys of 64 bits become two of 32 in the same order: `[f, 2]`, one more than the
-    first word's id, zero for a single word, and the last word's id.
+    Arrays are of types that JAX has on every device: keys of 64 bits become two of 32
+    in the same order, `[f, 2]`, one more than the first word's id, zero for a single
+    word, and the last word's id.
     """
     before, last = np.divmod(linear.keys, linear.base)
-    return {
+    arrays = {
         "keys": np.stack([before, last], axis=1).astype(np.int32),
         "weights": linear.weights,
         "bias": linear.bias,
         "scales": linear.scales,
     }
+    params = {"network": variables["params"]}
+    return CombinedClassifier(network), {"params": params, "linear": arrays}
 
 
 def _places(

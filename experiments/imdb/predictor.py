@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 
 from experiments.harness.workdir import WorkDir
 from experiments.imdb.batches import Batches, Examples
+from experiments.imdb.combined import combine
 from experiments.imdb.datasets import SENTIMENT
 from experiments.imdb.evaluation import class_probabilities
 from experiments.imdb.linear import LinearClassifier
@@ -133,20 +134,17 @@ class Reader:
         return class_probabilities(logits)
 
     def export(self, path: str | Path) -> None:
-        """Writes the network into a new directory, from which JAX alone runs it.
+        """Writes the classifier into a new directory, from which JAX alone runs it.
 
         Raises:
-            ValueError: there is a linear classifier whose logits are to be added.
             OSError: there is something at `path`, or it cannot be written.
         """
+        model, variables = self.model, self.variables
         if self.linear is not None:
-            raise ValueError(
-                "the logits of a linear classifier are added to this model's, and it "
-                "cannot be exported: train with --linear off in another --workdir"
-            )
+            model, variables = combine(model, variables, self.linear)
         serving.export(
-            self.model,
-            self.variables,
+            model,
+            variables,
             path,
             vocabulary=self.vocab.tokens,
             labels=self.classes,

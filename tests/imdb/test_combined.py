@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments.imdb.batches import Examples
-from experiments.imdb.combined import CombinedClassifier, linear_variables
+from experiments.imdb.combined import combine
 from experiments.imdb.linear import LinearClassifier
 from jaxrnn import GRU, serving
 from jaxrnn.models import SequenceClassifier
@@ -35,17 +35,9 @@ def parts(request, rng):
     return network, variables, linear, texts, tokens, lengths
 
 
-def combined(network, variables, linear):
-    module = CombinedClassifier(network)
-    return module, {
-        "params": {"network": variables["params"]},
-        "linear": linear_variables(linear),
-    }
-
-
 def test_logits_are_the_scaled_sum(parts):
     network, variables, linear, texts, tokens, lengths = parts
-    module, both = combined(network, variables, linear)
+    module, both = combine(network, variables, linear)
     found = module.apply(both, tokens, lengths=lengths)
     logits = np.asarray(network.apply(variables, tokens, lengths=lengths))
     expected = linear.add(logits.reshape(len(texts), -1), texts)
@@ -55,7 +47,7 @@ def test_logits_are_the_scaled_sum(parts):
 
 def test_it_is_exported(parts, tmp_path):
     network, variables, linear, _, tokens, lengths = parts
-    module, both = combined(network, variables, linear)
+    module, both = combine(network, variables, linear)
     serving.export(module, both, tmp_path / "model", platforms=["cpu", "tpu"])
     found = serving.load(tmp_path / "model").classify(tokens, lengths)
     expected = module.apply(both, tokens, lengths=jnp.asarray(lengths))

@@ -48,18 +48,24 @@ def test_the_exported_model_classifies_alike(program_run, tmp_path):
     assert f"{directory} is there already" in again[2]
 
 
-def test_a_linear_part_cannot_be_left_out(program_run, tmp_path):
-    """Without it the numbers would be others."""
+def test_a_linear_part_is_exported_with_it(program_run, tmp_path):
     path, directory = save_untrained(tmp_path), tmp_path / "exported"
     settings = path / "settings.json"
     settings.write_text(settings.read_text().replace('"auto"', '"on"'))
-    ids = [np.array([3]), np.array([4])]
-    linear = LinearClassifier.fit(Examples(ids, np.array([1, 0])), 2, vocab_size=9)
+    network = Reader.load(path)
+    examples = network.encode(TEXTS)
+    labelled = Examples(examples.ids, np.array([1, 0]))
+    linear = LinearClassifier.fit(labelled, 2, vocab_size=len(network.vocab))
     linear.save(path / LINEAR)
     (path / "results.json").write_text("{}")
-    result = program_run("--workdir", path, "--export", directory)
-    assert_refused(result, "train with --linear off in another --workdir")
-    assert not directory.exists()
+    assert program_run("--workdir", path, "--export", directory)[0] == 0
+    expected = Reader.load(path).probabilities(examples)[:, 1]
+    assert np.abs(expected - network.probabilities(examples)[:, 1]).min() > 0.01
+    tokens, lengths = pad(examples.ids)
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        logits = serving.load(directory).classify(tokens, lengths)
+    # As above, and float32 sums of the n-grams in another order.
+    np.testing.assert_allclose(expit(np.asarray(logits)), expected, atol=1e-6)
 
 
 def test_without_a_model(program_run, tmp_path):
