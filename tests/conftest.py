@@ -1,5 +1,6 @@
 """What every test runs under: two CPU devices and JAX's strictest promotion rules."""
 
+import contextlib
 import functools
 import io
 import math
@@ -66,6 +67,32 @@ def charlm_run(monkeypatch, capsys):
     from experiments.charlm.options import defaults
 
     return functools.partial(_run, monkeypatch, capsys, charlm_train, defaults)
+
+
+@pytest.fixture(scope="module")
+def module_run():
+    """As `charlm_run`, for a run that the tests of a file share."""
+    from experiments.charlm import train as charlm_train
+    from experiments.charlm.options import defaults
+    from experiments.harness import cli
+
+    def run(*arguments):
+        out, err = io.StringIO(), io.StringIO()
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+        ):
+            patch.setattr("experiments.harness.progress.FIRST_LINE", math.inf)
+            patch.setenv("XLA_FLAGS", "")
+            patch.setattr(sys, "argv", ["charlm", *map(str, arguments)])
+            name, about = "charlm", charlm_train.__doc__
+            code = cli.run(
+                charlm_train.main, charlm_train.Options, name, about, defaults
+            )
+        return code, out.getvalue(), err.getvalue()
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -2,11 +2,13 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from experiments.harness.cells import CellName, has_recurrent_matrix
 from experiments.harness.config import CommonSettings
 from experiments.harness.validation import AMOUNT, COUNT, SHARE, SHARE_BELOW_1
+from experiments.harness.workdir import WorkDir
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,15 @@ class Settings(CommonSettings):
         seq_len = min(self.seq_len, characters - 1)
         batch = min(self.batch, (characters - 1) // seq_len)
         return dataclasses.replace(self, batch=batch, seq_len=seq_len)
+
+
+# Settings of a run that settings.json of earlier versions does not have.
+ADDED: dict[str, Any] = {"validation": None, "test": None, "test_share": 0.0}
+
+
+def open_workdir(path: str | Path) -> WorkDir:
+    """Return a work directory of this program, of an earlier version's runs too."""
+    return WorkDir(path, ADDED)
 
 
 PRESETS = {

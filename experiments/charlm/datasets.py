@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,12 +22,21 @@ from experiments.harness.files import decode_utf8, read_bytes
 from jaxrnn.text import nfc
 
 OWN = ("text: ", "bytes: ")  # how the name of a user's own text begins
-SHORTEST = 20  # characters: the tenth to validate has one input and one target
+SHORTEST_PART = 2  # characters: one input and one target
+SHORTEST = 10 * SHORTEST_PART  # of a text whose tenth validates
 
 
 @dataclass(frozen=True)
 class Text:
     """A text and the name under which results on it are reported.
+
+    Attributes:
+        name: of `content`.
+        content: what to train on. Without `validation` its end validates, and with
+            `test_share` the end of that is the test part.
+        validation: another text to validate on, where there is a published split.
+        test: another text to test on.
+        test_share: of `content`, to test on; as much before it validates.
 
     Raises:
         ValueError: it is too short, or all one character.
@@ -34,6 +44,9 @@ class Text:
 
     name: str
     content: str
+    validation: str | None = None
+    test: str | None = None
+    test_share: float = 0.0
 
     def __post_init__(self):
         """Refuse a text with nothing to predict."""
@@ -49,19 +62,60 @@ class Text:
             )
 
     def split(self) -> tuple[str, str]:
-        """Return the first nine tenths, to train on, and the last, to validate.
+        """Return the part to train on and the part to validate.
+
+        Where nothing else is said they are the first nine tenths, and the last.
 
         >>> Text("digits", "0123456789" * 2).split()
         ('012345678901234567', '89')
+        >>> Text("digits", "0123456789" * 2, test_share=0.2).split()
+        ('012345678901', '2345')
         """
+        if self.validation is not None:
+            return self.content, self.validation
+        if self.test_share:
+            train, validation, _ = self._borders
+            return self.content[:train], self.content[train:validation]
         border = int(0.9 * len(self.content))
         return self.content[:border], self.content[border:]
 
     @property
-    def fingerprint(self) -> str:
-        """The length of the text and the beginning of its hash."""
-        digest = hashlib.sha256(self.content.encode()).hexdigest()
-        return f"{len(self.content)} characters, {digest[:12]}"
+    def held_out(self) -> str:
+        """The part to test on, "" if there is none.
+
+        >>> Text("digits", "0123456789" * 2, test_share=0.2).held_out
+        '6789'
+        """
+        if self.test is not None:
+            return self.test
+        return self.content[self._borders[1] :] if self.test_share else ""
+
+    @property
+    def _borders(self) -> tuple[int, int, int]:
+        """Where the three parts of a text with a `test_share` end."""
+        size = len(self.content)
+        share = max(round(self.test_share * size), SHORTEST_PART)
+        return size - 2 * share, size - share, size
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What settings.json has of the text and how it is split."""
+        return {
+            "text": fingerprint(self.content),
+            "validation": self.validation and fingerprint(self.validation),
+            "test": self.test and fingerprint(self.test),
+            "test_share": self.test_share,
+        }
+
+
+def fingerprint(content: str) -> str:
+    """Return the length of a text and the beginning of its hash.
+
+    >>> fingerprint("to be")
+    '5 characters, 0af1207eeabd'
+    """
+    digest = hashlib.sha256(content.encode()).hexdigest()
+    return f"{len(content)} characters, {digest[:12]}"
 
 
 def load_shakespeare(
@@ -124,6 +178,25 @@ def read_files(paths: Sequence[str | Path], *, by_byte: bool = False) -> Text:
             raise ValueError(f"{path}: there is no text in it")
     kind = OWN[by_byte]
     return Text(f"{kind}{', '.join(map(str, paths))}", "".join(contents))
+
+
+def read_part(path: Path, option: str, *, by_byte: bool = False) -> str:
+    """Return the content of a file or folder that validates or tests.
+
+    Raises:
+        ValueError: it cannot be read, is not UTF-8 or too short; the message has the
+            `option` that names it.
+    """
+    try:
+        content = read(path, by_byte)
+    except ValueError as error:
+        raise ValueError(f"{option} {error}") from error
+    if len(content) < SHORTEST_PART:
+        raise ValueError(
+            f"{option} {path}: {len(content)} characters are too few: at least "
+            f"{SHORTEST_PART} are needed"
+        )
+    return content
 
 
 def is_own(name: str) -> bool:

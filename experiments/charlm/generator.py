@@ -11,9 +11,8 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments.charlm.config import Settings
+from experiments.charlm.config import Settings, open_workdir
 from experiments.charlm.model import make_model, make_optimizer, make_state
-from experiments.harness.workdir import WorkDir
 from jaxrnn import metrics, sampling, serving
 from jaxrnn._validation import check_min
 from jaxrnn.checkpoints import Checkpoints
@@ -52,7 +51,7 @@ class Writer:
         Raises:
             ValueError: there is none, or a file of the run is damaged.
         """
-        workdir = WorkDir(path)
+        workdir = open_workdir(path)
         workdir.require_trained("charlm")
         settings, vocab = workdir.settings_as(Settings), workdir.vocab
         model = make_model(settings, len(vocab))

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import numpy as np
 
 from experiments.charlm import activations, datasets
+from experiments.charlm.config import open_workdir
 from experiments.charlm.generator import Writer
 from experiments.harness import cli, html_report
 from experiments.harness.files import read_bytes
@@ -291,7 +292,7 @@ def load(path: Path, doing: str) -> tuple[WorkDir, Writer]:
     Raises:
         ValueError: there is no model.
     """
-    workdir, writer = WorkDir(path), Writer.load(path)
+    workdir, writer = open_workdir(path), Writer.load(path)
     workdir.tell_unfinished(doing)
     return workdir, writer
 

@@ -13,7 +13,7 @@ from experiments.charlm.datasets import Text
 from experiments.charlm.inference import Analysis, Sampling
 from experiments.harness import cli
 from experiments.harness.options import CommonOptions
-from experiments.harness.validation import PORT
+from experiments.harness.validation import PORT, SHARE_BELOW_HALF
 from experiments.harness.workdir import WorkDir
 
 SHORTENED = ("batch", "seq_len")  # settings that a short text makes smaller
@@ -36,6 +36,15 @@ class Options(CommonOptions):
         cli.default_is("tiny shakespeare"),
     ] = None
     """Your own text: UTF-8 files, or folders of them, concatenated."""
+    validation: Annotated[Path | None, cli.default_is("the last tenth of the text")] = (
+        None
+    )
+    """With --text: another file or folder to validate on, as of a published split."""
+    test: Annotated[Path | None, cli.default_is("none")] = None
+    """With --text: another file or folder to test the best epoch on, at the end."""
+    test_share: float = 0.0
+    """Share of the text, its end, to test the best epoch on, at the end.
+    As much before it validates."""
     bytes: bool = False
     """Model bytes instead of characters; files may then be of any kind."""
     sample: bool = False
@@ -65,6 +74,12 @@ class Options(CommonOptions):
             raise ValueError("--text needs at least one file or folder")
         if self.smoke and self.text:
             raise ValueError("give either --smoke or --text, not both")
+        for name in ("validation", "test"):
+            if getattr(self, name) and not self.text:
+                raise ValueError(f"--{name} needs --text, the part to train on")
+            if getattr(self, name) and self.test_share:
+                raise ValueError(f"give either --{name} or --test-share, not both")
+        SHARE_BELOW_HALF.check(self, "test_share")
         if self.sampling != Sampling() and not self.sample:
             raise ValueError(
                 "--prompt, --length, --temperature and the like need --sample"
@@ -119,12 +134,24 @@ def defaults(arguments: Sequence[str]) -> Options:
 def load(options: Options) -> Text:
     """Return the text that the options ask for."""
     if options.smoke:
-        return datasets.generate(seed=options.settings.seed)
+        return _split(datasets.generate(seed=options.settings.seed), options)
     if options.text:
-        return datasets.read_files(options.text, by_byte=options.bytes)
-    return datasets.load_shakespeare(
-        options.data_dir, options.download_dir, by_byte=options.bytes
-    )
+        text = datasets.read_files(options.text, by_byte=options.bytes)
+    else:
+        text = datasets.load_shakespeare(
+            options.data_dir, options.download_dir, by_byte=options.bytes
+        )
+    return _split(text, options)
+
+
+def _split(text: Text, options: Options) -> Text:
+    """Return the text with the parts that the options name."""
+    parts = {
+        name: datasets.read_part(path, f"--{name}", by_byte=options.bytes)
+        for name in ("validation", "test")
+        if (path := getattr(options, name)) is not None
+    }
+    return dataclasses.replace(text, **parts, test_share=options.test_share)
 
 
 def explicit_settings(options: Options) -> dict[str, Any]:
@@ -135,8 +162,10 @@ def explicit_settings(options: Options) -> dict[str, Any]:
     if options.smoke:  # which decides everything else
         return {"cell": options.settings.cell} if "cell" in options.typed else {}
     entries: dict[str, Any] = {"bytes": True} if options.bytes else {}
-    if options.text:
-        entries["text"] = load(options).fingerprint
+    identity = load(options).identity if options.text else {}
+    entries |= {name: part for name, part in identity.items() if part}
+    if options.test_share:
+        entries["test_share"] = options.test_share
     usual = dataclasses.asdict(Settings())
     for name, value in dataclasses.asdict(options.settings).items():
         by_preset = "preset" in options.typed and value != usual[name]
@@ -148,13 +177,20 @@ def explicit_settings(options: Options) -> dict[str, Any]:
 def continues(options: Options, workdir: WorkDir) -> bool:
     """Return whether training with these options would continue an unfinished run.
 
-    This does not read the text: it compares only whether both are the user's own.
+    This does not read the text: it compares only whether both are the user's own, and
+    have the same parts.
     """
     found = workdir.settings or {}
-    wanted = dataclasses.asdict(options.effective_settings) | {"bytes": options.bytes}
+    wanted = dataclasses.asdict(options.effective_settings)
+    wanted |= {"bytes": options.bytes, "test_share": options.test_share}
     own = datasets.is_own(str(found.get("dataset")))
+    parts = all(
+        (found.get(name) is None) == (getattr(options, name) is None)
+        for name in ("validation", "test")
+    )
     return (
         workdir.results is None
         and own == bool(options.text)
+        and parts
         and all(found.get(k) == v for k, v in wanted.items() if k not in SHORTENED)
     )

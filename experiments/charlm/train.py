@@ -17,6 +17,7 @@ activations of the hidden units, --export writes files that JAX alone can run an
 
 import contextlib
 import dataclasses
+import itertools
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -28,7 +29,7 @@ from jax.sharding import Mesh
 
 from experiments.charlm import datasets, inference
 from experiments.charlm.batches import Streams, encode
-from experiments.charlm.config import Settings
+from experiments.charlm.config import Settings, open_workdir
 from experiments.charlm.datasets import Text
 from experiments.charlm.evaluation import Evaluation
 from experiments.charlm.generator import Writer
@@ -74,7 +75,7 @@ def main(options: Options) -> None:
 
 def use(options: Options) -> None:
     """Analyse files with the trained model, or export or serve it."""
-    workdir = WorkDir(options.workdir)
+    workdir = open_workdir(options.workdir)
     if workdir.settings is not None:
         workdir.require(explicit_settings(options))
     if options.export is not None:
@@ -139,18 +140,19 @@ def prepare(text: Text, options: Options) -> Run:
     if options.bytes:
         vocab = Vocab(tuple(map(chr, range(256))))
     else:
-        parts = map(char_tokens, datasets.pieces(text.content))
-        vocab = Vocab.build(parts, specials=())
+        parts = filter(None, (text.content, text.validation, text.test))
+        pieces = itertools.chain.from_iterable(map(datasets.pieces, parts))
+        vocab = Vocab.build(map(char_tokens, pieces), specials=())
     mesh = placement.data_mesh(options.devices, batch_size=settings.batch)
     identity = {
         "dataset": text.name,
-        "text": text.fingerprint,
+        **text.identity,
         "vocabulary": fingerprint(vocab),
         "bytes": options.bytes,
         **dataclasses.asdict(settings),
     }
     model = make_model(settings, len(vocab))
-    workdir = WorkDir(options.workdir)
+    workdir = open_workdir(options.workdir)
     return Run(text, vocab, settings, model, mesh, workdir, identity)
 
 
@@ -169,6 +171,8 @@ def learn(
 
     state = shard_state(make_state(model, optimizer, settings), run.mesh)
     parts = {"train": train_ids.size, "validate": validation_ids.size}
+    if run.text.held_out:
+        parts["test"] = len(run.text.held_out)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.train.params))
     print(describe_run(run.text.name, parts, "characters", parameters, run.mesh))
 
@@ -203,17 +207,27 @@ def learn(
 def conclude(
     run: Run, state: StatefulTrainState, done: TrainProgress, began: float
 ) -> dict[str, Any]:
-    """Return the content of results.json."""
+    """Return the content of results.json, with the cross-entropies of all parts.
+
+    That of the training part is the mean over the steps of the best epoch, with
+    dropout. The test part is read by the best epoch's parameters, here alone.
+    """
     best = done.best_epoch("validation_nats_window_256", "min")
+    nats = {"train_nats": best["train_loss"]}
+    nats |= {k: v for k, v in best.items() if k.startswith("validation_nats")}
+    if run.text.held_out:
+        restored, _ = Checkpoints(run.workdir.checkpoints).restore(state, "best")
+        ids = encode(run.text.held_out, run.vocab)
+        tested = Evaluation(run.model, ids, run.mesh)(restored.train.params)
+        nats |= {f"test_{name}": value for name, value in tested.items()}
     bits = {
-        name.replace("nats", "bits"): float(metrics.nats_to_bits(x))
-        for name, x in best.items()
-        if name.startswith("validation_nats")
+        name.replace("nats", "bits"): float(metrics.nats_to_bits(value))
+        for name, value in nats.items()
     }
     found = done.results(
         best, run.text.name, state.train.params, run.mesh, run.settings, began
     )
-    return found | bits
+    return found | nats | bits
 
 
 def plot_run(run: Run, history: Sequence[dict[str, float]]) -> None:
@@ -225,18 +239,25 @@ def plot_run(run: Run, history: Sequence[dict[str, float]]) -> None:
 
 def summary(results: dict[str, Any]) -> str:
     """Return the results of a run as a line."""
-    parts = []
+    parts = [_summary_of_part("validation", results)]
+    if "test_nats_stateful" in results:
+        parts.append(_summary_of_part("test", results))
+    return (
+        f"{results['dataset']}: {'; '.join(parts)}, epoch {results['best_epoch']}, "
+        f"{results['seconds']:.0f} s"
+    )
+
+
+def _summary_of_part(part: str, results: dict[str, Any]) -> str:
+    values = []
     for name, label in (
         ("window_64", "windows of 64"),
         ("window_256", "windows of 256"),
         ("stateful", "stateful"),
     ):
-        nats, bits = (results[f"validation_{unit}_{name}"] for unit in ("nats", "bits"))
-        parts.append(f"{nats:.4f} {label} ({bits:.4f} bits)")
-    return (
-        f"{results['dataset']}: validation nats per character {', '.join(parts)}, "
-        f"epoch {results['best_epoch']}, {results['seconds']:.0f} s"
-    )
+        nats, bits = (results[f"{part}_{unit}_{name}"] for unit in ("nats", "bits"))
+        values.append(f"{nats:.4f} {label} ({bits:.4f} bits)")
+    return f"{part} nats per character {', '.join(values)}"
 
 
 def sample(options: Options) -> None:
@@ -247,7 +268,7 @@ def sample(options: Options) -> None:
     sampling, by_byte = options.sampling, options.bytes
     sampling.check()
     prompt = inference.read_prompt(sampling.prompt)
-    workdir, skip = WorkDir(options.workdir), options.unknown == "skip"
+    workdir, skip = open_workdir(options.workdir), options.unknown == "skip"
     trained = bool(Checkpoints(workdir.checkpoints).steps())
 
     def ready(run: Run) -> None:

@@ -17,7 +17,7 @@ import hashlib
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -72,9 +72,14 @@ class WorkDir:
     0.5
     """
 
-    def __init__(self, path: str | Path):
-        """Only look: nothing is created before `claimed`."""
+    def __init__(self, path: str | Path, added: Mapping[str, Any] | None = None):
+        """Only look: nothing is created before `claimed`.
+
+        `added` has the settings that a settings.json of an earlier version does not
+        have, with the values that make of a run what it was.
+        """
         self.path = Path(path)
+        self._added = dict(added or {})
 
     @contextlib.contextmanager
     def claimed(
@@ -191,7 +196,8 @@ class WorkDir:
     @property
     def settings(self) -> dict[str, Any] | None:
         """The settings of the run; None if there is no run."""
-        return self._read("settings.json")
+        found = self._read("settings.json")
+        return None if found is None else self._added | found
 
     def settings_as(self, kind: type[Settings]) -> Settings:
         """Return the settings of the run as a `kind`, a dataclass of some of them.

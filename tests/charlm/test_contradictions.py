@@ -14,6 +14,18 @@ from tests.imdb.test_train import assert_refused
     ("arguments", "message"),
     [
         (["--text"], "--text needs at least one file or folder"),
+        (["--validation", "x"], "--validation needs --text, the part to train on"),
+        (["--test", "x", "--smoke"], "--test needs --text, the part to train on"),
+        (
+            ["--text", "x", "--test", "x", "--test-share", 0.1],
+            "give either --test or --test-share, not both",
+        ),
+        (
+            ["--text", "x", "--validation", "x", "--test-share", 0.1],
+            "give either --validation or --test-share, not both",
+        ),
+        (["--test-share", 0.5], "--test-share must be from 0 to below 0.5, got 0.5"),
+        (["--text", "x", "--test", ""], "--test is empty: name a path"),
         (["--score", "x", "--tensorboard"], "--tensorboard needs a training: --score"),
         (["--neurons", "x", "--tensorboard"], "--tensorboard needs a training: --sco"),
         (["--unknown", "skip"], "--unknown skip needs --sample, --score or --neurons"),

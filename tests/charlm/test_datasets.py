@@ -201,9 +201,36 @@ def test_the_split_is_nine_tenths_and_the_rest():
     assert len(train) == int(len(PLAY) * 0.9)
 
 
+def test_a_published_split_is_taken_as_it_is():
+    text = Text("play", PLAY, validation="to be", test="or not")
+    assert text.split() == (PLAY, "to be")
+    assert text.held_out == "or not"
+    text = Text("play", PLAY, test="or not")
+    assert text.split() == Text("play", PLAY).split()
+    assert text.held_out == "or not"
+    assert Text("play", PLAY, validation="to be").held_out == ""
+
+
+@pytest.mark.parametrize("share", [1e-9, 0.05, 0.1, 0.499])
+def test_a_third_part_is_cut_off_the_end(share):
+    """As of enwik8: 90, 5 and 5 million of its 100 million bytes."""
+    text = Text("play", PLAY, test_share=share)
+    train, validation = text.split()
+    assert train + validation + text.held_out == PLAY
+    size = max(round(share * len(PLAY)), 2)
+    assert [len(validation), len(text.held_out)] == [size, size]
+
+
 def test_fingerprints_tell_texts_apart():
     digest = hashlib.sha256(PLAY.encode()).hexdigest()[:12]
-    assert Text("play", PLAY).fingerprint == f"{len(PLAY)} characters, {digest}"
+    assert Text("play", PLAY).identity == {
+        "text": f"{len(PLAY)} characters, {digest}",
+        "validation": None,
+        "test": None,
+        "test_share": 0.0,
+    }
+    found = Text("play", PLAY[1:], validation=PLAY).identity
+    assert found["validation"] == f"{len(PLAY)} characters, {digest}"
 
 
 def test_generated_sums_are_right():
