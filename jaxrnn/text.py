@@ -1,4 +1,4 @@
-"""From text to token ids and back: two tokenizers and the vocabulary.
+"""From text to token ids and back: three tokenizers and the vocabulary.
 
 Python strings and NumPy arrays only, no JAX.
 """
@@ -20,6 +20,7 @@ from jaxrnn._validation import as_int32, check_min, check_within
 
 PAD = "<pad>"
 UNK = "<unk>"
+EOS = "<eos>"
 
 _BREAK = re.compile(r"<br\s*/?>")
 
@@ -130,6 +131,27 @@ def char_tokens(text: str) -> list[str]:
     ['é']
     """
     return list(nfc(text))
+
+
+def whitespace_tokens(text: str) -> list[str]:
+    r"""What stands between white space in a text, in Unicode's form NFC; lines end.
+
+    Each line feed is a token, too: `EOS`. Nothing is dropped or lower-cased, and
+    punctuation is part of a word unless there is a space before it, as in the files of
+    Penn Treebank and WikiText, which are read just so.
+
+    Raises:
+        TypeError: the text is not a string.
+
+    >>> whitespace_tokens("no it was n't <unk> \n mr. <unk> is N")
+    ['no', 'it', 'was', "n't", '<unk>', '<eos>', 'mr.', '<unk>', 'is', 'N']
+    """
+    tokens = []
+    for line in nfc(text).split("\n"):
+        tokens += line.split()
+        tokens.append(EOS)
+    tokens.pop()  # Behind the last line feed there is no other one.
+    return tokens
 
 
 def nfc(text: str) -> str:

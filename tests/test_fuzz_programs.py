@@ -140,7 +140,9 @@ def test_settings_and_results(directory, kind, content):
         kinds |= {int} if isinstance(default, float) else set()
         kinds |= {list} if isinstance(default, tuple) else set()
         optional = ("clip", "patience", "epochs", "buckets")
+        optional += ("layer_dropout", "last_hidden")
         kinds |= {type(None), int} if name in optional else set()
+        kinds |= {float} if name == "layer_dropout" else set()
         assert type(value) in kinds, name
 
 

@@ -40,7 +40,7 @@ def train(settings: Settings) -> Work:
     mesh = placement.data_mesh(batch_size=settings.batch)
     step = make_train_step(model, optimizer, mesh, settings.weight_drop)
     streams = _streams(settings)
-    return Work(stepping(step, state, streams.epoch(0)), streams.characters)
+    return Work(stepping(step, state, streams.epoch(0)), streams.tokens)
 
 
 def _streams(settings: Settings) -> Streams:
@@ -74,7 +74,7 @@ def train_torch(settings: Settings, *, one_by_one: bool) -> Work:
 
     streams = _streams(settings)
     run = torch_stepping(torch, modules, loss_of, streams.epoch(0))
-    return Work(run, streams.characters)
+    return Work(run, streams.tokens)
 
 
 def _torch_model(torch: Any, settings: Settings) -> tuple[Any, Any, Any]:

@@ -231,7 +231,7 @@ def throughput() -> dict[int, list[float]]:
     model = make_language_model(CharacterSettings(), len(CHARACTERS))
     variables = jax.jit(model.init)(jax.random.key(SEED), np.zeros((1, 1), np.int32))
     writer = Writer(model, variables, Vocab(CHARACTERS))
-    service = Service(writer, "untrained", by_byte=False)
+    service = Service(writer, "untrained")
     listening = server.listen(None)
     address = f"{server.ADDRESS}:{listening.getsockname()[1]}"
     running = server.Server(service.app, service.close)

@@ -1,1 +1,1 @@
-"""A character language model: `python -m experiments.charlm`."""
+"""A language model of characters, bytes or words: `python -m experiments.charlm`."""

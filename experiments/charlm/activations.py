@@ -1,4 +1,4 @@
-"""The activations of the hidden units of a character model on a text.
+"""The activations of the hidden units of a language model on a text.
 
 The activation of a unit, from -1 to 1, is tanh(c) of an LSTM's cell state, as in
 Karpathy, Johnson and Fei-Fei (2015), "Visualizing and Understanding Recurrent
@@ -18,23 +18,23 @@ from experiments.charlm.generator import Writer
 from jaxrnn.types import CellState, LSTMState
 
 TEMPLATE = Path(__file__).parent / "templates" / "activations"
-LONGEST = 10_000  # characters on a page
+LONGEST = 10_000  # characters or words on a page
 SHOWN = 128  # units
 LIKELIEST = 5  # next characters that are shown
-LAG = 10  # characters
+LAG = 10  # tokens
 
 
 def describe(writer: Writer, text: str) -> dict[str, Any]:
-    """Return the data of the page, as JSON, for the first characters of a text.
+    """Return the data of the page, as JSON, for the first tokens of a text.
 
-    A page has at most `LONGEST` characters and the `SHOWN` units with the highest
+    A page has at most `LONGEST` tokens and the `SHOWN` units with the highest
     scores. Arrays are in base64: activations in 127ths, probabilities in 65,535ths.
     """
-    text = text[:LONGEST]
-    states, logs = zip(*writer.trace(text), strict=True)
+    ids = writer.encode(text)[:LONGEST]
+    states, logs = zip(*writer.trace(ids), strict=True)
     state = jax.tree.map(lambda *leaves: np.concatenate(leaves), *states)
     layers = [values(cell_state) for cell_state in state]
-    ids = writer.vocab.encode(list(text))
+    tokens = writer.vocab.decode(ids)
     units = np.concatenate(layers, axis=1)
     scores = memory_scores(units, ids)
     order = np.argsort(-scores, kind="stable")[:SHOWN]
@@ -45,7 +45,8 @@ def describe(writer: Writer, text: str) -> dict[str, Any]:
     likeliest = np.argsort(-probabilities, axis=1, kind="stable")[:, :LIKELIEST]
     following = probabilities[np.arange(ids.size - 1), ids[1:]]
     return {
-        "characters": list(text),
+        "characters": writer.units.written(tokens),
+        "tokens": tokens,
         "units": [
             {"layer": names[k][0], "unit": names[k][1], "score": float(scores[k])}
             for k in order

@@ -1,4 +1,4 @@
-"""A text as character ids, and the training batches of its parallel streams."""
+"""A text as token ids, and the training batches of its parallel streams."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -6,26 +6,26 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from experiments.charlm.config import Settings
-from experiments.charlm.datasets import pieces
+from experiments.charlm.units import CHARACTERS, Units
 from jaxrnn.batching import epoch_rng, tbptt_batches
-from jaxrnn.text import Vocab, char_tokens
+from jaxrnn.text import Vocab
 from jaxrnn.training import Batch
 
 
-def encode(text: str, vocab: Vocab) -> np.ndarray:
-    """Return the ids of the characters of a text.
+def encode(text: str, vocab: Vocab, units: Units = CHARACTERS) -> np.ndarray:
+    """Return the ids of the characters of a text, or of its other units.
 
     >>> encode("abba", Vocab(("a", "b")))
     array([0, 1, 1, 0], dtype=int32)
     """
-    return np.concatenate([vocab.encode(char_tokens(piece)) for piece in pieces(text)])
+    return units.encode(text, vocab)
 
 
 class Streams:
     """The training batches for truncated backpropagation through time.
 
     The text is cut into `settings.batch` parallel streams. A step reads `seq_len`
-    characters of each, with the recurrent state of the step before.
+    tokens of each, with the recurrent state of the step before.
 
     Each epoch begins at another offset into the text, from its own random generator, so
     that the borders of steps and streams move. The same generator decides at which
@@ -40,8 +40,8 @@ class Streams:
         self._steps = (ids.size - 1) // (self._streams * self._seq_len)
 
     @property
-    def characters(self) -> int:
-        """The number of characters that an epoch predicts."""
+    def tokens(self) -> int:
+        """The number of tokens that an epoch predicts."""
         return self._streams * self._seq_len * self._steps
 
     def epoch(self, epoch: int) -> Sequence[Callable[[], Batch]]:
@@ -51,8 +51,8 @@ class Streams:
         a zero state [streams].
         """
         rng = epoch_rng(self._seed, epoch)
-        first = rng.integers(self._ids.size - self.characters)
-        text = self._ids[first : first + self.characters + 1]
+        first = rng.integers(self._ids.size - self.tokens)
+        text = self._ids[first : first + self.tokens + 1]
         starts = rng.random((self._steps, self._streams)) < self._reset_prob
         starts[0] = True
         return [

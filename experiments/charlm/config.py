@@ -1,4 +1,4 @@
-"""The hyperparameters of the character model, and presets of them."""
+"""The hyperparameters of the language model, and presets of them."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -20,7 +20,10 @@ class Settings(CommonSettings):
     hidden: int = 256
     """Hidden size of each recurrent layer."""
     layers: int = 1
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16"] = "float32"
+    """Compute dtype of matrix products; parameters, states and sums stay float32.
+    auto: what makes a training step faster on this machine, which is measured once, at
+    the start of the run, and kept; its first line says it."""
     dropout: float = 0.0
     epochs: int = 4
     batch: int = 16
@@ -30,7 +33,7 @@ class Settings(CommonSettings):
     patience: int | None = 3
     seed: int = 0
     seq_len: int = 128
-    """Length of truncated backpropagation, in characters."""
+    """Length of truncated backpropagation, in characters, bytes or words."""
     state_reset_prob: float = 0.05
     """Probability of resetting a stream's state to zero at a step.
     Without resets a model can do badly at the beginning of a text."""
@@ -43,9 +46,26 @@ class Settings(CommonSettings):
     tie_embeddings: bool = False
     """Use the embedding matrix as the weights of the output layer too."""
     locked_dropout: bool = False
-    """Use one dropout mask for all characters of a sequence (variational dropout)."""
+    """Use one dropout mask for all steps of a sequence (variational dropout)."""
     weight_drop: float = 0.0
     """Dropout rate of the recurrent weights (DropConnect), one mask per step."""
+    layer_dropout: float | None = None
+    """Dropout rate between recurrent layers; None: that of --dropout."""
+    input_dropout: float = 0.0
+    """Dropout rate of the embedded inputs."""
+    embedding_dropout: float = 0.0
+    """Share of the vocabulary whose input embedding is dropped, another each step."""
+    activation_penalty: float = 0.0
+    """Factor of the mean square of the last layer's outputs in the loss (AR)."""
+    temporal_penalty: float = 0.0
+    """Factor of the mean square of their change from step to step in the loss (TAR)."""
+    last_hidden: int | None = None
+    """Hidden size of the last of several layers; None: that of --hidden."""
+    optimizer: Literal["adamw", "nt-asgd"] = "adamw"
+    """nt-asgd: gradient descent, averaged once validation stops getting better."""
+    averaging_patience: int = 5
+    """With nt-asgd: averaging begins when validation is worse than the best of all
+    epochs but so many last ones."""
 
     def check(self) -> None:
         """Check the range of every field.
@@ -62,21 +82,40 @@ class Settings(CommonSettings):
                 f"--weight-drop drops weights of the state, and --cell {self.cell} has "
                 "no matrix of them"
             )
-        AMOUNT.check(self, "weight_decay")
+        AMOUNT.check(self, "weight_decay", "activation_penalty", "temporal_penalty")
+        SHARE.check(self, "layer_dropout", "input_dropout")
+        SHARE_BELOW_1.check(self, "embedding_dropout")
+        COUNT.check(self, "last_hidden", "averaging_patience")
+        if self.last_hidden is not None and self.layers < 2:
+            raise ValueError("--last-hidden needs --layers 2 or more")
 
-    def fit_to(self, characters: int) -> "Settings":
+    def fit_to(self, tokens: int) -> "Settings":
         """Return the settings with a batch and length that a training text can fill.
 
         >>> Settings(batch=16, seq_len=128).fit_to(1000).batch
         7
         """
-        seq_len = min(self.seq_len, characters - 1)
-        batch = min(self.batch, (characters - 1) // seq_len)
+        seq_len = min(self.seq_len, tokens - 1)
+        batch = min(self.batch, (tokens - 1) // seq_len)
         return dataclasses.replace(self, batch=batch, seq_len=seq_len)
 
 
 # Settings of a run that settings.json of earlier versions does not have.
-ADDED: dict[str, Any] = {"validation": None, "test": None, "test_share": 0.0}
+ADDED: dict[str, Any] = {
+    "validation": None,
+    "test": None,
+    "test_share": 0.0,
+    "words": False,
+    "vocabulary_size": None,
+    "layer_dropout": None,
+    "input_dropout": 0.0,
+    "embedding_dropout": 0.0,
+    "activation_penalty": 0.0,
+    "temporal_penalty": 0.0,
+    "last_hidden": None,
+    "optimizer": "adamw",
+    "averaging_patience": 5,
+}
 
 
 def open_workdir(path: str | Path) -> WorkDir:
@@ -90,9 +129,27 @@ PRESETS = {
     # Two layers and an hour. Of the regularizers, which so many parameters need on a
     # text of a megabyte, weight decay matters most.
     "best": Settings(
-        cell="lstm", embed=128, hidden=512, layers=2, dtype="bfloat16", dropout=0.4,
+        cell="lstm", embed=128, hidden=512, layers=2, dtype="auto", dropout=0.4,
         locked_dropout=True, weight_drop=0.2, epochs=20, batch=32, seq_len=64,
         learning_rate=4e-3, weight_decay=0.2,
+    ),
+    # For texts of 5 to 100 MB, which need a larger model and less regularization than
+    # one of a megabyte. Scaled from "best", not tuned.
+    "large": Settings(
+        cell="lstm", embed=128, hidden=1024, layers=2, dtype="auto", dropout=0.1,
+        locked_dropout=True, epochs=4, batch=64, seq_len=128, learning_rate=2e-3,
+        weight_decay=0.1, state_reset_prob=0.02,
+    ),
+    # Merity, Keskar and Socher (2018), "Regularizing and Optimizing LSTM Language
+    # Models", section 5, of Penn Treebank. Their sequences have random lengths, so that
+    # the borders between them move; here each epoch begins elsewhere in the text.
+    "awd": Settings(
+        cell="lstm", embed=400, hidden=1150, last_hidden=400, layers=3, dtype="auto",
+        dropout=0.4, layer_dropout=0.3, input_dropout=0.4, embedding_dropout=0.1,
+        weight_drop=0.5, locked_dropout=True, tie_embeddings=True,
+        activation_penalty=2.0, temporal_penalty=1.0, optimizer="nt-asgd", epochs=750,
+        batch=40, seq_len=70, state_reset_prob=0.0, learning_rate=30.0, warmup=0.0,
+        schedule="constant", weight_decay=1.2e-6, clip=0.25, patience=None,
     ),
     # Raschka, Liu and Mirjalili (2022), "Machine Learning with PyTorch and
     # Scikit-Learn", chapter 15, which models The Mysterious Island: 10,000 steps.
@@ -108,3 +165,15 @@ SMOKE = Settings(
     cell="lstm", embed=8, hidden=32, epochs=3, batch=8, seq_len=16, learning_rate=2e-2,
     patience=None,
 )  # fmt: skip
+# Those presets whose pieces "SMOKE" has not.
+SMOKES = {
+    "large": dataclasses.replace(
+        PRESETS["large"], embed=8, hidden=32, dtype="float32", epochs=3, batch=8,
+        seq_len=16, learning_rate=2e-2, patience=None,
+    ),
+    "awd": dataclasses.replace(
+        PRESETS["awd"], embed=8, hidden=24, last_hidden=8, dtype="float32", epochs=6,
+        batch=8, seq_len=16, learning_rate=10.0, averaging_patience=1,
+        dropout=0.1, layer_dropout=0.0, input_dropout=0.0, weight_drop=0.1,
+    ),
+}  # fmt: skip

@@ -245,15 +245,20 @@ def pieces(text: str, size: int = 2**20) -> Iterator[str]:
     return (text[start : start + size] for start in range(0, len(text), size))
 
 
-def generate(count: int = 4000, *, seed: int = 0) -> Text:
-    """Return a text of sums of two digits, which a small model learns in seconds.
+def generate(count: int = 4000, *, seed: int = 0, spaced: bool = False) -> Text:
+    r"""Return a text of sums of two digits, which a small model learns in seconds.
+
+    `spaced` ones are lines of words.
 
     >>> generate(count=20).content
     '8+6=14. 5+2=7. 3+0=3. '
+    >>> generate(count=20, spaced=True).content
+    '8 + 6 = 14 .\n5 + 2 = 7 .\n'
     """
+    form = "{} + {} = {} .\n" if spaced else "{}+{}={}. "
     rng = np.random.default_rng(seed)
     sums = []
     while sum(map(len, sums)) < count:
         a, b = rng.integers(10, size=2)
-        sums.append(f"{a}+{b}={a + b}. ")
+        sums.append(form.format(a, b, a + b))
     return Text("generated", "".join(sums))

@@ -1,9 +1,10 @@
-"""A trained character model: generating text, and the log-probabilities of a text.
+"""A trained language model: generating text, and the log-probabilities of a text.
 
 Nothing here prints or depends on command lines.
 """
 
 import functools
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,29 +13,39 @@ import jax
 import numpy as np
 
 from experiments.charlm.config import Settings, open_workdir
+from experiments.charlm.dynamic import Rule, mean_nats, root_mean_squares
 from experiments.charlm.model import make_model, make_optimizer, make_state
+from experiments.charlm.nt_asgd import evaluated_params
+from experiments.charlm.units import CHARACTERS, Units, units_of
 from jaxrnn import metrics, sampling, serving
 from jaxrnn._validation import check_min
 from jaxrnn.checkpoints import Checkpoints
 from jaxrnn.models import LanguageModel
-from jaxrnn.text import Vocab, char_tokens
+from jaxrnn.text import UNK, Vocab
 from jaxrnn.types import State
 
-PIECE = 100  # characters generated at a time, so that they can be shown early
-CHUNK = 1024  # characters of a text that are evaluated at a time
+PIECE = 100  # tokens generated at a time, so that they can be shown early
+CHUNK = 1024  # tokens of a text that are evaluated at a time
 
 
 class Writer:
-    """A language model with its parameters and its vocabulary of characters.
+    """A language model with its parameters and its vocabulary.
 
     Attributes:
-        vocab: the characters.
+        vocab: the characters, or other units.
+        units: what the tokens are.
         step: the model as `jaxrnn.sampling` takes it, with `step_params()`.
     """
 
-    def __init__(self, model: LanguageModel, variables: Any, vocab: Vocab):
+    def __init__(
+        self,
+        model: LanguageModel,
+        variables: Any,
+        vocab: Vocab,
+        units: Units = CHARACTERS,
+    ):
         """Take a model and what its `init` returned, or training made of it."""
-        self.vocab = vocab
+        self.vocab, self.units = vocab, units
         self._model, self._variables = model, variables
         self._read = jax.jit(model.apply)
 
@@ -58,12 +69,16 @@ class Writer:
         optimizer = make_optimizer(settings, steps=1)
         template = jax.eval_shape(lambda: make_state(model, optimizer, settings))
         state, _ = Checkpoints(workdir.checkpoints).restore(template, "best")
-        return cls(model, state.train.params, vocab)
+        return cls(model, evaluated_params(state.train), vocab, units_of(workdir))
 
     @property
     def beginning(self) -> str:
-        """The default prompt: a line feed, or else the most frequent character."""
-        return "\n" if "\n" in self.vocab.tokens else self.vocab.tokens[0]
+        """The default prompt: a line feed, or else the most frequent token."""
+        return self.units.beginning(self.vocab)
+
+    def encode(self, text: str) -> np.ndarray:
+        """Return the ids of a text."""
+        return self.units.encode(text, self.vocab)
 
     def step_params(self) -> Any:
         """Return the first argument of `step`: variables and projected embedding."""
@@ -82,34 +97,42 @@ class Writer:
         skip: bool,
         remedy: str = "leave them out, or use --unknown skip",
     ) -> str:
-        """Return the text, with `skip` without characters outside the vocabulary.
+        """Return the text, with `skip` without tokens outside the vocabulary.
+
+        Without `skip`, words that the vocabulary lacks are kept: they are read as its
+        unknown word.
 
         Raises:
-            ValueError: it has such characters and `skip` is false, or no others; the
-                message has `name` and, of the former, `remedy`.
+            ValueError: it has characters outside the vocabulary and `skip` is false, or
+                no tokens in it; the message has `name` and, of the former, `remedy`.
         """
+        one = "character" if self.units.by_byte else self.units.name
         if not text:
-            raise ValueError(f"{name} is empty: give at least one character")
-        unknown = set(text) - set(self.vocab.tokens)
-        if unknown and not skip:
+            raise ValueError(f"{name} is empty: give at least one {one}")
+        vocabulary = set(self.vocab.tokens)
+        unknown = set().union(*self.units.tokens(text)) - vocabulary
+        if unknown and not skip and UNK not in vocabulary:
             spelled = ", ".join(map(repr, sorted(unknown)[:10]))
             raise ValueError(
                 f"{name} has characters outside the model's vocabulary, {spelled}"
                 f"{' and others' if len(unknown) > 10 else ''}: {remedy}"
             )
-        kept = "".join(c for c in text if c not in unknown) if unknown else text
-        if not kept:
+        if unknown and skip:
+            tokens = itertools.chain.from_iterable(self.units.tokens(text))
+            kept = (token for token in tokens if token not in unknown)
+            text = "".join(self.units.written(kept))
+        if not any(self.units.tokens(text)):
             raise ValueError(
-                f"{name} has no character of the model's vocabulary: give at least one"
+                f"{name} has no {one} of the model's vocabulary: give at least one"
             )
-        return kept
+        return text
 
     def write(
         self, prompt: str, length: int, texts: int, seed: int, **options: Any
     ) -> Iterator[list[str]]:
-        """Generate `length` characters after the prompt, in several texts at once.
+        """Generate `length` tokens after the prompt, in several texts at once.
 
-        Yields the next characters of each text, some at a time. A text depends on
+        Yields what the next tokens add to each text, some at a time. A text depends on
         `seed` and its index only, not on the number of texts. The options are those of
         `jaxrnn.sampling.decode`.
 
@@ -121,7 +144,8 @@ class Writer:
         params = self.step_params()
         key = jax.random.key(seed)
         keys = jax.vmap(functools.partial(jax.random.fold_in, key))(np.arange(texts))
-        prompts = np.tile(self.vocab.encode(char_tokens(prompt)), (texts, 1))
+        prompts = np.tile(self.encode(prompt), (texts, 1))
+        before = self.vocab.decode(prompts[:, -1])
         state = self.initial_state(texts)
         begun = sampling.prefill(self.step, state, prompts, params=params)
         options |= {"params": params, "piece_length": PIECE}
@@ -130,32 +154,32 @@ class Writer:
         for piece in pieces if length else ():
             rows = zip(np.asarray(piece.tokens), piece.lengths.tolist(), strict=True)
             # Behind the end of a text there is padding.
-            yield ["".join(self.vocab.decode(row[:drawn])) for row, drawn in rows]
+            tokens = [self.vocab.decode(row[:drawn]) for row, drawn in rows]
+            yield [
+                "".join(self.units.written(drawn, last))
+                for drawn, last in zip(tokens, before, strict=True)
+            ]
+            before = [drawn[-1] for drawn in tokens]
 
-    def export(self, path: str | Path, *, by_byte: bool) -> None:
+    def export(self, path: str | Path) -> None:
         """Write the model into a new directory, from which JAX alone runs it.
-
-        `by_byte` says that its characters stand for bytes.
 
         Raises:
             OSError: there is something at `path`, or it cannot be written.
         """
-        characters = {"kind": "characters", "normalization": "NFC"}
-        tokenizer = {"kind": "bytes", "encoding": "latin-1"} if by_byte else characters
         serving.export(
             self._model,
             self._variables,
             path,
             vocabulary=self.vocab.tokens,
-            tokenizer=tokenizer | {"beginning": self.beginning},
+            tokenizer=self.units.tokenizer(self.vocab),
         )
 
-    def trace(self, text: str) -> Iterator[tuple[State, np.ndarray]]:
-        """Yield states and next-character log-probabilities, some characters at a time.
+    def trace(self, ids: np.ndarray) -> Iterator[tuple[State, np.ndarray]]:
+        """Yield states and log-probabilities of what is next, some tokens at a time.
 
-        The states are those after each character; the log-probabilities are [t v].
+        The states are those after each token; the log-probabilities are [t v].
         """
-        ids = self.vocab.encode(char_tokens(text))
         state = self._model.initial_state(())
 
         @jax.jit
@@ -173,14 +197,22 @@ class Writer:
             state, found = read(self._variables, state, padded)
             yield jax.tree.map(lambda x, size=part.size: np.asarray(x)[:size], found)
 
-    def nats(self, text: str) -> Iterator[np.ndarray]:
-        """Yield the cross-entropy of every character but the first, some at a time.
+    def dynamic_nats(
+        self, ids: np.ndarray, training_ids: np.ndarray, rule: Rule
+    ) -> float:
+        """Return the mean cross-entropy by dynamic evaluation, in nats."""
+        model, params = self._model, self._variables
+        rms = root_mean_squares(model, params, training_ids, rule.segment)
+        return mean_nats(model, params, rms, ids, rule)
 
-        That is its negative log-probability given all characters before it, in nats.
+    def nats(self, ids: np.ndarray) -> Iterator[np.ndarray]:
+        """Yield the cross-entropy of every token but the first, some at a time.
+
+        That is its negative log-probability given all tokens before it, in nats.
         """
         state = self._model.initial_state((1,))
-        for start in range(0, len(text) - 1, CHUNK):
-            part = self.vocab.encode(char_tokens(text[start : start + CHUNK + 1]))
+        for start in range(0, ids.size - 1, CHUNK):
+            part = ids[start : start + CHUNK + 1]
             inputs = np.pad(part[:-1], (0, CHUNK + 1 - part.size))
             logits, state = self._read(self._variables, inputs[None], state=state)
             yield np.asarray(

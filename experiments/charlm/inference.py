@@ -1,5 +1,7 @@
-"""Inference with a trained character model: sampling, scoring, activations."""
+"""Inference with a trained language model: sampling, scoring, activations."""
 
+import itertools
+import math
 import os
 import sys
 from dataclasses import dataclass
@@ -10,7 +12,9 @@ import numpy as np
 
 from experiments.charlm import activations, datasets
 from experiments.charlm.config import open_workdir
+from experiments.charlm.dynamic import Rule
 from experiments.charlm.generator import Writer
+from experiments.charlm.units import WORDS, Units
 from experiments.harness import cli, html_report
 from experiments.harness.files import read_bytes
 from experiments.harness.progress import progress_bar
@@ -23,8 +27,9 @@ from experiments.harness.validation import (
 )
 from experiments.harness.workdir import About, WorkDir
 from jaxrnn import metrics
+from jaxrnn.text import UNK
 
-PREVIEW = 200  # characters
+PREVIEW = {"character": 200, "byte": 200, "word": 50}  # of each how many
 
 
 @dataclass(frozen=True)
@@ -36,11 +41,11 @@ class Sampling:
     )
     """Text to continue; @FILE reads a file and - standard input."""
     length: int = 1000
-    """Characters to generate."""
+    """Characters, bytes or words to generate."""
     temperature: float = 1.0
     """Divides the logits; 0 is greedy decoding."""
     top_k: Annotated[int | None, cli.default_is("all")] = None
-    """Sample from the K most likely characters only."""
+    """Sample from the K most likely characters (bytes, words) only."""
     top_p: Annotated[float | None, cli.default_is("all")] = None
     """Sample from the fewest characters with this total probability (nucleus)."""
     min_p: Annotated[float | None, cli.default_is("all")] = None
@@ -81,10 +86,10 @@ class Analysis:
     score: Annotated[Path | None, cli.default_is("none")] = None
     """Print the cross-entropy of the trained model on this file."""
     per_character: bool = False
-    """With --score: also that of each character, or byte."""
+    """With --score: also that of each character, byte or word."""
     neurons: Annotated[Path | None, cli.default_is("none")] = None
     """Write a page with the activations of the hidden units on this file.
-    The page has its first 10,000 characters."""
+    The page has its first 10,000 characters, bytes or words."""
     html: Annotated[Path | None, cli.default_is("neurons.html in the workdir")] = None
     """With --neurons: where to write the page."""
 
@@ -103,13 +108,6 @@ class Analysis:
     def requested(self) -> bool:
         """Whether there is a file to analyse."""
         return self.score is not None or self.neurons is not None
-
-
-@dataclass(frozen=True)
-class _Model(About):
-    """What the settings of a run say of the text that its model knows."""
-
-    bytes: bool
 
 
 def read_prompt(prompt: str | None) -> bytes | None:
@@ -136,12 +134,12 @@ def check_prompt(
     sampling: Sampling,
     prompt: bytes | None,
     *,
-    by_byte: bool,
     skip: bool,
 ) -> str:
     """Return the prompt in the model's vocabulary, "" for none.
 
-    The model need not be trained.
+    Between words it has the white space that the model writes there. The model need not
+    be trained.
 
     Raises:
         ValueError: the vocabulary is smaller than --top-k or lacks characters.
@@ -154,8 +152,10 @@ def check_prompt(
         )
     if prompt is None:
         return ""
-    text = datasets.decode(prompt, "the prompt", by_byte)
-    return writer.known(text, "the prompt", skip=skip)
+    units = writer.units
+    text = datasets.decode(prompt, "the prompt", units.by_byte)
+    text = writer.known(text, "the prompt", skip=skip)
+    return "".join(units.written(itertools.chain.from_iterable(units.tokens(text))))
 
 
 def sample(
@@ -163,18 +163,16 @@ def sample(
 ) -> None:
     """Print texts by the model in a work directory, the first one as it is generated.
 
-    `skip` leaves out characters of the prompt that are not in the vocabulary.
+    `skip` leaves out what is not in the vocabulary of the prompt.
 
     Raises:
         ValueError: there is no model, or `check_prompt` raises.
     """
-    workdir, writer = load(path, "sampling")
-    by_byte = models_bytes(workdir)
-    encoding = "latin-1" if by_byte else "utf-8"
-    shown = check_prompt(writer, sampling, prompt, by_byte=by_byte, skip=skip)
+    _, writer = load(path, "sampling")
+    shown = check_prompt(writer, sampling, prompt, skip=skip)
 
     def show(text: str) -> None:
-        sys.stdout.buffer.write(text.encode(encoding))
+        sys.stdout.buffer.write(text.encode(writer.units.encoding))
         sys.stdout.buffer.flush()
 
     others = [shown] * (sampling.num_samples - 1)
@@ -192,28 +190,38 @@ def sample(
     show("\n" + "".join(f"----\n{text}\n" for text in others))
 
 
-def preview(writer: Writer, seed: int, by_byte: bool) -> str:
+def preview(writer: Writer, seed: int) -> str:
     """Return a short sample that is safe to print during training.
 
     Control characters, and bytes that are not UTF-8, are replaced.
     """
-    pieces = writer.write(writer.beginning, PREVIEW, 1, seed)
+    units = writer.units
+    pieces = writer.write(writer.beginning, PREVIEW[units.name], 1, seed)
     text = "".join(piece for [piece] in pieces)
-    if by_byte:
+    if units.by_byte:
         text = text.encode("latin-1").decode("utf-8", "replace")
     return "".join(c if c.isprintable() or c in "\t\n" else "\ufffd" for c in text)
 
 
-def analyse(path: Path, analysis: Analysis, *, skip: bool) -> None:
+def analyse(
+    path: Path,
+    analysis: Analysis,
+    *,
+    skip: bool,
+    dynamic: tuple[Rule, str] | None = None,
+) -> None:
     """Do what the options ask for, with the model in a work directory.
 
-    `skip` leaves out characters of the files that are not in the vocabulary.
+    `skip` leaves out characters of the files that are not in the vocabulary. With
+    `dynamic`, a rule and the training part, a score is also made by that evaluation.
 
     Raises:
         ValueError: there is no model, or a file cannot be read or encoded.
     """
     if analysis.score is not None:
         score(path, analysis.score, skip=skip, each=analysis.per_character)
+        if dynamic:
+            score_dynamically(path, analysis.score, *dynamic, skip=skip)
     if analysis.neurons is not None:
         page = analysis.html or path / "neurons.html"
         write_activations(path, analysis.neurons, page, skip=skip)
@@ -222,30 +230,61 @@ def analyse(path: Path, analysis: Analysis, *, skip: bool) -> None:
 def score(path: Path, file: Path, *, skip: bool, each: bool) -> None:
     """Print the mean cross-entropy of a file, in nats and bits per character or byte.
 
-    The mean is over all but the first; with `each` the values come before it.
+    Of words it is in nats, and as perplexity. The mean is over all but the first; with
+    `each` the values come before it.
 
     Raises:
         ValueError: there is no model, or the file cannot be read or encoded.
     """
-    workdir, writer = load(path, "scoring")
-    by_byte = models_bytes(workdir)
-    unit, spell = ("byte", ascii) if by_byte else ("character", repr)
-    text = writer.known(datasets.read(file, by_byte), str(file), skip=skip)
-    if len(text) < 2:
-        raise ValueError(f"{file} has only one {unit}: at least two are needed")
+    _, writer = load(path, "scoring")
+    units = writer.units
+    text = writer.known(datasets.read(file, units.by_byte), str(file), skip=skip)
+    ids = writer.encode(text)
+    if ids.size < 2:
+        raise ValueError(f"{file} has only one {units.name}: at least two are needed")
+    tokens = itertools.chain.from_iterable(units.tokens(text))
+    next(tokens)
     total, done = 0.0, 0
-    with progress_bar("scoring", len(text) - 1) as advance:
-        for part in writer.nats(text):
+    with progress_bar("scoring", ids.size - 1) as advance:
+        for part in writer.nats(ids):
             if each:
-                characters = text[done + 1 : done + 1 + part.size]
-                for character, value in zip(characters, part, strict=True):
-                    print(f"{spell(character)}\t{value:.4f}")
+                for value in part:
+                    print(f"{units.spell(next(tokens))}\t{value:.4f}")
             total += float(part.sum(dtype=np.float64))
             done += part.size
             advance(done)
-    mean = total / done
-    bits = float(metrics.nats_to_bits(mean))
-    print(f"{file}: {mean:.4f} nats, {bits:.4f} bits per {unit} ({done:,} predicted)")
+    predicted = f"{done:,} predicted"
+    if units is WORDS:
+        unknown = np.mean(ids[1:] == writer.vocab.encode([UNK]))
+        predicted += f", {unknown:.1%} of them unknown"
+    print(f"{file}: {in_words(total / done, units)} ({predicted})")
+
+
+def score_dynamically(
+    path: Path, file: Path, rule: Rule, training_part: str, *, skip: bool
+) -> None:
+    """Print the mean cross-entropy of a file by dynamic evaluation.
+
+    Raises:
+        ValueError: there is no model, or the file cannot be read or encoded.
+    """
+    writer = Writer.load(path)
+    text = datasets.read(file, writer.units.by_byte)
+    ids = writer.encode(writer.known(text, str(file), skip=skip))
+    nats = writer.dynamic_nats(ids, writer.encode(training_part), rule)
+    print(f"{file}: {in_words(nats, writer.units)} with dynamic evaluation")
+
+
+def in_words(nats: float, units: Units) -> str:
+    """Return a mean cross-entropy, with what is usual for the units.
+
+    >>> in_words(4.0, WORDS)
+    '4.0000 nats, perplexity 54.60 per word'
+    """
+    if units is WORDS:
+        return f"{nats:.4f} nats, perplexity {math.exp(nats):,.2f} per word"
+    bits = float(metrics.nats_to_bits(nats))
+    return f"{nats:.4f} nats, {bits:.4f} bits per {units.name}"
 
 
 def write_activations(path: Path, file: Path, page: Path, *, skip: bool) -> None:
@@ -256,17 +295,16 @@ def write_activations(path: Path, file: Path, page: Path, *, skip: bool) -> None
             cannot be written.
     """
     workdir, writer = load(path, "analysing")
-    by_byte = models_bytes(workdir)
-    text = writer.known(datasets.read(file, by_byte), str(file), skip=skip)
-    reading = str(file)
-    if len(text) > activations.LONGEST:
-        reading = (
-            f"the first {activations.LONGEST:,} of {len(text):,} characters of {file}"
-        )
+    units = writer.units
+    text = writer.known(datasets.read(file, units.by_byte), str(file), skip=skip)
+    reading, size = str(file), units.count(text)
+    if size > activations.LONGEST:
+        first = f"{activations.LONGEST:,} of {size:,}"
+        reading = f"the first {first} {units.plural} of {file}"
     about = workdir.settings_as(About).dataset
     data = {
         "model": f"Model in {path}, trained on {about}, reading {reading}",
-        "bytes": by_byte,
+        "bytes": units.by_byte,
         **activations.describe(writer, text),
     }
     title = "Activations of the hidden units"
@@ -281,8 +319,8 @@ def export(path: Path, directory: Path) -> None:
         ValueError: there is no model.
         OSError: there is something in the directory, or it cannot be written.
     """
-    workdir, writer = load(path, "exporting")
-    writer.export(directory, by_byte=models_bytes(workdir))
+    _, writer = load(path, "exporting")
+    writer.export(directory)
     print(f"{directory}: the model in {path}, for JAX without jaxrnn (see load.py)")
 
 
@@ -295,8 +333,3 @@ def load(path: Path, doing: str) -> tuple[WorkDir, Writer]:
     workdir, writer = open_workdir(path), Writer.load(path)
     workdir.tell_unfinished(doing)
     return workdir, writer
-
-
-def models_bytes(workdir: WorkDir) -> bool:
-    """Return whether the characters of a run's model stand for bytes."""
-    return workdir.settings_as(_Model).bytes

@@ -12,26 +12,39 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from experiments.charlm import awd
+from experiments.charlm.awd import Penalties
 from experiments.charlm.config import Settings
+from experiments.charlm.nt_asgd import average_iterates
 from experiments.harness import config
 from experiments.harness.cells import LAYERS
 from experiments.harness.config import clip_gradients
-from jaxrnn import metrics, placement, regularizers, training
+from jaxrnn import Stack, metrics, placement, regularizers, training
 from jaxrnn.metrics import Mean
 from jaxrnn.models import LanguageModel
 from jaxrnn.training import Batch, Metrics, StatefulTrainState, TrainState
 from jaxrnn.types import State
 
+NO_PENALTIES = Penalties()
+
 
 def make_model(settings: Settings, vocab_size: int) -> LanguageModel:
     """Return the network: embedding, recurrent layers, logits."""
-    encoder = LAYERS[settings.cell](
-        settings.hidden,
-        num_layers=settings.layers,
-        dropout=settings.dropout if settings.layers > 1 else 0.0,
-        locked_dropout=settings.locked_dropout,
-        dtype=jnp.dtype(settings.dtype),
-    )
+    make_layer, dtype = LAYERS[settings.cell], jnp.dtype(settings.dtype)
+    between = settings.layer_dropout
+    between = settings.dropout if between is None else between
+    options = {
+        "dropout": between if settings.layers > 1 else 0.0,
+        "locked_dropout": settings.locked_dropout,
+        "input_dropout": settings.input_dropout,
+    }
+    if settings.last_hidden is None:
+        encoder = make_layer(
+            settings.hidden, num_layers=settings.layers, dtype=dtype, **options
+        )
+    else:
+        sizes = [settings.hidden] * (settings.layers - 1) + [settings.last_hidden]
+        encoder = Stack([make_layer(size, dtype=dtype) for size in sizes], **options)
     return LanguageModel(
         vocab_size,
         settings.embed,
@@ -51,7 +64,18 @@ def make_schedule(settings: Settings, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(settings: Settings, steps: int) -> optax.GradientTransformation:
-    """Return AdamW (Loshchilov and Hutter, 2019) with clipping, over `steps` steps."""
+    """Return the optimizer of the settings with clipping, over `steps` steps.
+
+    It is AdamW (Loshchilov and Hutter, 2019), or NT-ASGD (Merity, Keskar and Socher,
+    2018), whose weight decay is that of the gradient, of all parameters.
+    """
+    if settings.optimizer == "nt-asgd":
+        return optax.chain(
+            clip_gradients(settings.clip),
+            optax.add_decayed_weights(settings.weight_decay),
+            optax.scale_by_learning_rate(make_schedule(settings, steps)),
+            average_iterates(),
+        )
     adam = optax.adamw(
         make_schedule(settings, steps),
         weight_decay=settings.weight_decay,
@@ -86,6 +110,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     weight_drop: float = 0.0,
+    penalties: Penalties = NO_PENALTIES,
 ) -> Callable[[StatefulTrainState, Batch], tuple[StatefulTrainState, Metrics]]:
     """Return a compiled `step(state, batch) -> (state, metrics)`.
 
@@ -104,15 +129,14 @@ def make_train_step(
         drop_key, weight_key = jax.random.split(key)
         if weight_drop:  # refused where there is no matrix of the state
             params = regularizers.weight_drop(params, weight_drop, weight_key)
-        logits, state = model.apply(
-            params,
-            batch["inputs"],
-            state=state,
-            train=True,
-            rngs={"dropout": drop_key},
-        )  # pyright: ignore[reportAssignmentType]
+        logits, state, penalty = awd.apply(
+            model, params, batch["inputs"], state, drop_key, penalties
+        )
         nats = metrics.cross_entropy(logits, batch["targets"])
-        return {"loss": Mean.of(nats)}, state
+        if penalty is None:
+            return {"loss": Mean.of(nats)}, state
+        # Each device has as many tokens: the mean of their penalties is added.
+        return {"loss": Mean.of(nats + penalty), "nats": Mean.of(nats)}, state
 
     step = training.make_stateful_train_step(loss, optimizer, mesh)
 

@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from experiments.charlm import datasets
-from experiments.charlm.config import PRESETS, SMOKE, Settings
+from experiments.charlm.config import PRESETS, SMOKE, SMOKES, Settings
 from experiments.charlm.datasets import Text
+from experiments.charlm.dynamic import DynamicEvaluation
 from experiments.charlm.inference import Analysis, Sampling
+from experiments.charlm.units import BYTES, CHARACTERS, WORDS, Units
 from experiments.harness import cli
 from experiments.harness.options import CommonOptions
-from experiments.harness.validation import PORT, SHARE_BELOW_HALF
+from experiments.harness.validation import PORT, SHARE_BELOW_HALF, VOCABULARY
 from experiments.harness.workdir import WorkDir
 
+SMOKE_CHARACTERS, SMOKE_WORDS = 4_000, 16_000  # characters of the generated texts
 SHORTENED = ("batch", "seq_len")  # settings that a short text makes smaller
 
 
@@ -25,10 +28,12 @@ class Options(CommonOptions):
 
     workdir: Path = Path("runs/charlm")
     devices: Annotated[int | None, cli.default_is("as many as divide the batch")] = None
-    preset: Literal["quick", "best", "chapter"] = "quick"
+    preset: Literal["quick", "best", "large", "awd", "chapter"] = "quick"
     """Settings to start from; other options change them.
     quick: a GRU of 256 units, one or two minutes on 2 cores.
     best: an LSTM of 2 x 512 units, about an hour on one core.
+    large: an LSTM of 2 x 1,024 units, for texts of 5 to 100 MB; hours.
+    awd: the AWD-LSTM of 1,150, 1,150 and 400 units, of words; days without a GPU.
     chapter: an LSTM of 512 units, from a textbook; give its text with --text."""
     text: Annotated[
         tuple[Path, ...] | None,
@@ -47,6 +52,13 @@ class Options(CommonOptions):
     As much before it validates."""
     bytes: bool = False
     """Model bytes instead of characters; files may then be of any kind."""
+    words: bool = False
+    """Model words instead of characters: what stands between white space, and <eos>
+    for the end of a line. Files are read as they are, as Penn Treebank and WikiText
+    are published: in other texts, put spaces before punctuation first."""
+    vocabulary_size: Annotated[int | None, cli.default_is("all")] = None
+    """With --words: the most frequent words to tell apart, <unk> and <eos> included.
+    Words that occur once are <unk>, too, unless the text itself has <unk>."""
     sample: bool = False
     """Generate text with the trained model; without one, train it first."""
     export: Annotated[Path | None, cli.default_is("none")] = None
@@ -57,10 +69,12 @@ class Options(CommonOptions):
     port: Annotated[int | None, cli.default_is("any free one")] = None
     """With --serve: the port to listen on."""
     unknown: Literal["error", "skip"] = "error"
-    """What to do with characters outside the trained model's vocabulary."""
+    """What to do with characters outside the trained model's vocabulary.
+    Words outside it are read as <unk>, or skipped."""
     settings: Settings = field(default_factory=Settings)
     sampling: Sampling = field(default_factory=Sampling)
     analysis: Analysis = field(default_factory=Analysis)
+    dynamic: DynamicEvaluation = field(default_factory=DynamicEvaluation)
 
     def check(self) -> None:
         """Check that the options fit together.
@@ -70,6 +84,11 @@ class Options(CommonOptions):
         """
         self.settings.check()
         self.analysis.check()
+        self.dynamic.check()
+        if self.dynamic.dynamic_evaluation and (
+            (self.uses_trained_model and self.analysis.score is None) or self.sample
+        ):
+            raise ValueError("--dynamic-evaluation needs --score or a training")
         if self.text == ():
             raise ValueError("--text needs at least one file or folder")
         if self.smoke and self.text:
@@ -80,6 +99,12 @@ class Options(CommonOptions):
             if getattr(self, name) and self.test_share:
                 raise ValueError(f"give either --{name} or --test-share, not both")
         SHARE_BELOW_HALF.check(self, "test_share")
+        if self.bytes and self.units is WORDS:
+            given = "--words" if self.words else "--preset awd, which is of words,"
+            raise ValueError(f"give either --bytes or {given} not both")
+        if self.vocabulary_size is not None and self.units is not WORDS:
+            raise ValueError("--vocabulary-size needs --words")
+        VOCABULARY.check(self, "vocabulary_size")
         if self.sampling != Sampling() and not self.sample:
             raise ValueError(
                 "--prompt, --length, --temperature and the like need --sample"
@@ -110,6 +135,13 @@ class Options(CommonOptions):
             )
 
     @property
+    def units(self) -> Units:
+        """What is modelled."""
+        if self.words or self.preset == "awd":
+            return WORDS
+        return BYTES if self.bytes else CHARACTERS
+
+    @property
     def uses_trained_model(self) -> bool:
         """Whether the options ask for something that trains no model."""
         return self.analysis.requested or self.export is not None or self.serve
@@ -118,7 +150,8 @@ class Options(CommonOptions):
     def effective_settings(self) -> Settings:
         """The settings to train with; a short text makes batch and seq_len smaller."""
         if self.smoke:
-            return self.smoke_settings(SMOKE, self.settings)
+            smoke = SMOKES.get(self.preset, SMOKE)
+            return self.smoke_settings(smoke, self.settings)
         return self.settings
 
 
@@ -134,12 +167,15 @@ def defaults(arguments: Sequence[str]) -> Options:
 def load(options: Options) -> Text:
     """Return the text that the options ask for."""
     if options.smoke:
-        return _split(datasets.generate(seed=options.settings.seed), options)
+        spaced = options.units is WORDS
+        count = SMOKE_WORDS if spaced else SMOKE_CHARACTERS
+        seed = options.settings.seed
+        return _split(datasets.generate(count, seed=seed, spaced=spaced), options)
     if options.text:
-        text = datasets.read_files(options.text, by_byte=options.bytes)
+        text = datasets.read_files(options.text, by_byte=options.units.by_byte)
     else:
         text = datasets.load_shakespeare(
-            options.data_dir, options.download_dir, by_byte=options.bytes
+            options.data_dir, options.download_dir, by_byte=options.units.by_byte
         )
     return _split(text, options)
 
@@ -147,11 +183,49 @@ def load(options: Options) -> Text:
 def _split(text: Text, options: Options) -> Text:
     """Return the text with the parts that the options name."""
     parts = {
-        name: datasets.read_part(path, f"--{name}", by_byte=options.bytes)
+        name: datasets.read_part(path, f"--{name}", by_byte=options.units.by_byte)
         for name in ("validation", "test")
         if (path := getattr(options, name)) is not None
     }
     return dataclasses.replace(text, **parts, test_share=options.test_share)
+
+
+def load_training_part(options: Options, workdir: WorkDir) -> str:
+    """Return the part of a text that the run in a work directory is trained on.
+
+    Raises:
+        ValueError: it is not the text that the options name.
+    """
+    saved = workdir.settings_as(SavedText)
+    options = dataclasses.replace(
+        options,
+        bytes=saved.bytes,
+        words=saved.words,
+        preset="quick",
+        validation=None,
+        test=None,
+    )
+    text = load(options)
+    if text.identity["text"] != saved.text:
+        raise ValueError(
+            "--dynamic-evaluation needs the text that the model was trained on, for "
+            f"statistics of its gradients: give it with --text ({saved.dataset})"
+        )
+    if saved.validation is not None:
+        return text.content
+    return dataclasses.replace(text, test_share=saved.test_share).split()[0]
+
+
+@dataclass(frozen=True)
+class SavedText:
+    """What the settings of a run say of its text."""
+
+    dataset: str
+    text: str
+    validation: str | None
+    test_share: float
+    bytes: bool
+    words: bool
 
 
 def explicit_settings(options: Options) -> dict[str, Any]:
@@ -161,7 +235,13 @@ def explicit_settings(options: Options) -> dict[str, Any]:
     """
     if options.smoke:  # which decides everything else
         return {"cell": options.settings.cell} if "cell" in options.typed else {}
-    entries: dict[str, Any] = {"bytes": True} if options.bytes else {}
+    entries: dict[str, Any] = {
+        name: getattr(options, name)
+        for name in ("bytes", "vocabulary_size")
+        if getattr(options, name)
+    }
+    if options.units is WORDS:
+        entries["words"] = True
     identity = load(options).identity if options.text else {}
     entries |= {name: part for name, part in identity.items() if part}
     if options.test_share:
@@ -169,7 +249,8 @@ def explicit_settings(options: Options) -> dict[str, Any]:
     usual = dataclasses.asdict(Settings())
     for name, value in dataclasses.asdict(options.settings).items():
         by_preset = "preset" in options.typed and value != usual[name]
-        if name in options.typed or by_preset:
+        # The choice of "auto" is the run's.
+        if (name in options.typed or by_preset) and (name, value) != ("dtype", "auto"):
             entries[name] = value
     return {k: v for k, v in entries.items() if k not in (*SHORTENED, "seed")}
 
@@ -182,7 +263,9 @@ def continues(options: Options, workdir: WorkDir) -> bool:
     """
     found = workdir.settings or {}
     wanted = dataclasses.asdict(options.effective_settings)
-    wanted |= {"bytes": options.bytes, "test_share": options.test_share}
+    names = ("bytes", "vocabulary_size", "test_share")
+    wanted |= {name: getattr(options, name) for name in names}
+    wanted["words"] = options.units is WORDS
     own = datasets.is_own(str(found.get("dataset")))
     parts = all(
         (found.get(name) is None) == (getattr(options, name) is None)
@@ -192,5 +275,9 @@ def continues(options: Options, workdir: WorkDir) -> bool:
         workdir.results is None
         and own == bool(options.text)
         and parts
-        and all(found.get(k) == v for k, v in wanted.items() if k not in SHORTENED)
+        and all(
+            found.get(name) == value
+            for name, value in wanted.items()
+            if name not in SHORTENED and (name, value) != ("dtype", "auto")
+        )
     )

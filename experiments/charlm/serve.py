@@ -27,6 +27,7 @@ from experiments.charlm.scheduler import (
     StoppedError,
     TextRequest,
 )
+from experiments.charlm.units import WORDS
 from experiments.harness import server
 from experiments.harness.html_report import render
 from experiments.harness.server import EventStream, Gate, read_json, refuse
@@ -34,7 +35,8 @@ from experiments.harness.validation import AMOUNT, SEED, SHARE, SHARE_ABOVE_0, R
 from experiments.harness.workdir import About
 
 TEMPLATE = Path(__file__).parent / "templates" / "serve"
-LONGEST_PROMPT, LONGEST_TEXT = 1_000, 2_000  # characters
+LONGEST_PROMPT = 1_000  # characters
+LONGEST_TEXT = 2_000  # characters, bytes or words
 REQUESTS = 5 * SLOTS  # at a time: drawn, waiting, or not yet read to the end
 LENGTH = Range(f"from 1 to {LONGEST_TEXT}", lambda x: 1 <= x <= LONGEST_TEXT)
 SHOWN = Range(f"from 0 to {ALTERNATIVES}", lambda x: 0 <= x <= ALTERNATIVES)
@@ -82,17 +84,15 @@ class Service:
         app: serves the page at /, and /generate, /model and /health.
     """
 
-    def __init__(self, writer: Writer, model: str, *, by_byte: bool):
-        """Compiles the step; `model` says on the page what writes.
-
-        `by_byte` says that the model's characters stand for bytes.
-        """
-        self._writer, self._by_byte = writer, by_byte
+    def __init__(self, writer: Writer, model: str):
+        """Compiles the step; `model` says on the page what writes."""
+        self._writer, self._units = writer, writer.units
         self._scheduler = Scheduler(writer)
         self._gate = Gate(REQUESTS)
         about = {
             "model": model,
-            "bytes": by_byte,
+            "bytes": writer.units.by_byte,
+            "units": writer.units.plural,
             "vocabulary": [*writer.vocab.tokens],
             "beginning": writer.beginning,
             "limits": {
@@ -144,9 +144,10 @@ class Service:
             self._gate.leave()
 
         if body.stream:
-            return EventStream(self._events(mailbox, body.alternatives), close)
+            events = self._events(mailbox, body.alternatives, ids[-1])
+            return EventStream(events, close)
         try:
-            whole = self._whole(mailbox, body.alternatives)
+            whole = self._whole(mailbox, body.alternatives, ids[-1])
             return JSONResponse(await server.unless_disconnected(request, whole))
         except StoppedError as error:
             refuse(str(error), 503)
@@ -155,18 +156,20 @@ class Service:
 
     def _encode(self, prompt: str) -> np.ndarray:
         """The ids of a prompt, or of the default one."""
-        text = datasets.decode(prompt.encode(), "the prompt", self._by_byte)
+        text = datasets.decode(prompt.encode(), "the prompt", self._units.by_byte)
         if text:
             remedy = "leave them out"
             text = self._writer.known(text, "the prompt", skip=False, remedy=remedy)
-        return self._writer.vocab.encode([*(text or self._writer.beginning)])
+        return self._writer.encode(text or self._writer.beginning)
 
-    async def _whole(self, mailbox: "_Mailbox", alternatives: int) -> dict[str, Any]:
+    async def _whole(
+        self, mailbox: "_Mailbox", alternatives: int, before: int
+    ) -> dict[str, Any]:
         parts = [part async for part in mailbox]
-        return self._describe(parts, alternatives)
+        return self._describe(parts, alternatives, before)
 
     async def _events(
-        self, mailbox: "_Mailbox", alternatives: int
+        self, mailbox: "_Mailbox", alternatives: int, before: int
     ) -> AsyncIterator[tuple[str, Any]]:
         """What has come since the last event, and an event at the end."""
         drawn = 0
@@ -174,22 +177,33 @@ class Service:
             async for piece in mailbox:
                 pieces = [piece, *mailbox.here()]
                 drawn += sum(piece.ids.size for piece in pieces)
-                yield "", self._describe(pieces, alternatives)
+                yield "", self._describe(pieces, alternatives, before)
+                before = pieces[-1].ids[-1]
         except StoppedError as error:
             yield "error", {"error": str(error)}
         else:
-            yield "done", {"characters": drawn}
+            # Bytes are told of as the characters that stand for them.
+            of_words = self._units is WORDS
+            yield "done", {"words" if of_words else "characters": drawn}
 
-    def _describe(self, pieces: list[Piece], alternatives: int) -> dict[str, Any]:
-        """Pieces of a text as JSON has them, with probabilities of four decimals."""
+    def _describe(
+        self, pieces: list[Piece], alternatives: int, before: int
+    ) -> dict[str, Any]:
+        """Pieces of a text as JSON has them, with probabilities of four decimals.
+
+        They follow the token `before`.
+        """
         ids, probabilities, others, shares = (
             np.concatenate(parts) for parts in zip(*pieces, strict=True)
         )
         vocab = self._writer.vocab
+        written = self._units.written(vocab.decode(ids), vocab.tokens[before])
         found: dict[str, Any] = {
-            "text": "".join(vocab.decode(ids)),
+            "text": "".join(written),
             "probabilities": _rounded(probabilities),
         }
+        if self._units is WORDS:
+            found["words"] = written
         if alternatives:
             found["alternatives"] = [
                 [*zip(vocab.decode(row), likely, strict=True)]
@@ -256,5 +270,5 @@ def serve(path: Path, port: int | None) -> None:
     workdir, writer = inference.load(path, "serving")
     listening = server.listen(port)
     about = f"Model in {path}, trained on {workdir.settings_as(About).dataset}"
-    service = Service(writer, about, by_byte=inference.models_bytes(workdir))
+    service = Service(writer, about)
     server.run(service.app, listening, about, service.close)

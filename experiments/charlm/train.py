@@ -1,4 +1,4 @@
-"""Character language model: trains on a text, then generates text like it.
+"""Language model of characters, bytes or words: trains on a text, then writes like it.
 
     python -m experiments.charlm
     python -m experiments.charlm --sample
@@ -17,7 +17,7 @@ activations of the hidden units, --export writes files that JAX alone can run an
 
 import contextlib
 import dataclasses
-import itertools
+import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -25,12 +25,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
-from experiments.charlm import datasets, inference
+from experiments.charlm import dtype, inference
+from experiments.charlm.awd import Penalties
 from experiments.charlm.batches import Streams, encode
 from experiments.charlm.config import Settings, open_workdir
 from experiments.charlm.datasets import Text
+from experiments.charlm.dynamic import Rule, mean_nats, root_mean_squares
 from experiments.charlm.evaluation import Evaluation
 from experiments.charlm.generator import Writer
 from experiments.charlm.model import (
@@ -41,12 +44,20 @@ from experiments.charlm.model import (
     make_train_step,
     shard_state,
 )
+from experiments.charlm.nt_asgd import (
+    evaluated_params,
+    is_averaging,
+    is_triggered,
+    start,
+)
 from experiments.charlm.options import (
     Options,
     continues,
     explicit_settings,
     load,
+    load_training_part,
 )
+from experiments.charlm.units import WORDS, Units, count_tokens, units_of
 from experiments.harness import distributed, jax_setup
 from experiments.harness.options import is_temporary, scratch_if_smoke
 from experiments.harness.plots import plot_history
@@ -56,7 +67,7 @@ from experiments.harness.workdir import ClaimError, WorkDir, fingerprint
 from jaxrnn import metrics, placement
 from jaxrnn.checkpoints import Checkpoints
 from jaxrnn.models import LanguageModel
-from jaxrnn.text import Vocab, char_tokens
+from jaxrnn.text import UNK, Vocab
 from jaxrnn.training import StatefulTrainState
 
 
@@ -86,8 +97,12 @@ def use(options: Options) -> None:
 
         serve(options.workdir, options.port)
     else:
-        skip = options.unknown == "skip"
-        inference.analyse(options.workdir, options.analysis, skip=skip)
+        skip, dynamic = options.unknown == "skip", None
+        if options.dynamic.dynamic_evaluation:
+            workdir.require_trained("charlm")
+            rule = options.dynamic.rule(units_of(workdir))
+            dynamic = rule, load_training_part(options, workdir)
+        inference.analyse(options.workdir, options.analysis, skip=skip, dynamic=dynamic)
 
 
 @dataclass(frozen=True)
@@ -95,6 +110,7 @@ class Run:
     """A training run: its data, model and devices."""
 
     text: Text
+    units: Units
     vocab: Vocab
     settings: Settings
     model: LanguageModel
@@ -102,6 +118,8 @@ class Run:
     workdir: WorkDir
     identity: dict[str, Any]
     """What settings.json has: all that the results depend on."""
+    chosen: str = ""
+    """What was chosen for the run, for its first line."""
 
 
 def train(options: Options, ready: Callable[[Run], None] = lambda run: None) -> None:
@@ -119,7 +137,10 @@ def train(options: Options, ready: Callable[[Run], None] = lambda run: None) -> 
             state, done = learn(run, began, options.tensorboard)
             if jax.process_index() == 0:
                 plot_run(run, done.history)
-            results = conclude(run, state, done, began)
+            rule = None
+            if options.dynamic.dynamic_evaluation:
+                rule = options.dynamic.rule(run.units)
+            results = conclude(run, state, done, began, rule)
             run.workdir.finish(results)
             print(summary(results))
     if not is_temporary(run.workdir.path):
@@ -128,32 +149,39 @@ def train(options: Options, ready: Callable[[Run], None] = lambda run: None) -> 
 
 def prepare(text: Text, options: Options) -> Run:
     """Return a run on the text; nothing is written yet."""
-    wanted, characters = options.effective_settings, len(text.split()[0])
-    settings = wanted.fit_to(characters)
+    units, wanted = options.units, options.effective_settings
+    tokens = count_tokens(units, text)["train on"]
+    vocab = units.make_vocab(text, options.vocabulary_size)
+    settings = wanted.fit_to(tokens)
     if settings != wanted:
         print(
-            f"the text is short: training on {characters:,} characters with --batch "
+            f"the text is short: training on {tokens:,} {units.plural} with --batch "
             f"{settings.batch} --seq-len {settings.seq_len} instead of {wanted.batch} "
             f"and {wanted.seq_len}",
             file=sys.stderr,
         )
-    if options.bytes:
-        vocab = Vocab(tuple(map(chr, range(256))))
-    else:
-        parts = filter(None, (text.content, text.validation, text.test))
-        pieces = itertools.chain.from_iterable(map(datasets.pieces, parts))
-        vocab = Vocab.build(map(char_tokens, pieces), specials=())
     mesh = placement.data_mesh(options.devices, batch_size=settings.batch)
+    workdir, chosen = open_workdir(options.workdir), ""
+    if settings.dtype == "auto":
+        found = workdir.settings
+        if found is not None and found.get("dtype") in ("float32", "bfloat16"):
+            products = found["dtype"]
+            chosen = f"; products in {products}, as chosen when the run began"
+        else:
+            products, told = dtype.choose(settings, len(vocab), mesh)
+            chosen = f"; {told}"
+        settings = dataclasses.replace(settings, dtype=products)
     identity = {
         "dataset": text.name,
         **text.identity,
         "vocabulary": fingerprint(vocab),
         "bytes": options.bytes,
+        "words": units is WORDS,
+        "vocabulary_size": options.vocabulary_size,
         **dataclasses.asdict(settings),
     }
     model = make_model(settings, len(vocab))
-    workdir = open_workdir(options.workdir)
-    return Run(text, vocab, settings, model, mesh, workdir, identity)
+    return Run(text, units, vocab, settings, model, mesh, workdir, identity, chosen)
 
 
 def learn(
@@ -161,28 +189,59 @@ def learn(
 ) -> tuple[StatefulTrainState, TrainProgress]:
     """Train to the end; with `previews` print a short sample after each epoch."""
     settings, model = run.settings, run.model
-    train_ids, validation_ids = (encode(part, run.vocab) for part in run.text.split())
+    train_ids, validation_ids = (
+        encode(part, run.vocab, run.units) for part in run.text.split()
+    )
     own = placement.local_batch_slice(settings.batch, run.mesh)
     streams = Streams(train_ids, settings, own)
     steps = settings.epochs * len(streams.epoch(0))
     optimizer = make_optimizer(settings, steps)
-    train_step = make_train_step(model, optimizer, run.mesh, settings.weight_drop)
+    penalties = Penalties(
+        settings.embedding_dropout,
+        settings.activation_penalty,
+        settings.temporal_penalty,
+    )
+    train_step = make_train_step(
+        model, optimizer, run.mesh, settings.weight_drop, penalties
+    )
     evaluation = Evaluation(model, validation_ids, run.mesh)
 
     state = shard_state(make_state(model, optimizer, settings), run.mesh)
     parts = {"train": train_ids.size, "validate": validation_ids.size}
     if run.text.held_out:
-        parts["test"] = len(run.text.held_out)
+        parts["test"] = run.units.count(run.text.held_out)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(state.train.params))
-    print(describe_run(run.text.name, parts, "characters", parameters, run.mesh))
+    told = describe_run(run.text.name, parts, run.units.plural, parameters, run.mesh)
+    print(f"{told}{run.chosen}")
+    if run.units is WORDS:
+        shares = (unknown_share(ids, run.vocab) for ids in (train_ids, validation_ids))
+        trained, validated = (f"{share:.1%}" for share in shares)
+        print(
+            f"{len(run.vocab):,} words in the vocabulary; {trained} of those to train "
+            f"are unknown, {validated} of those to validate"
+        )
 
     def evaluate(state: StatefulTrainState) -> dict[str, float]:
-        found = evaluation(state.train.params)
-        return {f"validation_{name}": nats for name, nats in found.items()}
+        found = evaluation(evaluated_params(state.train))
+        if run.units is WORDS:
+            found["perplexity"] = math.exp(found["nats_stateful"])
+        return {f"validation_{name}": value for name, value in found.items()}
+
+    def average(
+        state: StatefulTrainState, history: Sequence[dict[str, float]]
+    ) -> StatefulTrainState:
+        losses = [line[criterion(run.units)] for line in history]
+        opt_state = state.train.opt_state
+        triggered = is_triggered(losses, settings.averaging_patience)
+        if not triggered or is_averaging(opt_state):
+            return state
+        print(f"from epoch {len(history) + 1} on the parameters are averaged")
+        return state.replace(train=state.train.replace(opt_state=start(opt_state)))
 
     def preview(state: StatefulTrainState) -> None:
-        writer = Writer(model, jax.device_get(state.train.params), run.vocab)
-        text = inference.preview(writer, settings.seed, run.identity["bytes"])
+        params = jax.device_get(evaluated_params(state.train))
+        writer = Writer(model, params, run.vocab, run.units)
+        text = inference.preview(writer, settings.seed)
         print(text, end="\n----\n", flush=True)
 
     return fit(
@@ -192,48 +251,96 @@ def learn(
         train_step=train_step,
         evaluate=evaluate,
         rate=make_schedule(settings, steps),
-        best="validation_nats_window_256",
-        units="characters",
-        units_per_epoch=streams.characters,
+        best=criterion(run.units),
+        units=run.units.plural,
+        units_per_epoch=streams.tokens,
         workdir=run.workdir,
         checkpoints=Checkpoints(run.workdir.checkpoints),
         began=began,
         patience=settings.patience,
         after_epoch=preview if previews else None,
+        after_evaluation=average if settings.optimizer == "nt-asgd" else None,
         tensorboard=run.workdir.path / "tensorboard" if tensorboard else None,
     )
 
 
+def criterion(units: Units) -> str:
+    """Return the metric that decides which epoch is the best.
+
+    Published perplexities of words are with the state carried, and nats per character
+    of transformers in windows.
+    """
+    return (
+        "validation_nats_stateful" if units is WORDS else "validation_nats_window_256"
+    )
+
+
+def unknown_share(ids: np.ndarray, vocab: Vocab) -> float:
+    """Return the share of words that are not in the vocabulary.
+
+    >>> vocab = Vocab((UNK, "be"))
+    >>> unknown_share(vocab.encode(["to", "be"]), vocab)
+    0.5
+    """
+    return float(np.mean(ids == vocab.encode([UNK])))
+
+
 def conclude(
-    run: Run, state: StatefulTrainState, done: TrainProgress, began: float
+    run: Run,
+    state: StatefulTrainState,
+    done: TrainProgress,
+    began: float,
+    rule: Rule | None = None,
 ) -> dict[str, Any]:
     """Return the content of results.json, with the cross-entropies of all parts.
 
     That of the training part is the mean over the steps of the best epoch, with
-    dropout. The test part is read by the best epoch's parameters, here alone.
+    dropout. The test part is read by the best epoch's parameters, here alone. With a
+    `rule` validation and test part are also evaluated dynamically.
     """
-    best = done.best_epoch("validation_nats_window_256", "min")
-    nats = {"train_nats": best["train_loss"]}
+    best = done.best_epoch(criterion(run.units), "min")
+    # Of a loss with penalties the cross-entropy is a part.
+    nats = {"train_nats": best.get("train_nats", best["train_loss"])}
     nats |= {k: v for k, v in best.items() if k.startswith("validation_nats")}
-    if run.text.held_out:
+    train, validation = run.text.split()
+    parts = {"validation": validation, "test": run.text.held_out}
+    if run.text.held_out or rule:
         restored, _ = Checkpoints(run.workdir.checkpoints).restore(state, "best")
-        ids = encode(run.text.held_out, run.vocab)
-        tested = Evaluation(run.model, ids, run.mesh)(restored.train.params)
-        nats |= {f"test_{name}": value for name, value in tested.items()}
-    bits = {
-        name.replace("nats", "bits"): float(metrics.nats_to_bits(value))
+        params = evaluated_params(restored.train)
+        encoded = {
+            name: encode(part, run.vocab, run.units)
+            for name, part in parts.items()
+            if part
+        }
+        if run.text.held_out:
+            tested = Evaluation(run.model, encoded["test"], run.mesh)(params)
+            nats |= {f"test_{name}": value for name, value in tested.items()}
+        if rule:
+            params = jax.device_get(params)
+            ids = encode(train, run.vocab, run.units)
+            rms = root_mean_squares(run.model, params, ids, rule.segment)
+            for name, ids in encoded.items():
+                mean = mean_nats(run.model, params, rms, ids, rule)
+                nats[f"{name}_nats_dynamic"] = mean
+    unit, convert = (
+        ("perplexity", math.exp)
+        if run.units is WORDS
+        else ("bits", metrics.nats_to_bits)
+    )
+    converted = {
+        name.replace("nats", unit): float(convert(value))
         for name, value in nats.items()
     }
     found = done.results(
         best, run.text.name, state.train.params, run.mesh, run.settings, began
     )
-    return found | nats | bits
+    return found | nats | converted
 
 
 def plot_run(run: Run, history: Sequence[dict[str, float]]) -> None:
     """Write curves.png."""
     names = [name for name in history[0] if name.startswith("validation_nats")]
-    panels = {"nats per character": ["train_loss", *names]}
+    panels = {f"nats per {run.units.name}": ["train_loss", *names]}
     plot_history(run.workdir.path / "curves.png", run.text.name, history, panels)
 
 
@@ -249,15 +356,25 @@ def summary(results: dict[str, Any]) -> str:
 
 
 def _summary_of_part(part: str, results: dict[str, Any]) -> str:
+    by_word = f"{part}_perplexity_stateful" in results
     values = []
     for name, label in (
         ("window_64", "windows of 64"),
         ("window_256", "windows of 256"),
         ("stateful", "stateful"),
+        ("dynamic", "dynamic"),
     ):
-        nats, bits = (results[f"{part}_{unit}_{name}"] for unit in ("nats", "bits"))
-        values.append(f"{nats:.4f} {label} ({bits:.4f} bits)")
-    return f"{part} nats per character {', '.join(values)}"
+        if f"{part}_nats_{name}" not in results and name == "dynamic":
+            continue
+        nats = results[f"{part}_nats_{name}"]
+        if by_word:
+            perplexity = results[f"{part}_perplexity_{name}"]
+            values.append(f"{perplexity:,.2f} {label} ({nats:.4f} nats)")
+        else:
+            bits = results[f"{part}_bits_{name}"]
+            values.append(f"{nats:.4f} {label} ({bits:.4f} bits)")
+    measure = "perplexity per word" if by_word else "nats per character"
+    return f"{part} {measure} {', '.join(values)}"
 
 
 def sample(options: Options) -> None:
@@ -265,15 +382,15 @@ def sample(options: Options) -> None:
 
     An interrupted training is continued first.
     """
-    sampling, by_byte = options.sampling, options.bytes
+    sampling = options.sampling
     sampling.check()
     prompt = inference.read_prompt(sampling.prompt)
     workdir, skip = open_workdir(options.workdir), options.unknown == "skip"
     trained = bool(Checkpoints(workdir.checkpoints).steps())
 
     def ready(run: Run) -> None:
-        writer = Writer(run.model, {}, run.vocab)
-        inference.check_prompt(writer, sampling, prompt, by_byte=by_byte, skip=skip)
+        writer = Writer(run.model, {}, run.vocab, run.units)
+        inference.check_prompt(writer, sampling, prompt, skip=skip)
         if not trained:
             missing = f"there is no trained model in {workdir.path}: training one first"
             print(f"{missing} (the default takes a minute or two)", file=sys.stderr)

@@ -44,6 +44,8 @@ def _spell(name: str, value: float) -> str:
         return f"{value:.2%}"
     if name.endswith("loss") or "nats" in name:
         return f"{value:.4f}"
+    if name.endswith("perplexity"):
+        return f"{value:,.2f}"
     return ""  # the rest is in metrics.jsonl only
 
 

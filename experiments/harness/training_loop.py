@@ -129,6 +129,7 @@ def fit(
     began: float,
     patience: int | None = None,
     after_epoch: Callable[[PyTree], None] | None = None,
+    after_evaluation: Callable[[PyTree, Sequence[EpochMetrics]], PyTree] | None = None,
     tensorboard: Path | None = None,
 ) -> tuple[PyTree, TrainProgress]:
     """Train to the last epoch; return the state after it and what was done.
@@ -155,6 +156,8 @@ def fit(
         began: `time.perf_counter()` when this process began with the run.
         patience: Early stopping: epochs in a row without a better `best`.
         after_epoch: Called with the state when an epoch is reported and saved.
+        after_evaluation: Called with the state and the metrics of all epochs; what it
+            returns is saved, and trained on.
         tensorboard: Directory for TensorBoard logs of every step and epoch.
 
     Raises:
@@ -259,6 +262,8 @@ def fit(
                 found = evaluate(state)
                 require_finite(found, step, done.steps)
                 done.end_epoch(found, units, units_per_epoch)
+                if after_evaluation:
+                    state = after_evaluation(state, done.history)
                 workdir.write_metrics(done.history)
                 save(metric=found[best])
                 line = done.history[-1]

@@ -51,6 +51,8 @@ def _in_float32(value: Any) -> Any:
 COUNT = Range("at least 1", lambda x: x >= 1)
 # The number of code points in Unicode.
 CHARACTERS = Range("from 1 to 1114112", lambda x: 1 <= x <= 0x110000)
+# An unknown word, the end of a line, and one to know.
+VOCABULARY = Range("at least 3", lambda x: x >= 3)
 SHARE = Range("from 0 to 1", lambda x: 0 <= x <= 1)
 SHARE_BELOW_1 = Range("from 0 to below 1", lambda x: 0 <= x < 1)
 SHARE_BELOW_HALF = Range("from 0 to below 0.5", lambda x: 0 <= x < 0.5)

@@ -47,7 +47,8 @@ def test_states_are_those_after_each_character(cell, monkeypatch):
     monkeypatch.setattr(generator, "CHUNK", 8)
     _, model, carried = make(cell)
     params = carried.train.params
-    parts = list(Writer(model, params, VOCAB).trace(TEXT))
+    writer = Writer(model, params, VOCAB)
+    parts = list(writer.trace(writer.encode(TEXT)))
     assert [logs.shape for _, logs in parts] == [(8, 6), (8, 6), (3, 6)]
     states = jax.tree.map(lambda *x: np.concatenate(x), *[state for state, _ in parts])
     ids = VOCAB.encode(list(TEXT))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from experiments.charlm.generator import Writer
+from experiments.charlm.units import BYTES
 from jaxrnn import serving
 from tests.imdb.test_train import assert_refused
 
@@ -44,7 +45,9 @@ def test_the_exported_model_writes_the_same_text(charlm_smoke, charlm_run, tmp_p
 
 
 def test_a_model_of_bytes_says_so(charlm_smoke, tmp_path):
-    Writer.load(charlm_smoke[0]).export(tmp_path / "bytes", by_byte=True)
+    writer = Writer.load(charlm_smoke[0])
+    of_bytes = Writer(writer._model, writer._variables, writer.vocab, BYTES)
+    of_bytes.export(tmp_path / "bytes")
     settings = serving.load(tmp_path / "bytes").card["tokenizer"]
     assert settings["kind"] == "bytes"
     assert settings["encoding"] == "latin-1"

@@ -64,7 +64,7 @@ def test_a_text_depends_on_seed_and_number_alone(trained):
 def test_nats_are_those_of_one_pass(trained, rng, monkeypatch):
     monkeypatch.setattr(generator, "CHUNK", 16)
     text = "".join(rng.choice(list(trained.vocab.tokens), 16 * 3 + 5))
-    parts = list(trained.nats(text))
+    parts = list(trained.nats(trained.encode(text)))
     assert [part.size for part in parts] == [16, 16, 16, 4]
     ids, logs = log_probabilities(trained, text)
     expected = [-logs[k, ids[k + 1]] for k in range(len(text) - 1)]

@@ -33,7 +33,7 @@ def test_an_epoch_reads_the_text_on_from_batch_to_batch(size):
     ids = np.arange(size, dtype=np.int32)
     streams = Streams(ids, TINY)
     steps = (size - 1) // 20
-    assert streams.characters == 20 * steps
+    assert streams.tokens == 20 * steps
     batches = made(streams, 0)
     assert len(batches) == steps
     assert [b["starts"].tolist() for b in batches] == (

@@ -47,8 +47,8 @@ def test_options_reach_the_training(tmp_path, charlm_run, monkeypatch):
         seen.update(patience=patience, tensorboard=tensorboard)
         raise KeyboardInterrupt("seen enough")
 
-    def make_train_step(model, optimizer, mesh, weight_drop):
-        seen.update(weight_drop=weight_drop)
+    def make_train_step(model, optimizer, mesh, weight_drop, penalties):
+        seen.update(weight_drop=weight_drop, temporal=penalties.temporal)
 
     monkeypatch.setattr(charlm_train, "fit", fit)
     monkeypatch.setattr(charlm_train, "make_train_step", make_train_step)
@@ -56,11 +56,12 @@ def test_options_reach_the_training(tmp_path, charlm_run, monkeypatch):
     path.write_bytes(TEXT)
     files = ("--text", path, "--workdir", run, "--hidden", 2, "--embed", 2)
     options = ("--patience", 7, "--tensorboard", "--weight-drop", 0.25)
+    options += ("--temporal-penalty", 0.5)
     code, out, err = charlm_run(*files, *options)
     assert (code, err) == (130, "seen enough\n")
     assert out.startswith(f"text: {path}: 6,840 characters to train, 760 to validate; ")
     expected = {"patience": 7, "tensorboard": run / "tensorboard", "weight_drop": 0.25}
-    assert seen == expected
+    assert seen == expected | {"temporal": 0.5}
 
 
 def test_a_preset_that_there_is_not(charlm_run, capsys):

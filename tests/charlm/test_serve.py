@@ -19,6 +19,7 @@ from experiments.charlm import serve
 from experiments.charlm import train as charlm_train
 from experiments.charlm.generator import Writer
 from experiments.charlm.scheduler import SLOTS
+from experiments.charlm.units import BYTES
 from tests.harness.local_server import served
 from tests.harness.test_server import waits_until
 from tests.imdb.test_train import assert_refused
@@ -33,7 +34,7 @@ def writer(charlm_smoke):
 
 @pytest.fixture(scope="module")
 def service(writer):
-    return serve.Service(writer, "Model of sums", by_byte=False)
+    return serve.Service(writer, "Model of sums")
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +150,9 @@ def test_it_says_what_it_is(url, writer):
 
 
 def test_bytes_of_a_prompt_are_read_one_by_one(writer):
-    service = serve.Service(writer, "Model of bytes", by_byte=True)
+    model, variables = writer._model, writer._variables
+    of_bytes = Writer(model, variables, writer.vocab, BYTES)
+    service = serve.Service(of_bytes, "Model of bytes")
     try:
         with pytest.raises(ValueError, match=r"'\\x82', '¬', 'â'"):
             service._encode("€")

@@ -73,7 +73,7 @@ def test_the_test_part_is_read_once_and_by_the_best_epoch(run, parts):
     writer = Writer.load(path)
     for part in ("validation", "test"):
         text = (parts / part).read_text()
-        nats = np.concatenate([*writer.nats(text)]).mean()
+        nats = np.concatenate([*writer.nats(writer.encode(text))]).mean()
         assert results[f"{part}_nats_stateful"] == pytest.approx(nats, rel=1e-5)
         assert results[f"{part}_bits_stateful"] == pytest.approx(nats / np.log(2), 1e-5)
     told = out.splitlines()[-3].split("; ")[1]

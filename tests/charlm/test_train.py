@@ -65,7 +65,7 @@ def test_smoke_learns_and_says_what_it_found(charlm_smoke):
     assert [line.split()[0] for line in lines[1:-1:5]] == ["epoch"] * 3
     assert [line.split()[0] for line in lines[2:-1:5]] == ["1", "2", "3"]
     for glimpse in lines[3:-1:5]:
-        assert len(glimpse) == charlm_inference.PREVIEW
+        assert len(glimpse) == charlm_inference.PREVIEW["character"]
         assert set(glimpse) <= set("0123456789+=. ")
     assert lines[-1].startswith(
         "generated: validation nats per character "
@@ -114,7 +114,7 @@ def test_results_are_those_of_the_best_checkpoint(charlm_smoke):
             validation[start : start + window + 1]
             for start in range(0, len(validation) - 1, window)
         ]
-        nats = [part for text in parts for part in writer.nats(text)]
+        nats = [part for text in parts for part in writer.nats(writer.encode(text))]
         return np.concatenate(nats).mean()
 
     for name, window in (("stateful", 10**6), ("window_64", 64), ("window_256", 256)):

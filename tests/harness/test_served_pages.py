@@ -26,7 +26,7 @@ HOSTILE = "</script><b>Model</b>"
 @pytest.fixture(scope="module")
 def writing(charlm_smoke):
     writer = Writer.load(charlm_smoke[0])
-    service = charlm_serve.Service(writer, HOSTILE, by_byte=False)
+    service = charlm_serve.Service(writer, HOSTILE)
     with served(service.app, service.close) as address:
         yield address, writer, service
 

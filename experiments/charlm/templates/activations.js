@@ -59,7 +59,7 @@ function tell() {
     const at = place * likely + k;
     rows.push([data.vocabulary[likeliest[at]], probabilities[at] / 65535]);
   }
-  const next = data.characters[place + 1];
+  const next = data.tokens[place + 1];
   const others = rows.every(([character]) => character !== next);
   if (next !== undefined && others) rows.push([next, following[place] / 65535]);
   part("next").replaceChildren(...candidates(rows, next, "as in the text"));

@@ -7,7 +7,7 @@ const SLIDERS = [
   ["top_p", "Top-p", 0.05, 1, 0.05, 1],
   ["min_p", "Min-p", 0, 0.5, 0.01, 0],
   ["seed", "Seed", 0, 999, 1, 0],
-  ["length", "Characters", 50, data.limits.length, 50, 400],
+  ["length", data.units[0].toUpperCase() + data.units.slice(1), 50, data.limits.length, 50, 400],
 ];
 for (const [name, label, min, max, step, value] of SLIDERS) {
   const input = element("input", { type: "range", id: name, min, max, step, value });
@@ -40,11 +40,12 @@ function makePane(temperature, prompt) {
     tell(drawn[goal]);
     drawn[goal].scrollIntoView({ block: "nearest" });
   });
-  const add = ({ text: more, probabilities, alternatives }) => {
-    const spans = [...more].map((character, k) => {
+  const add = ({ text: more, words, probabilities, alternatives }) => {
+    const spans = (words || [...more]).map((written, k) => {
+      const character = words ? word(written) : written;
       const bits = -Math.log2(Math.max(probabilities[k], 1e-4));
-      const line = character === "\n" ? " line" : "";
-      const made = element("span", { class: `${shade(-bits, SURPRISE)} drawn${line}` }, shown(character));
+      const line = written === "\n" ? " line" : "";
+      const made = element("span", { class: `${shade(-bits, SURPRISE)} drawn${line}` }, shown(written));
       Object.assign(made, { character, probability: probabilities[k], alternatives: alternatives[k] });
       return made;
     });
@@ -52,6 +53,11 @@ function makePane(temperature, prompt) {
     text.append(...spans);
   };
   return [pane, add];
+}
+
+/* The word of the vocabulary that was written, with a space before it or as a line's end. */
+function word(written) {
+  return written === "\n" ? "<eos>" : written.replace(/^ /, "");
 }
 
 /* Show what else could stand in the place of a character. */

@@ -1,6 +1,10 @@
-/* A character that can be seen: control characters have pictures, and what stands for
-   a byte is spelled as one. */
-function visible(character) {
+/* A token whose characters can be seen: control characters have pictures, and what
+   stands for a byte is spelled as one. */
+function visible(token) {
+  return [...token].map(visibleCharacter).join("");
+}
+
+function visibleCharacter(character) {
   const code = character.codePointAt(0);
   if (character === "\n") return "\u21b5";
   if (character === " ") return "\u2423";
@@ -11,8 +15,8 @@ function visible(character) {
 }
 
 /* The same in a text, where a space is one and a line ends. */
-function shown(character) {
-  return character === "\n" ? "\u21b5\n" : character === " " ? " " : visible(character);
+function shown(token) {
+  return [...token].map((c) => (c === "\n" ? "\u21b5\n" : c === " " ? " " : visibleCharacter(c))).join("");
 }
 
 /* A line for each character and its probability; that of `own` is marked, and `note`

@@ -1,0 +1,78 @@
+"""What the AWD-LSTM has beside dropout of layers and of recurrent weights.
+
+Whole words of the input embedding are dropped, and the activations of the last layer
+are kept small (AR) and slow (TAR).
+
+Reference: Merity, Keskar and Socher (2018), "Regularizing and Optimizing LSTM Language
+Models", sections 4.3 and 4.6.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+from flax import linen as nn
+from jaxtyping import PyTree
+
+from jaxrnn import regularizers
+from jaxrnn.models import LanguageModel
+from jaxrnn.types import State
+
+
+class Penalties(NamedTuple):
+    """How much of each; nothing by default.
+
+    Attributes:
+        embedding_dropout: probability of dropping a word's input embedding.
+        activation: factor of the mean square of the last layer's dropped outputs.
+        temporal: factor of the mean square change of its outputs from step to step.
+    """
+
+    embedding_dropout: float = 0.0
+    activation: float = 0.0
+    temporal: float = 0.0
+
+
+def apply(
+    model: LanguageModel,
+    params: PyTree,
+    tokens: jax.Array,
+    state: State,
+    key: jax.Array,
+    penalties: Penalties,
+) -> tuple[jax.Array, State, jax.Array | None]:
+    """Return logits and state of a training step, and the penalty of its loss.
+
+    It is None without any. A dropped word is dropped wherever it is read in the batch;
+    as what is predicted it is not, with tied embeddings neither.
+    """
+    if not any(penalties):
+        logits, state = model.apply(
+            params, tokens, state=state, train=True, rngs={"dropout": key}
+        )  # pyright: ignore[reportAssignmentType]
+        return logits, state, None
+    word_key, key = jax.random.split(key)
+    rate = penalties.embedding_dropout
+    kept = jax.random.bernoulli(word_key, 1 - rate, (model.vocab_size,))
+    found: dict[str, Any] = {}
+
+    def watch(call: Any, arguments: Any, options: Any, context: Any) -> Any:
+        made = call(*arguments, **options)
+        path = context.module.path
+        if context.method_name != "__call__":
+            return made
+        if path == ("embed",) and rate:
+            scale = (kept / (1 - rate)).astype(made.dtype)
+            return made * scale[arguments[0]][..., None]
+        if path == ("encoder",):
+            found["outputs"] = made[0]
+        if path == ("drop",):
+            found["dropped"] = made
+        return made
+
+    with nn.intercept_methods(watch):
+        logits, state = model.apply(
+            params, tokens, state=state, train=True, rngs={"dropout": key}
+        )  # pyright: ignore[reportAssignmentType]
+    small = regularizers.activation_regularization(found["dropped"])
+    slow = regularizers.temporal_activation_regularization(found["outputs"])
+    return logits, state, penalties.activation * small + penalties.temporal * slow
