@@ -26,6 +26,7 @@ from tests import oracles
 from tests.imdb.test_train import assert_refused
 
 VOCAB, FEATURES = 12, 4
+apply = jax.jit(awd.apply, static_argnums=(0, 5))
 
 
 @pytest.fixture
@@ -56,14 +57,14 @@ def test_penalties_are_those_of_the_last_layer(model, params, rng):
     tokens = rng.integers(VOCAB, size=(3, 7)).astype(np.int32)
     key, state = jax.random.key(1), model.initial_state((3,))
     penalties = Penalties(activation=2.0, temporal=0.5)
-    logits, _, found = awd.apply(model, params, tokens, state, key, penalties)
+    logits, _, found = apply(model, params, tokens, state, key, penalties)
     outputs = outputs_of(params, params["params"]["embed"]["embedding"][tokens])
     small = (outputs**2).mean()
     slow = ((outputs[:, 1:] - outputs[:, :-1]) ** 2).mean()
     assert found == pytest.approx(2 * small + 0.5 * slow, rel=1e-5)
     expected, _ = model.apply(params, tokens, state=state)
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
-    nothing = awd.apply(model, params, tokens, state, key, Penalties())
+    nothing = apply(model, params, tokens, state, key, Penalties())
     assert nothing[2] is None
     np.testing.assert_array_equal(nothing[0], expected)
 
@@ -75,10 +76,10 @@ def test_the_outputs_are_penalised_after_dropout_and_their_change_before(params,
     tokens = rng.integers(VOCAB, size=(40, 30)).astype(np.int32)
     key, state = jax.random.key(1), model.initial_state((40,))
     outputs = outputs_of(params, params["params"]["embed"]["embedding"][tokens])
-    _, _, found = awd.apply(model, params, tokens, state, key, Penalties(temporal=1.0))
+    _, _, found = apply(model, params, tokens, state, key, Penalties(temporal=1.0))
     slow = ((outputs[:, 1:] - outputs[:, :-1]) ** 2).mean()
     assert found == pytest.approx(slow, rel=1e-5)
-    _, _, found = awd.apply(model, params, tokens, state, key, Penalties(activation=1))
+    _, _, found = apply(model, params, tokens, state, key, Penalties(activation=1))
     # Half of the outputs are doubled: of 4,800 values the mean square is twice that.
     assert found == pytest.approx(2 * (outputs**2).mean(), rel=0.1)
 
@@ -87,7 +88,7 @@ def test_words_are_dropped_wherever_they_are_read(model, params, rng):
     tokens = np.tile(rng.permutation(VOCAB).astype(np.int32), (2, 2))
     key, state = jax.random.key(3), model.initial_state((2,))
     penalties = Penalties(embedding_dropout=0.5)
-    logits, *_ = awd.apply(model, params, tokens, state, key, penalties)
+    logits, *_ = apply(model, params, tokens, state, key, penalties)
     p = params["params"]
     table = np.asarray(p["embed"]["embedding"], np.float64)
 
@@ -101,7 +102,7 @@ def test_words_are_dropped_wherever_they_are_read(model, params, rng):
     )
     assert 0 < kept.sum() < VOCAB
     np.testing.assert_allclose(logits, logits_with(kept), rtol=1e-4, atol=1e-5)
-    other, *_ = awd.apply(model, params, tokens, state, jax.random.key(4), penalties)
+    other, *_ = apply(model, params, tokens, state, jax.random.key(4), penalties)
     assert not np.allclose(other, logits, atol=1e-2)
 
 
@@ -123,7 +124,7 @@ def test_the_loss_has_the_penalty_and_is_told_without():
     nats = -np.take_along_axis(np.asarray(logs), batch["targets"][..., None], -1).mean()
     zeros, key = model.initial_state((rows,)), jax.random.key(0)
     penalties = Penalties(0.0, 2.0, 1.0)
-    *_, penalty = awd.apply(
+    *_, penalty = apply(
         model, state.train.params, batch["inputs"], zeros, key, penalties
     )
     assert penalty > 1e-4
