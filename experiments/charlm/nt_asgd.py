@@ -53,7 +53,7 @@ def average_iterates() -> optax.GradientTransformation:
     def init(params: PyTree) -> AverageState:
         return AverageState(jnp.zeros((), jnp.bool_), jnp.zeros((), jnp.int32), params)
 
-    def update(updates: PyTree, state: AverageState, params: PyTree = None) -> Any:
+    def update(updates: PyTree, state: Any, params: PyTree = None) -> Any:
         count = jnp.where(state.active, state.count + 1, 0)
         share = 1 / jnp.maximum(count, 1).astype(jnp.float32)
         new = optax.apply_updates(params, updates)
