@@ -8,7 +8,8 @@ add up to the difference between score and baseline score (completeness, proposi
 up to the error of the Riemann sum that the average is.
 
 The score of two classes is the logit, the log-odds of the second class; of more it is
-the log-odds of the predicted class against all others.
+the log-odds of the predicted class against all others. Where texts may have several
+labels it is the logit of the most probable one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -72,8 +73,15 @@ def describe(reader: Reader, texts: Mapping[int, str]) -> list[dict[str, Any]]:
                 )
     probabilities = reader.probabilities(Examples(ids, np.zeros(len(ids), np.int32)))
     predicted = probabilities.argmax(axis=1)
-    targets = predicted if len(reader.classes) > 2 else np.ones_like(predicted)
-    explanations = explain(reader.model, reader.variables, ids, targets, reader.linear)
+    targets = [reader.target(k) for k in predicted]
+    explanations = explain(
+        reader.model,
+        reader.variables,
+        ids,
+        targets,
+        reader.linear,
+        multi_label=reader.multi_label,
+    )
     paths = running(reader, ids, targets)
     [unknown] = reader.vocab.encode([UNK])
     rows = zip(texts.items(), ids, predicted, targets, explanations, paths, strict=True)
@@ -84,7 +92,7 @@ def describe(reader: Reader, texts: Mapping[int, str]) -> list[dict[str, Any]]:
             "label": reader.classes[label],
             "probability": float(probabilities[k, label]),
             "target": reader.classes[target],
-            "against": against(reader.classes, target),
+            "against": reader.against(target),
             "score": f"log-odds of {reader.classes[target]!r}",
             "unknown": (words == unknown).tolist(),
             "attributions": explanation.attributions.round(6).tolist(),
@@ -106,15 +114,6 @@ def describe(reader: Reader, texts: Mapping[int, str]) -> list[dict[str, Any]]:
     ]
 
 
-def against(classes: Sequence[str], target: int) -> str:
-    """The name of what the log-odds of a class are against.
-
-    >>> against(["negative", "positive"], 1), against(["a", "b", "c"], 1)
-    ('negative', 'not b')
-    """
-    return classes[1 - target] if len(classes) == 2 else f"not {classes[target]}"
-
-
 def cut(review: str) -> dict[str, Any]:
     """Every word with the characters before it, and those after the last word."""
     pieces, end = [], 0
@@ -130,20 +129,26 @@ def explain(
     texts: Sequence[np.ndarray],
     targets: Sequence[int] | np.ndarray | None = None,
     linear: LinearClassifier | None = None,
+    *,
+    multi_label: bool = False,
 ) -> list[Explanation]:
     """The explanation of the score of each text, given as word ids [t].
 
-    With more than two classes `targets` has the class of each text whose score is
-    explained, by default class 1.
+    With more than two classes, or several labels of a text, `targets` has the class of
+    each text whose score is explained, by default class 1.
     """
-    one = make_explainer(model, variables, linear)
+    one = make_explainer(model, variables, linear, multi_label=multi_label)
     if targets is None:
         targets = np.ones(len(texts), int)
     return [one(ids, target) for ids, target in zip(texts, targets, strict=True)]
 
 
 def make_explainer(
-    model: SequenceClassifier, variables: Any, linear: LinearClassifier | None = None
+    model: SequenceClassifier,
+    variables: Any,
+    linear: LinearClassifier | None = None,
+    *,
+    multi_label: bool = False,
 ) -> Callable[[np.ndarray, int], Explanation]:
     """A function that explains one text [t], by its target; it keeps what it compiles.
 
@@ -152,7 +157,7 @@ def make_explainer(
     is within `TOLERANCE`, or there are `MOST_STEPS` of them.
     """
     scale = 1.0 if linear is None else float(linear.scales[0])
-    gradients = _make_gradients(model, variables, scale)
+    gradients = _make_gradients(model, variables, scale, multi_label)
     outputs = model.num_classes or 1
     embedding = np.asarray(variables["params"]["embed"]["embedding"])
 
@@ -192,7 +197,7 @@ def make_explainer(
 
 
 def _make_gradients(
-    model: SequenceClassifier, variables: Any, scale: float
+    model: SequenceClassifier, variables: Any, scale: float, multi_label: bool
 ) -> Callable:
     """A compiled function of positions on the path, vectors, logits, length and class.
 
@@ -220,7 +225,11 @@ def _make_gradients(
             params = variables["params"] | {"embed": {"embedding": embedding}}
             lengths = jnp.full(steps, length)
             logits: Any = spelled.apply({"params": params}, tokens, lengths=lengths)
-            scores = _scores(scale * logits.reshape(steps, -1) + others, target)
+            logits = scale * logits.reshape(steps, -1) + others
+            if multi_label:
+                scores = jnp.take(logits, target, axis=-1)
+            else:
+                scores = _scores(logits, target)
             return scores.sum(), scores
 
         embedding = alphas[:, None, None] * vectors[None]

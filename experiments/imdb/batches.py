@@ -21,7 +21,10 @@ from jaxrnn.text import Vocab, word_tokens
 
 @dataclass(frozen=True)
 class Examples:
-    """Texts as word ids, int32 [t] each, and the indices of their classes [n]."""
+    """Texts as word ids, int32 [t] each, and the indices of their classes [n].
+
+    Where texts may have several labels, [n, c]: 1 in the column of each.
+    """
 
     ids: list[np.ndarray]
     labels: np.ndarray

@@ -12,7 +12,7 @@ import math
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,10 @@ MAX_EMPTY = 0.05  # share of rows without text or label
 
 @dataclass(frozen=True)
 class Split:
-    """Texts and the indices of their classes, int32 [n]."""
+    """Texts and the indices of their classes, int32 [n].
+
+    Where texts may have several labels, int32 [n, c]: 1 in the column of each.
+    """
 
     texts: list[str]
     labels: np.ndarray
@@ -42,8 +45,20 @@ class Split:
         return Split([self.texts[i] for i in indices], self.labels[indices])
 
     def hold_out(self, parts: int, seed: int = 0) -> tuple["Split", "Split"]:
-        """All but a random one of `parts` equal parts of each class, and that one."""
+        """All but a random one of `parts` equal parts of each class, and that one.
+
+        Where texts may have several labels it is a part of each label's, as nearly as
+        going through the labels once allows, from the rarest to the most frequent.
+        Sechidis, Tsoumakas and Vlahavas (2011), "On the Stratification of Multi-Label
+        Data", count again after each.
+        """
         rng = np.random.default_rng(seed)
+        if self.labels.ndim == 2:
+            held_out = self._choose(parts, rng)
+            return (
+                self[rng.permutation(np.flatnonzero(~held_out))],
+                self[rng.permutation(np.flatnonzero(held_out))],
+            )
         by_class = [
             rng.permutation(np.flatnonzero(self.labels == k))
             for k in range(int(self.labels.max()) + 1)
@@ -51,6 +66,20 @@ class Split:
         held_out = np.concatenate([i[: len(i) // parts] for i in by_class])
         kept = np.concatenate([i[len(i) // parts :] for i in by_class])
         return self[rng.permutation(kept)], self[rng.permutation(held_out)]
+
+    def _choose(self, parts: int, rng: np.random.Generator) -> np.ndarray:
+        """Which texts to hold out, bool [n], where they may have several labels."""
+        every = np.ones((len(self.texts), 1), np.int32)  # last come those without any
+        labels = np.concatenate([self.labels, every], axis=1)
+        held_out, undecided = np.zeros((2, len(self.texts)), bool)
+        undecided[:] = True
+        for k in np.argsort(labels.sum(axis=0), kind="stable"):
+            having = labels[:, k] == 1
+            missing = having.sum() // parts - held_out[having].sum()
+            some = rng.permutation(np.flatnonzero(having & undecided))
+            held_out[some[: max(missing, 0)]] = True
+            undecided[some] = False
+        return held_out
 
 
 @dataclass(frozen=True)
@@ -65,6 +94,11 @@ class Reviews:
     classes: tuple[str, ...] = SENTIMENT
     notes: tuple[str, ...] = ()
     """What the user should know of the file they came from, a sentence each."""
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether texts may have several labels."""
+        return self.train.labels.ndim == 2
 
     @property
     def parts(self) -> dict[str, Split]:
@@ -83,7 +117,7 @@ class Reviews:
         '100 reviews, '
         """
         lines = sorted(
-            f"{label:g} {text}"
+            f"{_spelled(label)} {text}"
             for part in self.parts.values()
             for text, label in zip(part.texts, part.labels, strict=True)
         )
@@ -99,15 +133,24 @@ class Reviews:
         """
         sizes = [f"{len(part.texts):,} {name}" for name, part in self.parts.items()]
         labels = np.concatenate([part.labels for part in self.parts.values()])
-        counts = np.bincount(labels, minlength=len(self.classes))
+        if self.multi_label:
+            kind, counts = "labels", labels.sum(axis=0)
+        else:
+            kind, counts = "classes", np.bincount(labels, minlength=len(self.classes))
         classes = [
             f"{name} ({count:,})"
             for name, count in zip(self.classes, counts, strict=True)
         ]
         lines = [
             f"{self.name}: {', '.join(sizes)} texts",
-            f"{len(classes)} classes: {_first(classes, 20)}",
+            f"{len(classes)} {kind}: {_first(classes, 20)}",
         ]
+        if self.multi_label:
+            each = labels.sum(axis=1)
+            lines.append(
+                f"{each.mean():.2f} labels a text, at most {each.max()}; "
+                f"{_count(int((each == 0).sum()), 'text has', 'texts have')} none"
+            )
         found = Counter(t for part in self.parts.values() for t in set(part.texts))
         shared = sum(parts > 1 for parts in found.values())
         if shared:
@@ -119,6 +162,17 @@ class Reviews:
         return "\n".join([*lines, *self.notes])
 
 
+def _spelled(label: np.ndarray) -> str:
+    """A label, or several, as the fingerprint has them.
+
+    >>> _spelled(np.int32(1)), _spelled(np.array([0, 1, 1], np.int32))
+    ('1', '1;2')
+    """
+    if label.ndim == 0:
+        return f"{label:g}"
+    return ";".join(str(k) for k in np.flatnonzero(label))
+
+
 def read_csv(
     path: str | Path,
     *,
@@ -126,6 +180,7 @@ def read_csv(
     unlabelled: str | Path | None = None,
     text_column: str | None = None,
     label_column: str | None = None,
+    separator: str | None = None,
     seed: int = 0,
 ) -> Reviews:
     """Labelled texts from a CSV file, split at random into training, validation, test.
@@ -137,54 +192,65 @@ def read_csv(
     all among `SPELLINGS` are negative and positive. Rows without text or label are left
     out and counted in `notes`.
 
+    With a `separator` texts may have several labels, separated by it in the label
+    column, and those without any have none; each label must be that of 10 texts and not
+    that of 10 others. What is cut off to validate and test then has about a tenth of
+    the texts of each label.
+
     Args:
         path: the file.
         test: a file of the same kind, with these classes, to test on.
         unlabelled: texts for the word vectors, from a text column or one a line.
         text_column: the column of the texts, in any case.
         label_column: the column of the labels, in any case.
+        separator: of the labels of a text; None where each has one.
         seed: of the split.
 
     Raises:
         ValueError: with file, line and value: a file cannot be read, too many rows
-            are empty, there are fewer than two classes, or a class has fewer than
-            10 texts.
+            are empty, there are fewer than two classes, a class has fewer than 10
+            texts, or with a separator no text has two labels.
     """
     columns = {"text": text_column, "label": label_column}
-    texts, labels, notes = _labelled(path, columns)
-    classes, indices = _classes([label for _, label in labels])
-    few = [
-        f"{name!r:.40} ({count})"
-        for name, count in zip(classes, np.bincount(indices), strict=True)
-        if count < MIN_PER_CLASS
-    ]
+    texts, labels, notes = _labelled(path, columns, separator)
+    classes, indices = _classes(
+        [label for _, several in labels for label in several],
+        SPELLINGS if separator is None else {},
+    )
     if len(classes) < 2:
         raise ValueError(
             f"{path}: {_count(len(texts), 'text', 'texts')} with "
             f"{_count(len(classes), 'label', 'labels')}"
             f"{f' ({classes[0]!r:.40})' if classes else ''}: at least two are needed"
         )
-    if few:
-        raise ValueError(
-            f"{path}: each label needs at least {MIN_PER_CLASS} texts to train, "
-            f"validate and test, {_count(len(few), 'label has', 'labels have')} fewer: "
-            f"{_first(few)}: remove those rows, or give another --label-column"
-        )
+    if separator is not None:
+        indices = _indicators([len(k) for _, k in labels], indices, len(classes))
+        if indices.sum(axis=1).max() < 2:
+            raise ValueError(
+                f"{path}: no text has two labels separated by {separator!r}: give "
+                "another separator to --multi-label, or leave it out"
+            )
+    _refuse_few(path, classes, indices)
     given, name = Split(texts, indices), f"csv: {path}"
     others = _read_texts(Path(unlabelled), text_column) if unlabelled else []
     if test is None:
         return _shuffled(name, given, seed, others, classes, tuple(notes))
-    texts, labels, more = _labelled(test, columns)
+    texts, labels, more = _labelled(test, columns, separator)
     known = {_key(name): k for k, name in enumerate(classes)}
-    if classes == SENTIMENT:
+    if classes == SENTIMENT and separator is None:
         known |= SPELLINGS
-    for line, label in labels:
-        if _key(label) not in known:
-            raise ValueError(
-                f"{test}, line {line}: no text of {path} has the label {label!r:.40}: "
-                f"they are {_first(classes)}"
-            )
-    held_out = np.array([known[_key(label)] for _, label in labels], np.int32)
+    found: list[int] = []
+    for line, several in labels:
+        for label in several:
+            if _key(label) not in known:
+                raise ValueError(
+                    f"{test}, line {line}: no text of {path} has the label "
+                    f"{label!r:.40}: they are {_first(classes)}"
+                )
+            found.append(known[_key(label)])
+    held_out = np.array(found, np.int32)
+    if separator is not None:
+        held_out = _indicators([len(k) for _, k in labels], held_out, len(classes))
     if not texts:
         raise ValueError(f"{test}: there are no texts to test on")
     train, validation = given.hold_out(10, seed)
@@ -192,18 +258,49 @@ def read_csv(
     return Reviews(name, train, validation, tested, others, classes, (*notes, *more))
 
 
+def _refuse_few(path: str | Path, classes: Sequence[str], labels: np.ndarray) -> None:
+    """Check that there are enough texts of each class, and also without each label."""
+    if labels.ndim == 1:
+        counts, remedy = np.bincount(labels), "remove those rows"
+        needed = f"each label needs at least {MIN_PER_CLASS} texts"
+    else:
+        counts, remedy = labels.sum(axis=0), "remove those labels"
+        counts = np.minimum(counts, len(labels) - counts)
+        needed = (
+            f"each label needs at least {MIN_PER_CLASS} texts with it, and as many "
+            "without it,"
+        )
+    few = [
+        f"{name!r:.40} ({count})"
+        for name, count in zip(classes, counts, strict=True)
+        if count < MIN_PER_CLASS
+    ]
+    if few:
+        raise ValueError(
+            f"{path}: {needed} to train, validate and test, "
+            f"{_count(len(few), 'label has', 'labels have')} fewer: {_first(few)}: "
+            f"{remedy}, or give another --label-column"
+        )
+
+
 def _labelled(
-    path: str | Path, columns: dict[str, str | None]
-) -> tuple[list[str], list[tuple[int, str]], list[str]]:
-    """The texts, their labels with the line, and notes, of the rows that have both."""
+    path: str | Path, columns: dict[str, str | None], separator: str | None
+) -> tuple[list[str], list[tuple[int, list[str]]], list[str]]:
+    """The texts, their labels with the line, and notes, of the rows that have both.
+
+    With a separator a row without a label is that of a text without labels.
+    """
     table = read_table(path)
     text = table.find("text", columns["text"])
     label = table.find("label", columns["label"])
     texts, labels, empty = [], [], []
+    what = "text or label" if separator is None else "text"
     for line, row in table.rows:
-        if row[text].strip() and row[label].strip():
+        parts = [row[label]] if separator is None else row[label].split(separator)
+        several = [part.strip() for part in parts if part.strip()]
+        if row[text].strip() and (several or separator is not None):
             texts.append(row[text])
-            labels.append((line, row[label].strip()))
+            labels.append((line, several))
         else:
             empty.append(line)
     if not empty:
@@ -212,15 +309,32 @@ def _labelled(
     rows = _count(len(empty), "row", "rows")
     if len(empty) > MAX_EMPTY * len(table.rows):
         raise ValueError(
-            f"{path}: {rows} of {len(table.rows):,} without text or label ({lines}), "
+            f"{path}: {rows} of {len(table.rows):,} without {what} ({lines}), "
             f"at most {MAX_EMPTY:.0%} may be: fill them or remove them, or give other "
             "columns (--text-column, --label-column)"
         )
-    return texts, labels, [f"{path}: left out {rows} without text or label ({lines})"]
+    return texts, labels, [f"{path}: left out {rows} without {what} ({lines})"]
 
 
-def _classes(labels: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
+def _indicators(
+    sizes: Sequence[int], indices: np.ndarray, num_classes: int
+) -> np.ndarray:
+    """A 1 in the column of each label of a text, int32 [n, c], from all in order.
+
+    >>> _indicators([2, 0, 1], np.array([2, 0, 1]), 3).tolist()
+    [[1, 0, 1], [0, 0, 0], [0, 1, 0]]
+    """
+    found = np.zeros((len(sizes), num_classes), np.int32)
+    found[np.repeat(np.arange(len(sizes)), sizes), indices] = 1
+    return found
+
+
+def _classes(
+    labels: Sequence[str], sentiment: Mapping[str, int] = SPELLINGS
+) -> tuple[tuple[str, ...], np.ndarray]:
     """The names of the classes, in order, and the class of each label, int32 [n].
+
+    Labels that are all spelled as in `sentiment` are the classes of IMDB.
 
     >>> _classes(["Ham", "spam", "HAM"])
     (('Ham', 'spam'), array([0, 1, 0], dtype=int32))
@@ -233,8 +347,8 @@ def _classes(labels: Sequence[str]) -> tuple[tuple[str, ...], np.ndarray]:
     names: dict[str, str] = {}
     for key, label in zip(keys, labels, strict=True):
         names.setdefault(key, key if _number(key) is not None else label)
-    if len(names) > 1 and names.keys() <= SPELLINGS.keys():
-        return SENTIMENT, np.array([SPELLINGS[key] for key in keys], np.int32)
+    if len(names) > 1 and names.keys() <= sentiment.keys():
+        return SENTIMENT, np.array([sentiment[key] for key in keys], np.int32)
     numbers = {key: _number(key) for key in names}
     if None in numbers.values():
         order = sorted(names)

@@ -19,7 +19,9 @@ def predict(texts: Iterable[str], path: Path, devices: int | None) -> None:
     """Prints label, probability of the label and text, separated by tabs, of each text.
 
     One line for each: line breaks and tabs in a text become spaces. A text without
-    words, or with too many, has a remark for a label and no probability.
+    words, or with too many, has a remark for a label and no probability. Where texts
+    may have several labels, these and their probabilities stand in the order of the
+    classes with the separator between them, and a remark where there are none.
     """
     reader = Reader.load(path, devices)
     lines = read_lines(texts)
@@ -35,8 +37,12 @@ def _answer(reader: Reader, ids: np.ndarray, probabilities: np.ndarray) -> str:
     if np.isnan(probabilities).any():
         remark = "no words" if ids.size == 0 else f"over {LONGEST_TEXT:,} words"
         return f"({remark})\t"
-    best = int(probabilities.argmax())
-    return f"{reader.classes[best]}\t{probabilities[best]:.4f}"
+    labels = reader.labels(probabilities)
+    if not labels:
+        return "(no label)\t"
+    shares = [f"{probabilities[reader.classes.index(name)]:.4f}" for name in labels]
+    separator = reader.separator or ""  # of one label it is not seen
+    return f"{separator.join(labels)}\t{separator.join(shares)}"
 
 
 def predict_csv(
@@ -48,7 +54,9 @@ def predict_csv(
 ) -> None:
     """Writes a CSV file again to `out`, with columns for label and probabilities.
 
-    They are empty in rows whose text has no words, or too many.
+    They are empty in rows whose text has no words, or too many. Where texts may have
+    several labels, the column of the label has those with a probability above 0.5, with
+    the separator between them: none, or any number.
     """
     reader = Reader.load(path, devices)
     table = read_table(table_path)
@@ -56,17 +64,21 @@ def predict_csv(
     WorkDir(path).tell_unfinished("predicting")
     found = reader.probabilities(reader.encode([row[column] for _, row in table.rows]))
     known = np.asarray(~np.isnan(found).any(axis=1))
+    separator = reader.separator or ""  # of one label it is not seen
     labels = [
-        reader.classes[int(row.argmax())] if usable else ""
+        separator.join(reader.labels(row)) if usable else ""
         for row, usable in zip(found, known, strict=True)
     ]
     shares = [
         [f"{p:.4f}" if usable else "" for p, usable in zip(values, known, strict=True)]
         for values in found.T
     ]
-    names = ["predicted_label", *(f"probability_{name}" for name in reader.classes)]
+    name, what = "predicted_label", "a predicted label"
+    if reader.multi_label:
+        name, what = "predicted_labels", "probabilities of labels"
+    names = [name, *(f"probability_{name}" for name in reader.classes)]
     write_table(out, table, names, [labels, *shares])
-    print(f"{out}: {known.sum():,} of {known.size:,} rows have a predicted label")
+    print(f"{out}: {known.sum():,} of {known.size:,} rows have {what}")
 
 
 def explain(texts: Iterable[str], path: Path, devices: int | None, page: Path) -> None:
@@ -85,10 +97,15 @@ def explain(texts: Iterable[str], path: Path, devices: int | None, page: Path) -
         raise ValueError("no text has words to explain: --explain needs one")
     reviews = attribution.describe(reader, {k + 1: lines[k] for k in usable})
     WorkDir(path).tell_unfinished("explaining")
-    two = len(reader.classes) == 2
+    if reader.multi_label:
+        ends = ("not the likeliest label", "the likeliest label")
+    elif len(reader.classes) == 2:
+        ends = reader.classes
+    else:
+        ends = ("another label", "the predicted label")
     data = {
         "model": f"Model in {path}, trained on {about}",
-        "ends": reader.classes if two else ("another label", "the predicted label"),
+        "ends": ends,
         "reviews": reviews,
     }
     write_page(page, attribution.TEMPLATE, "Word attributions", data)

@@ -4,7 +4,8 @@ The features of a text are its words and word pairs, each 1 where it occurs, sca
 the log-count ratio of a class against the others (naive Bayes); their weights are those
 of logistic regression. Wang and Manning (2012), "Baselines and Bigrams: Simple, Good
 Sentiment and Topic Classification", equations 2 and 3, with logistic regression in
-place of the SVM; several classes are one against the rest. A sum of logits of a linear
+place of the SVM; several classes are one against the rest, and so are the labels of
+texts that may have several. A sum of logits of a linear
 and a deep model is Wide & Deep (Cheng et al., 2016, "Wide & Deep Learning for
 Recommender Systems", equation 3), except that here each is trained alone, and the
 weights of the sum are fitted on the validation part.
@@ -22,7 +23,7 @@ from scipy.optimize import minimize
 from scipy.sparse import csr_matrix
 
 from experiments.imdb.batches import Examples
-from experiments.imdb.evaluation import cross_entropies
+from experiments.imdb.evaluation import as_decisions, cross_entropies
 
 SMOOTHING = 1.0  # added to the counts of the naive Bayes ratio
 PENALTY = 1.0  # of the squared weights, relative to the total loss
@@ -33,7 +34,8 @@ SCALE_PENALTY = 1.0  # of the squared distance of the sum's weights from 1
 class LinearClassifier:
     """Weights of n-grams, and how their logits are added to those of another model.
 
-    k is 1 for two classes, whose logit is that of the second, else their number.
+    k is 1 for two classes, whose logit is that of the second, else their number, or
+    that of the labels where a text may have several.
 
     Attributes:
         keys: the n-grams, sorted, int64 [f]: a word's id, or (1 + id) * base + id of a
@@ -70,8 +72,13 @@ class LinearClassifier:
         if not keys.size:
             raise ValueError("no text to train on has words")
         x = _indicators(rows, grams, keys, len(examples.ids))
-        targets = [1] if num_classes == 2 else range(num_classes)
-        fitted = [_regression(x, examples.labels == target) for target in targets]
+        labels = examples.labels
+        if labels.ndim == 2:
+            columns = [column == 1 for column in labels.T]
+        else:
+            targets = [1] if num_classes == 2 else range(num_classes)
+            columns = [labels == target for target in targets]
+        fitted = [_regression(x, column) for column in columns]
         weights = np.stack([weights for weights, _ in fitted], axis=1)
         return cls(
             keys,
@@ -119,10 +126,13 @@ class LinearClassifier:
 
         `logits` are the other model's of the examples, which neither was trained on.
         """
-        parts = np.stack([logits, self.logits(examples.ids)]).astype(np.float64)
+        own = self.logits(examples.ids)
+        both = [as_decisions(some, examples.labels) for some in (logits, own)]
+        parts = np.stack([some for some, _ in both]).astype(np.float64)
+        labels = both[0][1]
 
         def objective(scales: np.ndarray) -> float:
-            nats = cross_entropies(np.tensordot(scales, parts, 1), examples.labels)
+            nats = cross_entropies(np.tensordot(scales, parts, 1), labels)
             return nats.sum() + SCALE_PENALTY * ((scales - 1) ** 2).sum()
 
         bounds = [(0.0, None)] * 2

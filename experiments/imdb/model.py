@@ -71,6 +71,9 @@ class Settings(CommonSettings):
     """Add the logits of a linear classifier on words and word pairs.
     The weights of the sum are fitted on the validation part.
     auto: on with up to 100,000 training texts, to which it is fitted in a minute."""
+    multi_label: str | None = None
+    """Texts may have several labels, separated by this in the label column.
+    Each label has a probability of its own (sigmoid, binary cross-entropy)."""
     embed_rate: float = 0.1
     """Learning rate of the embeddings, relative to the others'."""
 
@@ -84,6 +87,8 @@ class Settings(CommonSettings):
         COUNT.check(self, "max_words", "buckets")
         SHARE.check(self, "word_dropout")
         AMOUNT.check(self, "embed_rate")
+        if self.multi_label == "":
+            raise ValueError("--multi-label is empty: name the separator of labels")
         if self.vocab < 3:
             raise ValueError(
                 f"--vocab must be at least 3, got {self.vocab}: two entries stand for "
@@ -119,8 +124,10 @@ def make_model(
 ) -> SequenceClassifier:
     """The network: embedding, recurrent layers, pooling, and a linear output.
 
-    Two classes have one logit, that of the second; more have one each.
+    Two classes have one logit, that of the second; more have one each, and so have the
+    labels where a text may have several.
     """
+    one_logit = num_classes == 2 and settings.multi_label is None
     encoder = LAYERS[settings.cell](
         settings.hidden,
         num_layers=settings.layers,
@@ -135,7 +142,7 @@ def make_model(
         pooling=settings.pooling,
         dropout=settings.dropout,
         word_dropout=settings.word_dropout,
-        num_classes=num_classes if num_classes > 2 else None,
+        num_classes=None if one_logit else num_classes,
     )
 
 
@@ -187,7 +194,7 @@ def make_loss(
     Args:
         model: has the logits.
         options: the keyword arguments of the model for a batch, beside its tokens.
-        class_weights: of the examples of each class in the mean; equal by default.
+        class_weights: as `balanced_weights` returns them; equal by default.
     """
 
     def loss(params: Any, batch: training.Batch, key: jax.Array) -> training.Metrics:
@@ -206,11 +213,18 @@ def make_loss(
 def balanced_weights(labels: np.ndarray) -> np.ndarray:
     """Class weights by which each class has the same share of the loss, float32 [c].
 
-    n / (c * count), as scikit-learn and Keras define "balanced".
+    n / (c * count), as scikit-learn and Keras define "balanced". Where texts may have
+    several labels, [n, c], the classes are the texts without and those with a label:
+    float32 [2, c].
 
     >>> balanced_weights(np.array([0, 0, 0, 1]))
     array([0.6666667, 2.       ], dtype=float32)
+    >>> balanced_weights(np.array([[0, 1], [0, 1], [0, 1], [1, 0]]))
+    array([[0.6666667, 2.       ],
+           [2.       , 0.6666667]], dtype=float32)
     """
+    if labels.ndim == 2:
+        return np.stack([balanced_weights(column) for column in labels.T], axis=1)
     counts = np.bincount(labels)
     return (labels.size / (counts.size * counts)).astype(np.float32)
 
@@ -219,6 +233,8 @@ def _measure(
     logits: jax.Array, batch: training.Batch, class_weights: np.ndarray | None = None
 ) -> training.Metrics:
     labels, weights = batch["labels"], batch["weights"]
+    if labels.ndim == 2:
+        return _measure_label_sets(logits, batch, class_weights)
     if logits.shape == labels.shape:
         nats = metrics.binary_cross_entropy(logits, labels)
     else:
@@ -230,6 +246,22 @@ def _measure(
     return {
         "loss": Mean.of(nats, loss_weights),
         "accuracy": Mean.of(correct, weights),
+    }
+
+
+def _measure_label_sets(
+    logits: jax.Array, batch: training.Batch, class_weights: np.ndarray | None
+) -> training.Metrics:
+    """The mean over texts and labels, and the share of texts with the right labels."""
+    labels, weights = batch["labels"], batch["weights"]
+    loss_weights = jnp.broadcast_to(weights[:, None], labels.shape)
+    if class_weights is not None:
+        without, having = jnp.asarray(class_weights)
+        loss_weights *= jnp.where(labels == 1, having[None], without[None])
+    right = metrics.correct(logits, labels).min(axis=1)
+    return {
+        "loss": Mean.of(metrics.binary_cross_entropy(logits, labels), loss_weights),
+        "subset_accuracy": Mean.of(right, weights),
     }
 
 

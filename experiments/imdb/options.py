@@ -102,6 +102,8 @@ class Options(CommonOptions):
             raise ValueError("give either --smoke or --csv, not both")
         if self.vectors:
             self._check_vectors(given)
+        if self.settings.multi_label is not None and not (self.csv or given):
+            raise ValueError("--multi-label needs --csv")
         for name in ("test_csv", "unlabelled", "label_column"):
             if getattr(self, name) is not None and not self.csv:
                 raise ValueError(f"--{name.replace('_', '-')} needs --csv")
@@ -151,6 +153,7 @@ def load(options: Options) -> Reviews:
             unlabelled=options.unlabelled,
             text_column=options.text_column,
             label_column=options.label_column,
+            separator=options.settings.multi_label,
             seed=options.settings.seed,
         )
     return load_imdb(options.data_dir, options.download_dir)

@@ -14,7 +14,7 @@ from experiments.harness.workdir import WorkDir
 from experiments.imdb.batches import Batches, Examples
 from experiments.imdb.combined import combine
 from experiments.imdb.datasets import SENTIMENT
-from experiments.imdb.evaluation import class_probabilities
+from experiments.imdb.evaluation import class_probabilities, label_probabilities
 from experiments.imdb.linear import LinearClassifier
 from experiments.imdb.model import (
     Settings,
@@ -49,6 +49,8 @@ class Reader:
         vocab: the words that it knows.
         linear: the linear classifier whose logits are added to the model's, or None.
         classes: the names of the classes, in the order of the probabilities.
+        separator: of the labels of a text, which may have several; None where each
+            has one.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Reader:
         """Prepares inference on the devices of `mesh`; see `load` for a run's model."""
         self.model, self.variables, self.vocab = model, variables, vocab
         self.classes, self.linear = tuple(classes), linear
+        self.separator = settings.multi_label
         self._settings, self._mesh = settings, mesh
 
     @classmethod
@@ -106,7 +109,8 @@ class Reader:
     def probabilities(self, examples: Examples) -> np.ndarray:
         """The probability of each class for each example, float64 [n, c].
 
-        It is NaN for those without words, and for those with more than `LONGEST_TEXT`.
+        Where texts may have several labels, they do not sum to 1. They are NaN for
+        those without words, and for those with more than `LONGEST_TEXT`.
         """
         sizes = np.array([ids.size for ids in examples.ids], int)
         usable = np.flatnonzero((sizes > 0) & (sizes <= LONGEST_TEXT))
@@ -131,7 +135,40 @@ class Reader:
         """
         if self.linear is not None:
             logits = self.linear.add(logits, ids)
+        if self.multi_label:
+            return label_probabilities(logits)
         return class_probabilities(logits)
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether texts may have several labels."""
+        return self.separator is not None
+
+    def labels(self, probabilities: np.ndarray) -> list[str]:
+        """The labels of a text with these probabilities [c].
+
+        One; where it may have several those with more than 0.5, and there may be none.
+        """
+        if not self.multi_label:
+            return [self.classes[int(probabilities.argmax())]]
+        return [self.classes[k] for k in np.flatnonzero(probabilities > 0.5)]
+
+    def target(self, predicted: int) -> int:
+        """The class whose log-odds explain that this one is predicted.
+
+        Of two classes the second, else the predicted one.
+        """
+        return 1 if self._has_one_logit else predicted
+
+    def against(self, target: int) -> str:
+        """The name of what the log-odds of a class are against."""
+        if self._has_one_logit:
+            return self.classes[1 - target]
+        return f"not {self.classes[target]}"
+
+    @property
+    def _has_one_logit(self) -> bool:
+        return len(self.classes) == 2 and not self.multi_label
 
     def export(self, path: str | Path) -> None:
         """Writes the classifier into a new directory, from which JAX alone runs it.
@@ -148,6 +185,7 @@ class Reader:
             path,
             vocabulary=self.vocab.tokens,
             labels=self.classes,
+            multi_label=self.multi_label,
             tokenizer={
                 "kind": "words",
                 "lower": True,

@@ -105,7 +105,10 @@ class Service:
         """Compiles the network; `model` says on the page what classifies."""
         self._reader = reader
         self._explain_one = attribution.make_explainer(
-            reader.model, reader.variables, reader.linear
+            reader.model,
+            reader.variables,
+            reader.linear,
+            multi_label=reader.multi_label,
         )
         [self._unknown] = reader.vocab.encode([UNK])
         self._explain_one(np.ones(1, np.int32), 1)
@@ -118,6 +121,7 @@ class Service:
         about = {
             "model": model,
             "classes": [*reader.classes],
+            "multi_label": reader.multi_label,
             "vocabulary": len(reader.vocab),
             "limits": {
                 "characters": LONGEST_CHARACTERS,
@@ -182,9 +186,13 @@ class Service:
         probabilities = await self._verdicts(ids)
         best = int(probabilities.argmax())
         shares = probabilities.tolist()
+        several = {}
+        if self._reader.multi_label:
+            several = {"labels": self._reader.labels(probabilities)}
         return {
             "label": self._reader.classes[best],
             "probability": shares[best],
+            **several,
             "probabilities": dict(zip(self._reader.classes, shares, strict=True)),
             "words": int(ids.size),
             "unknown": int((ids == self._unknown).sum()),
@@ -193,13 +201,13 @@ class Service:
     async def _explanation(self, text: str, ids: np.ndarray) -> dict[str, Any]:
         """The verdict, and the attribution of each word to the score of a class."""
         verdict, classes = await self._verdict(ids), self._reader.classes
-        target = classes.index(verdict["label"]) if len(classes) > 2 else 1
+        target = self._reader.target(classes.index(verdict["label"]))
         found = await self._explanations((ids, target))
         return {
             **verdict,
             **attribution.cut(text),
             "target": classes[target],
-            "against": attribution.against(classes, target),
+            "against": self._reader.against(target),
             "attributions": found.attributions.round(6).tolist(),
             "unknown_words": (ids == self._unknown).tolist(),
             "baseline": found.baseline,

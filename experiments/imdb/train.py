@@ -25,7 +25,7 @@ from rich.console import Console
 from experiments.harness import distributed, jax_setup
 from experiments.harness.files import replace_file
 from experiments.harness.options import is_temporary, scratch_if_smoke
-from experiments.harness.plots import plot_confusion, plot_history
+from experiments.harness.plots import plot_bars, plot_confusion, plot_history
 from experiments.harness.progress import progress_bar
 from experiments.harness.training_loop import fit
 from experiments.harness.workdir import WorkDir, fingerprint
@@ -33,8 +33,11 @@ from experiments.imdb import datasets, inference
 from experiments.imdb.batches import Batches, Examples
 from experiments.imdb.calibration import expected_calibration_error, fit_temperature
 from experiments.imdb.evaluation import (
+    as_decisions,
     class_probabilities,
     classification_report,
+    label_report,
+    measure_label_sets,
     measure_logits,
 )
 from experiments.imdb.linear import LinearClassifier
@@ -56,6 +59,8 @@ from jaxrnn import placement, training
 from jaxrnn.batching import bucket_lengths, epoch_rng
 from jaxrnn.checkpoints import Checkpoints
 from jaxrnn.text import Vocab, word_tokens
+
+PLOTTED = 20  # labels in a picture
 
 
 def main(options: Options) -> None:
@@ -122,6 +127,19 @@ class Run:
             "vectors": self.vectors and self.vectors.fingerprint,
             **dataclasses.asdict(self.settings),
         }
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """The metrics of an evaluation; the last decides which epoch is the best."""
+        if self.data.multi_label:
+            return "loss", "subset_accuracy", "micro_f1"
+        return "loss", "accuracy"
+
+    def measure(self, logits: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+        """The metrics of `scores`, and the confusion matrix, or that of each label."""
+        if self.data.multi_label:
+            return measure_label_sets(logits, labels)
+        return measure_logits(logits, labels)
 
     def batches(
         self, examples: Examples, boundaries: tuple[int, ...] | None = None
@@ -216,8 +234,8 @@ def learn(run: Run, began: float, tensorboard: bool) -> dict[str, Any]:
 
     def evaluate(state: training.TrainState) -> dict[str, float]:
         logits = predict(state.params, validation_batches)
-        found = measure_logits(logits, run.validation.labels)
-        return {f"validation_{name}": found[name] for name in ("loss", "accuracy")}
+        found = run.measure(logits, run.validation.labels)
+        return {f"validation_{name}": found[name] for name in run.scores}
 
     state, done = fit(
         placement.replicate(state, mesh),
@@ -226,7 +244,7 @@ def learn(run: Run, began: float, tensorboard: bool) -> dict[str, Any]:
         train_step=training.make_train_step(loss, optimizer, mesh),
         evaluate=evaluate,
         rate=make_schedule(settings, steps),
-        best="validation_accuracy",
+        best=f"validation_{run.scores[-1]}",
         units="words",
         units_per_epoch=train_batches.words,
         workdir=run.workdir,
@@ -243,18 +261,18 @@ def learn(run: Run, began: float, tensorboard: bool) -> dict[str, Any]:
     calibrate = add_linear if settings.linear == "on" else scale_by_temperature
     logits, unscaled, told = calibrate(run, validation, test)
     labels = run.test.labels
-    found = measure_logits(logits, labels)
-    report = classification_report(found["confusion"], run.data.classes)
+    found = run.measure(logits, labels)
+    report_on = label_report if run.data.multi_label else classification_report
+    report = report_on(found["confusion"], run.data.classes)
     errors = [
-        expected_calibration_error(class_probabilities(some), labels)
-        for some in (logits, unscaled)
+        calibration_error(logits, labels),
+        calibration_error(unscaled, labels),
     ]
     if jax.process_index() == 0:
-        plot_run(run, done.history, found["confusion"])
+        plot_run(run, done.history, found["confusion"], report["classes"])
     chosen = done.history[int(best.step) // steps_per_epoch - 1]
     return {
-        "test_accuracy": found["accuracy"],
-        "test_loss": found["loss"],
+        **{f"test_{name}": found[name] for name in run.scores},
         "test_macro_f1": report["macro_f1"],
         "test_calibration_error": errors[0],
         "test_calibration_error_unscaled": errors[1],
@@ -265,6 +283,12 @@ def learn(run: Run, began: float, tensorboard: bool) -> dict[str, Any]:
     }
 
 
+def calibration_error(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The expected calibration error of what is decided by the logits."""
+    logits, labels = as_decisions(logits, labels)
+    return expected_calibration_error(class_probabilities(logits), labels)
+
+
 def scale_by_temperature(
     run: Run, validation: np.ndarray, test: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, dict[str, Any]]:
@@ -272,7 +296,7 @@ def scale_by_temperature(
 
     The temperature is fitted on the logits of the validation part.
     """
-    temperature = fit_temperature(validation, run.validation.labels)
+    temperature = fit_temperature(*as_decisions(validation, run.validation.labels))
     return test / temperature, test, {"temperature": temperature}
 
 
@@ -299,16 +323,16 @@ def add_linear(
     linear = dataclasses.replace(linear, scales=scales)
     if jax.process_index() == 0:
         replace_file(run.workdir.path / LINEAR, linear.save, "--workdir")
-    labels = run.test.labels
-    alone = measure_logits(linear.logits(run.test.ids), labels)
+    labels, score = run.test.labels, run.scores[-1]
+    alone = run.measure(linear.logits(run.test.ids), labels)
     return (
         linear.add(test, run.test.ids),
         unscaled,
         {
             "temperature": 1.0,
             "linear_scales": scales.tolist(),
-            "linear_test_accuracy": alone["accuracy"],
-            "recurrent_test_accuracy": measure_logits(test, labels)["accuracy"],
+            f"linear_test_{score}": alone[score],
+            f"recurrent_test_{score}": run.measure(test, labels)[score],
         },
     )
 
@@ -322,25 +346,55 @@ def pretrained_vectors(run: Run) -> np.ndarray:
         )
 
 
-def plot_run(run: Run, history: list[dict[str, float]], counts: np.ndarray) -> None:
-    """Writes curves.png and confusion.png."""
+def plot_run(
+    run: Run,
+    history: list[dict[str, float]],
+    counts: np.ndarray,
+    report: dict[str, dict[str, float]],
+) -> None:
+    """Writes curves.png and confusion.png.
+
+    Where texts may have several labels, labels.png is in place of the latter: the
+    scores of the `PLOTTED` most frequent ones.
+    """
     path, title = run.workdir.path, run.data.name
     panels = {
-        quantity: [f"{part}_{quantity}" for part in ("train", "validation")]
-        for quantity in ("loss", "accuracy")
+        quantity.replace("_", " "): [
+            name
+            for name in (f"train_{quantity}", f"validation_{quantity}")
+            if name in history[0]
+        ]
+        for quantity in run.scores
     }
     plot_history(path / "curves.png", title, history, panels)
-    plot_confusion(path / "confusion.png", f"{title}: test", counts, run.data.classes)
+    if not run.data.multi_label:
+        plot_confusion(
+            path / "confusion.png", f"{title}: test", counts, run.data.classes
+        )
+        return
+    frequent = sorted(report, key=lambda name: -report[name]["support"])[:PLOTTED]
+    bars = {
+        name: {score: report[name][score] for score in ("precision", "recall", "f1")}
+        for name in frequent
+    }
+    plot_bars(path / "labels.png", title, {"test": bars})
 
 
 def summary(results: dict[str, Any]) -> str:
     """The results of a finished run, in a line."""
-    macro_f1 = ""
-    if len(results["confusion"]) > 2:
-        macro_f1 = f", macro F1 {results['test_macro_f1']:.4f}"
+    macro_f1 = f", macro F1 {results['test_macro_f1']:.4f}"
+    if "test_micro_f1" in results:
+        found = (
+            f"micro F1 {results['test_micro_f1']:.4f}{macro_f1}, subset accuracy "
+            f"{results['test_subset_accuracy']:.2%}"
+        )
+        validation = f"{results['validation_micro_f1']:.4f}"
+    else:
+        found = f"accuracy {results['test_accuracy']:.2%}"
+        found += macro_f1 if len(results["confusion"]) > 2 else ""
+        validation = f"{results['validation_accuracy']:.2%}"
     return (
-        f"{results['dataset']}: test accuracy {results['test_accuracy']:.2%}"
-        f"{macro_f1}, calibration error {results['test_calibration_error']:.2%} "
-        f"(validation {results['validation_accuracy']:.2%}, epoch "
+        f"{results['dataset']}: test {found}, calibration error "
+        f"{results['test_calibration_error']:.2%} (validation {validation}, epoch "
         f"{results['best_epoch']}), {results['seconds']:.0f} s"
     )

@@ -48,6 +48,7 @@ def export(
     *,
     vocabulary: Sequence[str] | None = None,
     labels: Sequence[str] | None = None,
+    multi_label: bool = False,
     tokenizer: Mapping[str, Any] | None = None,
     platforms: Sequence[str] = PLATFORMS,
 ) -> None:
@@ -62,6 +63,8 @@ def export(
         vocabulary: the token of each id.
         labels: the name of each class; of yes and no where the classifier has one
             logit.
+        multi_label: whether a sequence may have several of the labels, each with the
+            sigmoid of its logit for a probability; kept in the card.
         tokenizer: what it takes to make tokens of a text, in words that JSON has; kept
             in the card.
         platforms: what to compile for.
@@ -69,7 +72,8 @@ def export(
     Raises:
         TypeError: if `model` is another one, or `variables` is no mapping.
         ValueError: if the vocabulary or the labels are not as many as the model has; if
-            a platform is unknown to JAX.
+            several labels are said of a model with one logit; if a platform is unknown
+            to JAX.
         FileExistsError: if there is something at `path`.
         OSError: if it cannot be written.
 
@@ -93,13 +97,18 @@ def export(
         )
     if isinstance(model, LanguageModel):
         kind, (functions, initial) = "language model", _language_model(model, variables)
-        if labels is not None:
+        if labels is not None or multi_label:
             raise ValueError("labels are of a classifier: a language model has none")
     elif isinstance(model, nn.Module) and hasattr(model, "num_classes"):
         kind, functions, initial = "classifier", _classifier(model), {}
         classes = 2 if model.num_classes is None else model.num_classes
         if labels is not None and len(labels) != classes:
             raise ValueError(f"labels must be {classes}, got {len(labels)}")
+        if multi_label and model.num_classes is None:
+            raise ValueError(
+                "multi_label needs a logit of each label: give the classifier "
+                "num_classes"
+            )
     else:
         raise TypeError(
             "model must be a SequenceClassifier or a LanguageModel, got "
@@ -124,6 +133,7 @@ def export(
         "vocab_size": model.vocab_size,
         "functions": {},
         "labels": None if labels is None else [*labels],
+        "multi_label": multi_label,
         "tokenizer": None if tokenizer is None else dict(tokenizer),
     }
     for name, (function, arguments) in functions.items():

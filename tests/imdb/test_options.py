@@ -407,7 +407,7 @@ def test_settings_that_do_not_fit(csv_run, csv_file, program_run, more, message)
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{}", "results.json is damaged (KeyError('confusion')): remove it"),
+        ("{}", "results.json is damaged (KeyError('test_macro_f1')): remove it"),
         ("[1]", "results.json is damaged (not a JSON object): remove it"),
         ('{"dataset": "x", "test_accuracy": "high"}', "results.json is damaged"),
     ],

@@ -13,10 +13,16 @@ async function ask(path, text, signal) {
   return found;
 }
 
-function tellVerdict({ label, probability }) {
-  part("label").textContent = label;
-  part("probability").textContent = percent(probability);
-  const first = data.classes.length === 2 && label === data.classes[0];
+/* The label, or all that the text has where it may have several; the bar is the likeliest. */
+function tellVerdict({ label, labels, probability, probabilities }) {
+  if (labels) {
+    part("label").textContent = labels.join(", ") || "no label";
+    part("probability").textContent = labels.map((name) => percent(probabilities[name])).join(", ");
+  } else {
+    part("label").textContent = label;
+    part("probability").textContent = percent(probability);
+  }
+  const first = !labels && data.classes.length === 2 && label === data.classes[0];
   part("share").className = first ? "less" : "more";
   part("share").style.width = `${100 * probability}%`;
 }
