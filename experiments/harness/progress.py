@@ -42,7 +42,7 @@ def _spell(name: str, value: float) -> str:
         return f"{value:,.0f}"
     if name.endswith("accuracy"):
         return f"{value:.2%}"
-    if name.endswith("loss") or "nats" in name:
+    if name.endswith(("loss", "f1")) or "nats" in name:
         return f"{value:.4f}"
     if name.endswith("perplexity"):
         return f"{value:,.2f}"
