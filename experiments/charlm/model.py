@@ -63,21 +63,25 @@ def make_schedule(settings: Settings, steps: int) -> optax.Schedule:
     )
 
 
-def make_optimizer(settings: Settings, steps: int) -> optax.GradientTransformation:
+def make_optimizer(
+    settings: Settings, steps: int, rate: optax.Schedule | None = None
+) -> optax.GradientTransformation:
     """Return the optimizer of the settings with clipping, over `steps` steps.
 
     It is AdamW (Loshchilov and Hutter, 2019), or NT-ASGD (Merity, Keskar and Socher,
-    2018), whose weight decay is that of the gradient, of all parameters.
+    2018), whose weight decay is that of the gradient, of all parameters. A `rate` takes
+    the place of that of the settings.
     """
+    rate = rate or make_schedule(settings, steps)
     if settings.optimizer == "nt-asgd":
         return optax.chain(
             clip_gradients(settings.clip),
             optax.add_decayed_weights(settings.weight_decay),
-            optax.scale_by_learning_rate(make_schedule(settings, steps)),
+            optax.scale_by_learning_rate(rate),
             average_iterates(),
         )
     adam = optax.adamw(
-        make_schedule(settings, steps),
+        rate,
         weight_decay=settings.weight_decay,
         mask=lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params),
     )

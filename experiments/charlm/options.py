@@ -123,6 +123,12 @@ class Options(CommonOptions):
         PORT.check(self, "port")
         if self.unknown == "skip" and not (self.sample or self.analysis.requested):
             raise ValueError("--unknown skip needs --sample, --score or --neurons")
+        self.check_lr_find()
+        if self.lr_find and (self.sample or self.uses_trained_model):
+            raise ValueError(
+                "--lr-find goes alone: without --sample, --score, --neurons, --export "
+                "and --serve"
+            )
         if self.tensorboard and self.uses_trained_model:
             raise ValueError(
                 "--tensorboard needs a training: --score, --neurons, --export and "

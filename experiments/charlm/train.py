@@ -59,6 +59,7 @@ from experiments.charlm.options import (
 )
 from experiments.charlm.units import WORDS, Units, count_tokens, units_of
 from experiments.harness import distributed, jax_setup
+from experiments.harness.lr_range_test import STEPS, range_test, report, rising_rate
 from experiments.harness.options import is_temporary, scratch_if_smoke
 from experiments.harness.plots import plot_history
 from experiments.harness.progress import describe_run
@@ -80,6 +81,8 @@ def main(options: Options) -> None:
             use(options)
         elif options.sample:
             sample(options)
+        elif options.lr_find:
+            find_rate(options)
         else:
             train(options)
 
@@ -182,6 +185,22 @@ def prepare(text: Text, options: Options) -> Run:
     }
     model = make_model(settings, len(vocab))
     return Run(text, units, vocab, settings, model, mesh, workdir, identity, chosen)
+
+
+def find_rate(options: Options) -> None:
+    """Do the learning-rate range test, with the text and settings of a run."""
+    text = distributed.in_turn(lambda: load(options))
+    run = prepare(text, options)
+    settings, mesh = run.settings, run.mesh
+    own = placement.local_batch_slice(settings.batch, mesh)
+    streams = Streams(encode(text.split()[0], run.vocab), settings, own)
+    optimizer = make_optimizer(settings, STEPS, rising_rate)
+    found = range_test(
+        shard_state(make_state(run.model, optimizer, settings), mesh),
+        streams.epoch,
+        make_train_step(run.model, optimizer, mesh, settings.weight_drop),
+    )
+    report(found, text.name, run.workdir.path)
 
 
 def learn(

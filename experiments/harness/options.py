@@ -54,9 +54,26 @@ class CommonOptions(PlaceOptions):
     tensorboard: bool = False
     """Also write TensorBoard logs, to the folder tensorboard of the work directory.
     To see them: pip install tensorboard, then tensorboard --logdir WORKDIR."""
+    lr_find: bool = False
+    """Learning-rate range test: train for 200 steps while the rate rises.
+    Suggests a rate, and writes only learning_rates.png to the work directory."""
     cluster: Cluster = field(default_factory=Cluster)
     typed: tyro.conf.Suppress[tyro.conf.Fixed[tuple[str, ...]]] = ()
     """The names of the fields that the command line gave."""
+
+    def check_lr_find(self) -> None:
+        """Check --lr-find against what all programs have.
+
+        Raises:
+            ValueError: an option contradicts it; it is named.
+        """
+        if self.lr_find and self.tensorboard:
+            raise ValueError("give either --lr-find or --tensorboard, not both")
+        if self.lr_find and {"learning_rate", "epochs", "patience"} & {*self.typed}:
+            raise ValueError(
+                "--lr-find has rates and steps of its own: leave --learning-rate, "
+                "--epochs and --patience out"
+            )
 
     def smoke_settings(self, smoke: Settings, given: Settings) -> Settings:
         """Return the settings of --smoke, with the seed and the cell of `given`.

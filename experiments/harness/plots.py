@@ -1,4 +1,4 @@
-"""Figures as PNG files: learning curves, a confusion matrix, bars."""
+"""Figures as PNG files: learning curves, learning rates, a confusion matrix, bars."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -65,6 +65,41 @@ def plot_history(
         for quantity, names in panels.items()
     }
     plot_curves(path, title, "epoch", series)
+
+
+def plot_rates(
+    path: Path,
+    title: str,
+    rates: Sequence[float],
+    losses: Sequence[float],
+    smoothed: Sequence[float],
+    suggestion: float | None,
+) -> None:
+    """Plot losses and smoothed losses over learning rates, with a line at one of them.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "rates.png"
+    >>> plot_rates(path, "run", [0.1, 1.0], [0.7, 0.4], [0.7, 0.5], 0.1)
+    >>> path.read_bytes()[1:4]
+    b'PNG'
+    """
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(rates, losses, color="C0", alpha=0.35, label="loss")
+    axes.plot(rates, smoothed, color="C0", label="smoothed loss")
+    if suggestion is not None:
+        label = f"suggested: {suggestion:.1e}"
+        axes.axvline(suggestion, color="C1", linestyle="--", label=label)
+    axes.set_xscale("log")
+    fall = smoothed[0] - min(smoothed)
+    if fall > 0:  # where the loss grows it would hide that it fell
+        axes.set_ylim(min(smoothed) - fall, smoothed[0] + 2 * fall)
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("loss")
+    axes.grid(alpha=0.3)
+    axes.legend()
+    figure.suptitle(title, parse_math=False)
+    figure.savefig(path, dpi=120)
 
 
 def plot_confusion(

@@ -151,15 +151,17 @@ def make_schedule(settings: Settings, steps: int) -> optax.Schedule:
     return config.make_schedule(settings.learning_rate, steps, math.ceil(steps / 10))
 
 
-def make_optimizer(settings: Settings, steps: int) -> optax.GradientTransformation:
+def make_optimizer(
+    settings: Settings, steps: int, rate: optax.Schedule | None = None
+) -> optax.GradientTransformation:
     """Adam with gradient clipping, over `steps` steps.
 
     The embeddings have a lower learning rate: otherwise they overfit to names in the
-    films.
+    films. A `rate` takes the place of that of the settings.
     """
     return optax.chain(
         clip_gradients(settings.clip),
-        optax.adam(make_schedule(settings, steps)),
+        optax.adam(rate or make_schedule(settings, steps)),
         optax.masked(optax.scale(settings.embed_rate), _is_embedding),
     )
 

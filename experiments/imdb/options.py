@@ -98,6 +98,9 @@ class Options(CommonOptions):
             raise ValueError(
                 f"--tensorboard needs a training: {given[0]} trains nothing"
             )
+        self.check_lr_find()
+        if self.lr_find and given:
+            raise ValueError(f"give either --lr-find or {given[0]}, not both")
         if self.smoke and self.csv:
             raise ValueError("give either --smoke or --csv, not both")
         if self.vectors:

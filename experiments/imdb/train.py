@@ -14,6 +14,7 @@ continues where it was stopped.
 
 import dataclasses
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -24,6 +25,7 @@ from rich.console import Console
 
 from experiments.harness import distributed, jax_setup
 from experiments.harness.files import replace_file
+from experiments.harness.lr_range_test import STEPS, range_test, report, rising_rate
 from experiments.harness.options import is_temporary, scratch_if_smoke
 from experiments.harness.plots import plot_bars, plot_confusion, plot_history
 from experiments.harness.progress import progress_bar
@@ -58,6 +60,7 @@ from experiments.imdb.word_vectors import word_vectors
 from jaxrnn import placement, training
 from jaxrnn.batching import bucket_lengths, epoch_rng
 from jaxrnn.checkpoints import Checkpoints
+from jaxrnn.models import SequenceClassifier
 from jaxrnn.text import Vocab, word_tokens
 
 PLOTTED = 20  # labels in a picture
@@ -71,7 +74,10 @@ def main(options: Options) -> None:
         answer(options)
     else:
         with scratch_if_smoke(options) as options:
-            train(options)
+            if options.lr_find:
+                find_rate(options)
+            else:
+                train(options)
 
 
 def answer(options: Options) -> None:
@@ -197,6 +203,24 @@ def prepare(
     return Run(data, vocab, train, validation, test, settings, mesh, workdir, vectors)
 
 
+def find_rate(options: Options) -> None:
+    """Does the learning-rate range test, with the run's data and settings."""
+    data = distributed.in_turn(lambda: load(options))
+    workdir, mesh = WorkDir(options.workdir), placement.data_mesh(options.devices)
+    run = prepare(data, options, workdir, mesh)
+    settings = run.settings
+    model = make_model(settings, len(run.vocab), len(data.classes))
+    batches = run.batches(run.train.cut(settings.max_words))
+    optimizer = make_optimizer(settings, STEPS, rising_rate)
+    state = make_state(model, optimizer, settings.seed, initial_vectors(run))
+    found = range_test(
+        placement.replicate(state, mesh),
+        lambda epoch: batches.epoch(epoch_rng(settings.seed, epoch)),
+        training.make_train_step(run_loss(run, model), optimizer, mesh),
+    )
+    report(found, data.name, workdir.path)
+
+
 def learn(run: Run, began: float, tensorboard: bool) -> dict[str, Any]:
     """Trains, tests the best checkpoint, and returns the content of results.json."""
     settings, mesh = run.settings, run.mesh
@@ -207,9 +231,7 @@ def learn(run: Run, began: float, tensorboard: bool) -> dict[str, Any]:
     steps = epochs * steps_per_epoch
     optimizer = make_optimizer(settings, steps)
     checkpoints = Checkpoints(run.workdir.checkpoints, mode="max")
-    vectors = None
-    if settings.pretrain and not checkpoints.steps():
-        vectors = run.vectors.table if run.vectors else pretrained_vectors(run)
+    vectors = None if checkpoints.steps() else initial_vectors(run)
     state = make_state(model, optimizer, settings.seed, vectors)
     if jax.process_index() == 0:
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
@@ -221,10 +243,6 @@ def learn(run: Run, began: float, tensorboard: bool) -> dict[str, Any]:
             f"{len(run.vocab):,} words; {mesh.size} {jax.default_backend()} devices",
             flush=True,
         )
-    class_weights = None
-    if settings.class_weights == "balanced":
-        class_weights = balanced_weights(run.train.labels)
-    loss = make_loss(model, class_weights=class_weights)
     predict = make_predictor(model, mesh)
     # Of the same shapes, both compile once.
     lengths = [ids.size for part in (run.validation, run.test) for ids in part.ids]
@@ -241,7 +259,7 @@ def learn(run: Run, began: float, tensorboard: bool) -> dict[str, Any]:
         placement.replicate(state, mesh),
         epochs=epochs,
         batches=lambda epoch: train_batches.epoch(epoch_rng(settings.seed, epoch)),
-        train_step=training.make_train_step(loss, optimizer, mesh),
+        train_step=training.make_train_step(run_loss(run, model), optimizer, mesh),
         evaluate=evaluate,
         rate=make_schedule(settings, steps),
         best=f"validation_{run.scores[-1]}",
@@ -337,8 +355,23 @@ def add_linear(
     )
 
 
-def pretrained_vectors(run: Run) -> np.ndarray:
-    """Word vectors from all training texts, those without a label too."""
+def run_loss(run: Run, model: SequenceClassifier) -> Callable[..., training.Metrics]:
+    """The loss of the model's training, with the class weights of the settings."""
+    class_weights = None
+    if run.settings.class_weights == "balanced":
+        class_weights = balanced_weights(run.train.labels)
+    return make_loss(model, class_weights=class_weights)
+
+
+def initial_vectors(run: Run) -> np.ndarray | None:
+    """The embedding to start from; None for a random one.
+
+    Those of a file, or from all training texts, those without a label too.
+    """
+    if not run.settings.pretrain:
+        return None
+    if run.vectors:
+        return run.vectors.table
     with Console(stderr=True).status("computing word vectors (up to half a minute)"):
         unlabelled = map(run.vocab.encode, map(word_tokens, run.data.unlabelled))
         return word_vectors(

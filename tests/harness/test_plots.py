@@ -32,6 +32,23 @@ def test_curves_have_a_panel_for_each_quantity(figures):
         assert drawn == {n: [list(p) for p in points] for n, points in lines.items()}
 
 
+def test_rates_have_a_line_at_the_suggested_one(figures):
+    rates, losses, smoothed = (0.1, 1.0, 10.0), (3.0, 1.0, 2.0), (3.0, 1.9, 1.95)
+    plots.plot_rates(Path("unused"), "run", rates, losses, smoothed, 0.5)
+    plots.plot_rates(Path("unused"), "run", rates, losses, smoothed, None)
+    for figure, marks in zip(figures, (1, 0), strict=True):
+        [axes] = figure.axes
+        assert axes.get_xscale() == "log"
+        assert axes.get_ylim() == pytest.approx((1.9 - 1.1, 3.0 + 2.2))
+        drawn = {line.get_label(): line.get_xydata().tolist() for line in axes.lines}
+        assert drawn.pop("loss") == [list(p) for p in zip(rates, losses, strict=True)]
+        found = drawn.pop("smoothed loss")
+        assert found == [list(p) for p in zip(rates, smoothed, strict=True)]
+        assert len(drawn) == marks
+        if marks:
+            assert {x for x, _ in drawn["suggested: 5.0e-01"]} == {0.5}
+
+
 def test_confusion_has_counts_and_shares_of_the_truth(figures):
     counts = np.array([[1500, 500], [0, 0]])
     plots.plot_confusion(Path("unused"), "run", counts, ["no", "yes"])
