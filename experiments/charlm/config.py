@@ -22,8 +22,7 @@ class Settings(CommonSettings):
     layers: int = 1
     dtype: Literal["auto", "float32", "bfloat16"] = "float32"
     """Compute dtype of matrix products; parameters, states and sums stay float32.
-    auto: what makes a training step faster on this machine, which is measured once, at
-    the start of the run, and kept; its first line says it."""
+    auto: the one with which a training step is faster here, by a measurement."""
     dropout: float = 0.0
     epochs: int = 4
     batch: int = 16
@@ -64,8 +63,8 @@ class Settings(CommonSettings):
     optimizer: Literal["adamw", "nt-asgd"] = "adamw"
     """nt-asgd: gradient descent, averaged once validation stops getting better."""
     averaging_patience: int = 5
-    """With nt-asgd: averaging begins when validation is worse than the best of all
-    epochs but so many last ones."""
+    """With nt-asgd: number of the last epochs that are not compared with.
+    Averaging begins when validation is worse than the best before them."""
 
     def check(self) -> None:
         """Check the range of every field.

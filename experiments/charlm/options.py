@@ -53,9 +53,9 @@ class Options(CommonOptions):
     bytes: bool = False
     """Model bytes instead of characters; files may then be of any kind."""
     words: bool = False
-    """Model words instead of characters: what stands between white space, and <eos>
-    for the end of a line. Files are read as they are, as Penn Treebank and WikiText
-    are published: in other texts, put spaces before punctuation first."""
+    """Model words instead of characters: all between white space, and line ends.
+    Penn Treebank and WikiText are published like that.
+    In other texts put spaces before punctuation first."""
     vocabulary_size: Annotated[int | None, cli.default_is("all")] = None
     """With --words: the most frequent words to tell apart, <unk> and <eos> included.
     Words that occur once are <unk>, too, unless the text itself has <unk>."""
