@@ -26,6 +26,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 from jax.sharding import Mesh
 
 from experiments.charlm import dtype, inference
@@ -193,14 +194,27 @@ def find_rate(options: Options) -> None:
     run = prepare(text, options)
     settings, mesh = run.settings, run.mesh
     own = placement.local_batch_slice(settings.batch, mesh)
-    streams = Streams(encode(text.split()[0], run.vocab), settings, own)
+    ids = encode(text.split()[0], run.vocab, run.units)
     optimizer = make_optimizer(settings, STEPS, rising_rate)
     found = range_test(
         shard_state(make_state(run.model, optimizer, settings), mesh),
-        streams.epoch,
-        make_train_step(run.model, optimizer, mesh, settings.weight_drop),
+        Streams(ids, settings, own).epoch,
+        make_run_step(run, optimizer),
     )
     report(found, text.name, run.workdir.path)
+
+
+def make_run_step(run: Run, optimizer: optax.GradientTransformation) -> Callable:
+    """Return the train step with the regularizers of the settings."""
+    settings = run.settings
+    penalties = Penalties(
+        settings.embedding_dropout,
+        settings.activation_penalty,
+        settings.temporal_penalty,
+    )
+    return make_train_step(
+        run.model, optimizer, run.mesh, settings.weight_drop, penalties
+    )
 
 
 def learn(
@@ -215,14 +229,7 @@ def learn(
     streams = Streams(train_ids, settings, own)
     steps = settings.epochs * len(streams.epoch(0))
     optimizer = make_optimizer(settings, steps)
-    penalties = Penalties(
-        settings.embedding_dropout,
-        settings.activation_penalty,
-        settings.temporal_penalty,
-    )
-    train_step = make_train_step(
-        model, optimizer, run.mesh, settings.weight_drop, penalties
-    )
+    train_step = make_run_step(run, optimizer)
     evaluation = Evaluation(model, validation_ids, run.mesh)
 
     state = shard_state(make_state(model, optimizer, settings), run.mesh)

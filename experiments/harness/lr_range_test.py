@@ -82,7 +82,7 @@ def rising_rate(step: Any) -> Any:
     """The learning rate of a step, an `optax.Schedule`.
 
     >>> [f"{rising_rate(step):.1g}" for step in (0, 199)]
-    ['1e-06', '1']
+    ['1e-06', '1e+01']
     """
     return LOWEST * (HIGHEST / LOWEST) ** (step / (STEPS - 1))
 

@@ -41,7 +41,7 @@ def run(loss, epoch_length=7):
 def test_rates_rise_by_the_same_factor_from_end_to_end():
     rates = [rising_rate(step) for step in range(200)]
     assert rates[0] == 1e-6
-    assert rates[-1] == pytest.approx(1)
+    assert rates[-1] == pytest.approx(10)
     factors = [b / a for a, b in zip(rates, rates[1:], strict=False)]  # noqa: RUF007
     assert np.ptp(factors) < 1e-9
     assert factors[0] > 1
@@ -67,7 +67,7 @@ def test_the_suggestion_is_a_tenth_of_the_rate_of_the_least_average():
     np.testing.assert_allclose(found.smoothed, averages, rtol=1e-5)
     best = int(np.argmin(averages))
     assert 140 < best < 165
-    rate = 1e-6 * 10 ** (6 * best / 199)
+    rate = 1e-6 * 10 ** (7 * best / 199)
     assert found.suggestion == pytest.approx(rate / 10)
     assert f"at {rate:.1e}; a tenth of that" in found.describe()
     assert found.describe().endswith(f"--learning-rate {rate / 10:.1e}")
@@ -104,19 +104,25 @@ def test_the_optimizers_follow_the_rate():
         optimizer = make(lambda step: jnp.where(step == 0, 0.25, 0.75))
         state = optimizer.init(params)
         for rate in (0.25, 0.75):
-            updates, state = optimizer.update(gradients, state, params)
+            with jax.numpy_dtype_promotion("standard"):  # as optax needs it
+                updates, state = optimizer.update(gradients, state, params)
             expected = jnp.array([[rate], [-rate]])
             np.testing.assert_allclose(updates["other"], expected, rtol=1e-4)
             np.testing.assert_allclose(updates["embed"], -rate * embed_rate, rtol=1e-4)
 
 
-@pytest.mark.parametrize("program", ["program_run", "charlm_run"])
-def test_it_writes_a_picture_and_nothing_else(request, tmp_path, monkeypatch, program):
+@pytest.mark.parametrize(
+    ("program", "more"),
+    [("program_run", []), ("charlm_run", []), ("charlm_run", ["--words"])],
+)
+def test_it_writes_a_picture_and_nothing_else(
+    request, tmp_path, monkeypatch, program, more
+):
     """The smoke model, whose loss falls at some rate; with fewer steps."""
     monkeypatch.setattr(lr_range_test, "STEPS", 60)
     path = tmp_path / "run"
     run = request.getfixturevalue(program)
-    code, out, err = run("--smoke", "--lr-find", "--workdir", path)
+    code, out, err = run("--smoke", "--lr-find", "--workdir", path, *more)
     assert (code, err) == (0, "")
     told, where = out.splitlines()
     assert where == f"{path}/learning_rates.png shows the loss at each rate"

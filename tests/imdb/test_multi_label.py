@@ -373,6 +373,69 @@ def test_a_page_explains_the_likeliest_label(run, program_run, tmp_path):
     assert "not the likeliest label" in page.read_text(encoding="utf-8")
 
 
+def test_the_epoch_with_the_best_micro_f1_is_kept(tmp_path, program_run, monkeypatch):
+    seen = []
+
+    def fit(state, *, best, evaluate, **others):
+        seen.extend([best, [*evaluate(state)]])
+        raise KeyboardInterrupt("seen enough")
+
+    monkeypatch.setattr(imdb_train, "fit", fit)
+    path = write_rows(tmp_path / "mine.csv", make_rows(60, seed=2))
+    assert program_run(
+        "--csv", path, "--multi-label", "|", "--workdir", tmp_path / "run",
+        "--no-pretrain", "--hidden", 3, "--embed", 3,
+    )[0] == 130  # fmt: skip
+    names = ["loss", "subset_accuracy", "micro_f1"]
+    assert seen == ["validation_micro_f1", [f"validation_{name}" for name in names]]
+
+
+def test_the_temperature_is_that_of_all_decisions_in_validation(rng):
+    """The best of a grid, for validation logits that are three times too large."""
+    logits = rng.normal(size=(200, 3))
+    labels = (rng.random((200, 3)) < 1 / (1 + np.exp(-logits))).astype(np.int32)
+    run = types.SimpleNamespace(validation=Examples([], labels))
+    test = rng.normal(size=(5, 3))
+    scaled, unscaled, told = imdb_train.scale_by_temperature(run, 3 * logits, test)
+    scales = np.linspace(0.1, 1, 1_000)
+    losses = [
+        np.log1p(np.exp(-scale * 3 * logits * (2 * labels - 1))).sum()
+        + (scale - 1) ** 2
+        for scale in scales
+    ]
+    best = 1 / scales[np.argmin(losses)]
+    assert told["temperature"] == pytest.approx(best, rel=5e-3)
+    assert 2 < best < 4
+    np.testing.assert_allclose(scaled, test / told["temperature"])
+    assert unscaled is test
+
+
+def test_the_calibration_error_is_that_of_all_decisions(rng):
+    """In bins of decisions for or against a label, made one by one."""
+    logits, labels = 2 * rng.normal(size=(40, 3)), rng.integers(2, size=(40, 3))
+    bins = [[] for _ in range(15)]
+    for z, label in zip(logits.ravel(), labels.ravel(), strict=True):
+        certainty = 1 / (1 + np.exp(-abs(z)))
+        [k] = [k for k in range(15) if k / 15 < certainty <= (k + 1) / 15]
+        bins[k].append((certainty, float((z > 0) == label)))
+    gaps = [abs(sum(c - right for c, right in some)) for some in bins]
+    found = imdb_train.calibration_error(logits, labels)
+    assert found == pytest.approx(sum(gaps) / 120)
+
+
+def test_it_is_exported_with_its_linear_part(run, program_run, tmp_path):
+    directory = tmp_path / "exported"
+    assert program_run("--workdir", run[0], "--export", directory)[0] == 0
+    exported, reader = serving.load(directory), Reader.load(run[0], devices=1)
+    assert exported.card["multi_label"] is True
+    assert exported.card["labels"] == [*CLASSES]
+    examples = reader.encode(["the ball and the page", "court"])
+    with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
+        logits = np.asarray(exported.classify(*pad(examples.ids)), np.float64)
+    shares = 1 / (1 + np.exp(-logits))
+    np.testing.assert_allclose(shares, reader.probabilities(examples), atol=1e-6)
+
+
 @pytest.mark.parametrize("number", [2, 3])
 def test_the_exported_card_says_it(tmp_path, number):
     """Two labels have two logits, while two classes have one."""
