@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 
 SHOW_CURSOR = b"\x1b[?25h"  # which a progress bar hides
+PACKAGED = ("train", "compare", "run")
 CLEANUPS: list[Callable[[], None]] = []  # to call before the process ends at once
 
 
@@ -32,7 +33,9 @@ def launch(program: str, module: str = "train") -> int:
         print(f"error: {error}: correct or unset that variable", file=sys.stderr)
         return 2
     defaults = getattr(found, "defaults", None)
-    code = cli.run(found.main, found.Options, program, found.__doc__, defaults)
+    # The modules that a package's __main__ runs go by the name of the package.
+    name = program if module in PACKAGED else f"{program}.{module}"
+    code = cli.run(found.main, found.Options, name, found.__doc__, defaults)
     # What is left is Python's own end, in which nothing can be saved or lost.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)

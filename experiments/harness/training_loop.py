@@ -27,7 +27,7 @@ from jaxrnn.checkpoints import Checkpoints
 from jaxrnn.training import Batch, Metrics
 
 EpochMetrics = dict[str, float]
-SAVED_EVERY = 2_000  # steps, also within an epoch: what a killed run loses at most
+SAVED_EVERY = 2_000  # steps
 # Metrics are fetched from the devices after so many steps or seconds.
 READ_EVERY, READ_SECONDS = 50, 0.2
 
@@ -131,6 +131,7 @@ def fit(
     after_epoch: Callable[[PyTree], None] | None = None,
     after_evaluation: Callable[[PyTree, Sequence[EpochMetrics]], PyTree] | None = None,
     tensorboard: Path | None = None,
+    saved_every: int | None = None,
 ) -> tuple[PyTree, TrainProgress]:
     """Train to the last epoch; return the state after it and what was done.
 
@@ -159,6 +160,8 @@ def fit(
         after_evaluation: Called with the state and the metrics of all epochs; what it
             returns is saved, and trained on.
         tensorboard: Directory for TensorBoard logs of every step and epoch.
+        saved_every: Steps between checkpoints within an epoch: what a killed run loses
+            at most (2,000 if None).
 
     Raises:
         NotFiniteError: A metric is not finite. The checkpoints are from before it.
@@ -245,7 +248,10 @@ def fit(
                 unread.append((step, metrics))
                 if interrupt.stops_after(step):
                     break
-                if step % SAVED_EVERY == 0 and done.steps + len(unread) < steps:
+                if (
+                    step % (saved_every or SAVED_EVERY) == 0
+                    and done.steps + len(unread) < steps
+                ):
                     read()
                     save(metric=checkpoints.worst)
                     read_at = time.perf_counter()
