@@ -1,14 +1,15 @@
 """Recurrent networks for JAX: right, fast and pleasant.
 
 Layers, cells and what combines them are here; everything else is in the modules, each
-about one thing: `batching`, `checkpoints`, `functional`, `metrics`, `models`,
-`placement`, `regularizers`, `sampling`, `segments`, `serving`, `text`, `torch_weights`,
+about one thing: `adversarial`, `batching`, `checkpoints`, `functional`, `metrics`, `models`,
+`placement`, `regularizers`, `sampled_softmax`, `sampling`, `segments`, `serving`, `text`, `torch_weights`,
 `training`, `weights`; and `nnx`, which only `import jaxrnn.nnx` imports.
 """
 
 __version__ = "0.1.0"
 
 from jaxrnn import (
+    adversarial,
     batching,
     cells,
     checkpoints,
@@ -18,6 +19,7 @@ from jaxrnn import (
     models,
     placement,
     regularizers,
+    sampled_softmax,
     sampling,
     segments,
     serving,
@@ -46,6 +48,7 @@ __all__ = [
     "Recurrent",
     "ResetBeforeGRUCell",
     "Stack",
+    "adversarial",
     "batching",
     "cells",
     "checkpoints",
@@ -56,6 +59,7 @@ __all__ = [
     "models",
     "placement",
     "regularizers",
+    "sampled_softmax",
     "sampling",
     "save",
     "segments",

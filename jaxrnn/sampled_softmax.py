@@ -45,7 +45,7 @@ class CandidateSampler(NamedTuple):
     >>> sampler.probabilities.tolist()
     [1.0, 0.5, 0.5, 0.5, 0.5]
     >>> sampler.draw(jax.random.key(0)).tolist()
-    [0, 2, 4]
+    [0, 1, 3]
     """
 
     ends: Int[np.ndarray, "v"]
@@ -181,7 +181,8 @@ def sampled_cross_entropy(
     others = jnp.matmul(flat, table[candidates].T, preferred_element_type=sums)
     others = others + corrected[candidates].astype(sums)[None]
     # A target among the candidates would count twice.
-    same = targets.reshape(-1)[:, None] == candidates[None]
+    flat_targets = targets.reshape(-1).astype(candidates.dtype)
+    same = flat_targets[:, None] == candidates[None]
     others = jnp.where(same, -jnp.inf, others)
     rest = jax.nn.logsumexp(others, axis=-1).reshape(targets.shape)
     return jnp.logaddexp(true, rest) - true

@@ -197,9 +197,9 @@ def make_metrics(model: LanguageModel) -> Callable[..., tuple[Metrics, State]]:
 def _features(
     model: LanguageModel, params: Any, batch: Batch, state: State, **options: Any
 ) -> tuple[Float[Array, "b t e"], State]:
-    """Return what the logits are made of, and the state; a text starts with a fresh one.
+    """Return what the logits are made of, and the state.
 
-    The logits of all words would be too many for one array.
+    A text starts with a fresh one. The logits of all words are too many for one array.
     """
     ids, state = segments.from_resets(batch["starts"], state)
     return model.apply(  # pyright: ignore[reportReturnType]
