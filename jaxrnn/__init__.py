@@ -1,9 +1,10 @@
 """Recurrent networks for JAX: right, fast and pleasant.
 
 Layers, cells and what combines them are here; everything else is in the modules, each
-about one thing: `adversarial`, `batching`, `checkpoints`, `functional`, `metrics`, `models`,
-`placement`, `regularizers`, `sampled_softmax`, `sampling`, `segments`, `serving`, `text`, `torch_weights`,
-`training`, `weights`; and `nnx`, which only `import jaxrnn.nnx` imports.
+about one thing: `adversarial`, `batching`, `checkpoints`, `functional`, `metrics`,
+`models`, `placement`, `regularizers`, `sampled_softmax`, `sampling`, `segments`,
+`serving`, `text`, `torch_weights`, `training`, `weights`; and `nnx`, which only
+`import jaxrnn.nnx` imports.
 """
 
 __version__ = "0.1.0"

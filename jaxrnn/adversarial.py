@@ -104,6 +104,7 @@ def virtual_adversarial_perturbation(
     key: Array,
     valid: Bool[ArrayLike, "*b t"] | None = None,
     *,
+    reference: Float[Array, "*s c"] | None = None,
     xi: float = 0.1,
     num_iterations: int = 1,
 ) -> Float[Array, "*b t d"]:
@@ -120,6 +121,7 @@ def virtual_adversarial_perturbation(
         epsilon: the norm of the perturbation of a sequence.
         key: of the random direction that the first iteration starts from.
         valid: which steps are not padding; None if all.
+        reference: `logits(x)`, if it is known already.
         xi: the distance at which gradients are taken. The smaller the closer they are
             to the Hessian's product; too small a one is lost in rounding.
         num_iterations: how many of them; the paper has one.
@@ -146,7 +148,9 @@ def virtual_adversarial_perturbation(
     if num_iterations < 1:
         raise ValueError(f"num_iterations must be at least 1, got {num_iterations}")
     x = jax.lax.stop_gradient(x)
-    reference = jax.lax.stop_gradient(logits(x))
+    if reference is None:
+        reference = logits(x)
+    reference = jax.lax.stop_gradient(reference)
 
     def divergence(direction: Array) -> Array:
         return kl_divergence(reference, logits(x + direction)).sum()

@@ -57,7 +57,7 @@ def program_run(monkeypatch, capsys):
     """Exit code, output and errors of the sentiment program with these arguments."""
     from experiments.imdb import train as imdb_train  # After the settings above.
 
-    return functools.partial(_run, monkeypatch, capsys, imdb_train, None)
+    return functools.partial(_run, monkeypatch, capsys, imdb_train, imdb_train.defaults)
 
 
 @pytest.fixture

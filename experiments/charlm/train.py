@@ -58,6 +58,9 @@ from experiments.charlm.options import (
     load,
     load_training_part,
 )
+from experiments.charlm.options import (
+    defaults as defaults,
+)
 from experiments.charlm.units import WORDS, Units, count_tokens, units_of
 from experiments.harness import distributed, jax_setup
 from experiments.harness.lr_range_test import STEPS, range_test, report, rising_rate

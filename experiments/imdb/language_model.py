@@ -9,7 +9,7 @@ the tied embeddings.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import jax
@@ -62,8 +62,8 @@ class LanguageSettings(CommonSettings):
     vocab: int = 30_000
     """Vocabulary size; the most frequent words are kept."""
     candidates: int = 2_048
-    """Words in the softmax at each training step: the frequent ones and a sample of
-    the others, beside the true ones."""
+    """Words in the softmax at each training step, beside the true ones.
+    They are the frequent ones and a sample of the others."""
 
     def check(self) -> None:
         """Check the range of every field.
@@ -80,6 +80,16 @@ class LanguageSettings(CommonSettings):
                 f"--vocab must be at least 3, got {self.vocab}: two entries stand for "
                 "the end of a text and for unknown words"
             )
+
+    def fit_to(self, words: int) -> "LanguageSettings":
+        """The settings with a batch small enough for 50 steps an epoch, if it can be.
+
+        >>> settings = LanguageSettings(batch=128, seq_len=64)
+        >>> [settings.fit_to(words).batch for words in (10, 50_000, 10_000_000)]
+        [1, 15, 128]
+        """
+        batch = min(max(words // (50 * self.seq_len), 1), self.batch)
+        return replace(self, batch=batch)
 
 
 def make_language_model(settings: LanguageSettings, vocab_size: int) -> LanguageModel:

@@ -81,9 +81,15 @@ def main(options: Options) -> None:
     with scratch_if_smoke(options) as options:
         settings = options.effective_settings
         data = distributed.in_turn(lambda: _load(options))
-        mesh = placement.data_mesh(options.devices, batch_size=settings.batch)
         workdir = WorkDir(options.workdir)
-        pretrain(data, settings, workdir, mesh, options.typed, options.tensorboard)
+        pretrain(
+            data,
+            settings,
+            workdir,
+            options.devices,
+            typed=options.typed,
+            tensorboard=options.tensorboard,
+        )
         if not is_temporary(workdir.path):
             print(f"next: python -m experiments.imdb --encoder {workdir.path}")
 
@@ -113,13 +119,14 @@ def pretrain(
     data: Reviews,
     settings: LanguageSettings,
     workdir: WorkDir,
-    mesh: Mesh,
+    devices: int | None = None,
+    *,
     typed: Sequence[str] = (),
     tensorboard: bool = False,
 ) -> None:
     """Trains from the last checkpoint, if any, to the end, and prints the results."""
     began = time.perf_counter()
-    run = prepare(data, settings, workdir, mesh)
+    run = prepare(data, settings, workdir, devices)
     with workdir.claimed(run.identity, typed):
         if not workdir.print_if_finished(summary):
             workdir.write_vocab(run.vocab)
@@ -129,14 +136,21 @@ def pretrain(
 
 
 def prepare(
-    data: Reviews, settings: LanguageSettings, workdir: WorkDir, mesh: Mesh
+    data: Reviews,
+    settings: LanguageSettings,
+    workdir: WorkDir,
+    devices: int | None = None,
 ) -> Run:
-    """Builds the vocabulary and encodes the texts; writes nothing."""
+    """Builds the vocabulary and encodes the texts; writes nothing.
+
+    The batch is smaller than in the settings where there are few words.
+    """
     texts = training_texts(data)
     with Console(stderr=True).status("building the vocabulary (a minute for IMDB)"):
         tokenized = [word_tokens(text) for text in texts]
         vocab = Vocab.build(tokenized, max_size=settings.vocab)
-        ids = [vocab.encode(tokens) for tokens in tokenized]
+        ids = [vocab.encode(tokens) for tokens in tokenized if tokens]
+    settings = settings.fit_to(sum(text.size for text in ids))
     if settings.direction == "backward":
         ids = [text[::-1] for text in ids]
     identity = {
@@ -147,6 +161,7 @@ def prepare(
     }
     held_out = ids[::HELD_OUT]
     train = [text for k, text in enumerate(ids) if k % HELD_OUT]
+    mesh = placement.data_mesh(devices, batch_size=settings.batch)
     return Run(data.name, vocab, train, held_out, settings, mesh, workdir, identity)
 
 

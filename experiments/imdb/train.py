@@ -10,12 +10,17 @@ minute and a half, on 2 cores of an AMD EPYC with AVX-512 and the C++ kernels co
 The first command trains, the second one uses the trained model, the third one trains on
 your own texts with any labels. The same command started again in the same --workdir
 continues where it was stopped.
+
+    python -m experiments.imdb --preset best
+
+trains language models on the texts first, in both directions, and fine-tunes them.
 """
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import jax
@@ -31,9 +36,15 @@ from experiments.harness.plots import plot_bars, plot_confusion, plot_history
 from experiments.harness.progress import progress_bar
 from experiments.harness.training_loop import fit
 from experiments.harness.workdir import WorkDir, fingerprint
-from experiments.imdb import datasets, inference
+from experiments.imdb import datasets, inference, pretraining
 from experiments.imdb.batches import Batches, Examples
 from experiments.imdb.calibration import expected_calibration_error, fit_temperature
+from experiments.imdb.encoder import (
+    DIRECTIONS,
+    Encoder,
+    encoder_settings,
+    load_encoders,
+)
 from experiments.imdb.evaluation import (
     as_decisions,
     class_probabilities,
@@ -42,6 +53,8 @@ from experiments.imdb.evaluation import (
     measure_label_sets,
     measure_logits,
 )
+from experiments.imdb.finetuning import Finetuning, Plan, plan_finetuning
+from experiments.imdb.language_model import LanguageSettings
 from experiments.imdb.linear import LinearClassifier
 from experiments.imdb.model import (
     Settings,
@@ -53,7 +66,14 @@ from experiments.imdb.model import (
     make_schedule,
     make_state,
 )
-from experiments.imdb.options import Options, explicit_settings, load
+from experiments.imdb.options import (
+    Options,
+    explicit_settings,
+    load,
+)
+from experiments.imdb.options import (
+    defaults as defaults,
+)
 from experiments.imdb.predictor import LINEAR
 from experiments.imdb.vector_files import VectorFile, read_vectors
 from experiments.imdb.word_vectors import word_vectors
@@ -121,11 +141,13 @@ class Run:
     mesh: Mesh
     workdir: WorkDir
     vectors: VectorFile | None
+    encoders: Sequence[Encoder] = ()
+    finetuning: Finetuning | None = None
 
     @property
     def identity(self) -> dict[str, Any]:
         """The content of settings.json, which a run that is continued must match."""
-        return {
+        entries = {
             "dataset": self.data.name,
             "reviews": self.data.fingerprint,
             "classes": self.data.classes,
@@ -133,6 +155,10 @@ class Run:
             "vectors": self.vectors and self.vectors.fingerprint,
             **dataclasses.asdict(self.settings),
         }
+        if self.finetuning:
+            entries["encoders"] = [encoder.fingerprint for encoder in self.encoders]
+            entries |= dataclasses.asdict(self.finetuning)
+        return entries
 
     @property
     def scores(self) -> tuple[str, ...]:
@@ -175,15 +201,25 @@ def train(options: Options) -> None:
 def prepare(
     data: datasets.Reviews, options: Options, workdir: WorkDir, mesh: Mesh
 ) -> Run:
-    """Resolves settings, builds the vocabulary, encodes the texts; writes nothing.
+    """Resolves settings, builds the vocabulary, encodes the texts.
+
+    It writes nothing but the language models, where they are to be trained; their
+    vocabulary and sizes are then the classifier's.
 
     Raises:
-        ValueError: --vectors cannot be used.
+        ValueError: --vectors or --encoder cannot be used.
     """
     settings = options.effective_settings.resolve(len(data.train.texts))
+    encoders, tuning = (), None
+    if options.finetunes:
+        encoders = load_encoders(options.encoder or pretrain(options, data))
+        settings, tuning = encoder_settings(settings, encoders), options.finetuning
     with Console(stderr=True).status("building the vocabulary"):
         tokenized = [word_tokens(text) for text in data.train.texts]
-        vocab = Vocab.build(tokenized, max_size=settings.vocab)
+        if encoders:
+            vocab = encoders[0].vocab
+        else:
+            vocab = Vocab.build(tokenized, max_size=settings.vocab)
         train = Examples.of_tokens(tokenized, data.train.labels, vocab)
     validation, test = (
         Examples.encode(split.texts, split.labels, vocab)
@@ -200,7 +236,21 @@ def prepare(
                 f"vectors have {width:,} numbers: leave --embed out"
             )
         settings = dataclasses.replace(settings, embed=width)
-    return Run(data, vocab, train, validation, test, settings, mesh, workdir, vectors)
+    parts = (train, validation, test)
+    return Run(data, vocab, *parts, settings, mesh, workdir, vectors, encoders, tuning)
+
+
+def pretrain(options: Options, data: datasets.Reviews) -> list[Path]:
+    """Trains the language models of the work directory; returns where they are."""
+    settings = pretraining.SMOKE if options.smoke else LanguageSettings()
+    paths = []
+    for direction in DIRECTIONS if options.settings.bidirectional else DIRECTIONS[:1]:
+        paths.append(options.workdir / direction)
+        wanted = dataclasses.replace(
+            settings, direction=direction, seed=options.settings.seed
+        )
+        pretraining.pretrain(data, wanted, WorkDir(paths[-1]), options.devices)
+    return paths
 
 
 def find_rate(options: Options) -> None:
@@ -225,14 +275,9 @@ def learn(run: Run, began: float, tensorboard: bool) -> dict[str, Any]:
     """Trains, tests the best checkpoint, and returns the content of results.json."""
     settings, mesh = run.settings, run.mesh
     model = make_model(settings, len(run.vocab), len(run.data.classes))
-    train_batches = run.batches(run.train.cut(settings.max_words))
-    steps_per_epoch = len(train_batches.epoch())
-    epochs = cast(int, settings.epochs)  # resolved
-    steps = epochs * steps_per_epoch
-    optimizer = make_optimizer(settings, steps)
     checkpoints = Checkpoints(run.workdir.checkpoints, mode="max")
-    vectors = None if checkpoints.steps() else initial_vectors(run)
-    state = make_state(model, optimizer, settings.seed, vectors)
+    plan = make_plan(run, model, begun=bool(checkpoints.steps()))
+    state = plan.state
     if jax.process_index() == 0:
         parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
         told = run.data.describe()
@@ -257,19 +302,20 @@ def learn(run: Run, began: float, tensorboard: bool) -> dict[str, Any]:
 
     state, done = fit(
         placement.replicate(state, mesh),
-        epochs=epochs,
-        batches=lambda epoch: train_batches.epoch(epoch_rng(settings.seed, epoch)),
-        train_step=training.make_train_step(run_loss(run, model), optimizer, mesh),
+        epochs=cast(int, settings.epochs),  # resolved
+        batches=lambda epoch: plan.batches(epoch_rng(settings.seed, epoch)),
+        train_step=plan.train_step,
         evaluate=evaluate,
-        rate=make_schedule(settings, steps),
+        rate=plan.rate,
         best=f"validation_{run.scores[-1]}",
         units="words",
-        units_per_epoch=train_batches.words,
+        units_per_epoch=plan.words,
         workdir=run.workdir,
         checkpoints=checkpoints,
         began=began,
         patience=settings.patience,
         tensorboard=run.workdir.path / "tensorboard" if tensorboard else None,
+        saved_every=plan.saved_every,
     )
 
     best, _ = checkpoints.restore(state, "best")
@@ -288,7 +334,7 @@ def learn(run: Run, began: float, tensorboard: bool) -> dict[str, Any]:
     ]
     if jax.process_index() == 0:
         plot_run(run, done.history, found["confusion"], report["classes"])
-    chosen = done.history[int(best.step) // steps_per_epoch - 1]
+    chosen = done.history[int(best.step) // plan.steps_per_epoch - 1]
     return {
         **{f"test_{name}": found[name] for name in run.scores},
         "test_macro_f1": report["macro_f1"],
@@ -299,6 +345,39 @@ def learn(run: Run, began: float, tensorboard: bool) -> dict[str, Any]:
         "confusion": found["confusion"].tolist(),
         **done.results(chosen, run.data.name, best.params, mesh, settings, began),
     }
+
+
+def make_plan(run: Run, model: SequenceClassifier, begun: bool) -> Plan:
+    """How the run is trained; a run that has `begun` needs no word vectors."""
+    settings = run.settings
+    train = run.train.cut(settings.max_words)
+    if run.finetuning:
+        with Console(stderr=True).status("encoding the texts without labels"):
+            words = map(word_tokens, run.data.unlabelled)
+            unlabelled = [run.vocab.encode(tokens) for tokens in words]
+        return plan_finetuning(
+            model,
+            settings,
+            run.finetuning,
+            run.encoders,
+            train,
+            unlabelled,
+            run.mesh,
+            class_weights(run),
+        )
+    batches = run.batches(train)
+    steps_per_epoch = len(batches.epoch())
+    steps = cast(int, settings.epochs) * steps_per_epoch
+    optimizer = make_optimizer(settings, steps)
+    vectors = None if begun else initial_vectors(run)
+    return Plan(
+        make_state(model, optimizer, settings.seed, vectors),
+        training.make_train_step(run_loss(run, model), optimizer, run.mesh),
+        batches.epoch,
+        make_schedule(settings, steps),
+        steps_per_epoch,
+        batches.words,
+    )
 
 
 def calibration_error(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -357,10 +436,14 @@ def add_linear(
 
 def run_loss(run: Run, model: SequenceClassifier) -> Callable[..., training.Metrics]:
     """The loss of the model's training, with the class weights of the settings."""
-    class_weights = None
+    return make_loss(model, class_weights=class_weights(run))
+
+
+def class_weights(run: Run) -> np.ndarray | None:
+    """The weights of the classes in the loss; None for equal ones."""
     if run.settings.class_weights == "balanced":
-        class_weights = balanced_weights(run.train.labels)
-    return make_loss(model, class_weights=class_weights)
+        return balanced_weights(run.train.labels)
+    return None
 
 
 def initial_vectors(run: Run) -> np.ndarray | None:

@@ -15,7 +15,7 @@ from experiments.harness.workdir import WorkDir
 from experiments.imdb import datasets, pretraining
 from experiments.imdb.datasets import Reviews, Split
 from experiments.imdb.pretraining import SMOKE, Options, prepare, training_texts
-from jaxrnn import placement, training
+from jaxrnn import training
 from jaxrnn.checkpoints import Checkpoints
 from tests.harness.test_training_loop import files_below
 
@@ -95,9 +95,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(
 
 def parameters(path):
     """All of the last state, as arrays."""
-    run = prepare(
-        datasets.generate(), SMOKE, WorkDir(path), placement.data_mesh(batch_size=4)
-    )
+    run = prepare(datasets.generate(), SMOKE, WorkDir(path))
     model = pretraining.make_language_model(SMOKE, len(run.vocab))
     optimizer = pretraining.make_optimizer(SMOKE, 1)
     template = pretraining.make_state(model, optimizer, SMOKE)
@@ -142,13 +140,12 @@ def test_no_text_of_another_part_is_read():
 
 def test_backward_texts_are_read_from_their_end(tmp_path, monkeypatch):
     monkeypatch.setattr(pretraining, "HELD_OUT", 5)
-    data, mesh = datasets.generate(60), placement.data_mesh(2)
+    data = datasets.generate(60)
     runs = [
         prepare(
             data,
             dataclasses.replace(SMOKE, direction=direction),
             WorkDir(tmp_path),
-            mesh,
         )
         for direction in ("forward", "backward")
     ]

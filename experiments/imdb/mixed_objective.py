@@ -1,0 +1,150 @@
+"""The mixed objective: the loss of a classifier on texts with and without labels.
+
+Sachan, Zaheer and Salakhutdinov (2019), "Revisiting LSTM networks for semi-supervised
+text classification via mixed objective function": the cross-entropy and the adversarial
+loss of texts with labels, the entropy and the virtual adversarial loss of all.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.harness.validation import AMOUNT
+from jaxrnn import adversarial, metrics, segments
+from jaxrnn.calls import call_layer
+from jaxrnn.metrics import Mean
+from jaxrnn.models import SequenceClassifier
+from jaxrnn.training import Batch, Metrics
+from jaxrnn.types import Array, Float, Int
+
+
+@dataclass(frozen=True)
+class Objective:
+    """With --preset best: the parts of the loss beside the cross-entropy."""
+
+    entropy: float = 1.0
+    """Weight of the entropy of the predictions."""
+    adversarial: float = 1.0
+    """Weight of the loss of texts with a label under an adversarial perturbation."""
+    virtual_adversarial: float = 1.0
+    """Weight of the change of the prediction under a perturbation."""
+    epsilon: float = 5.0
+    """Norm of the perturbations of a text's normalized embeddings."""
+
+    def check(self) -> None:
+        """Check the range of every field.
+
+        Raises:
+            ValueError: a field is out of range; the option is named.
+        """
+        AMOUNT.check(self, "entropy", "adversarial", "virtual_adversarial", "epsilon")
+
+
+def make_mixed_loss(
+    model: SequenceClassifier,
+    objective: Objective,
+    class_weights: np.ndarray | None = None,
+) -> Callable[..., Metrics]:
+    """Return the loss for `training.make_train_step`.
+
+    A batch has tokens, lengths, labels and weights, and of texts without labels
+    other_tokens, other_lengths and other_weights; they may have no rows. The parts of
+    the loss are means, of texts with labels or of all.
+    """
+
+    def loss(params: Any, batch: Batch, key: Array) -> Metrics:
+        word_key, clean_key, gradient_key, moved_key, direction_key = jax.random.split(
+            key, 5
+        )
+        tokens = jnp.concatenate([batch["tokens"], batch["other_tokens"]])
+        lengths = jnp.concatenate([batch["lengths"], batch["other_lengths"]])
+        valid = segments.from_lengths(lengths, tokens.shape[1]) > 0
+        labels, labelled = batch["labels"], slice(len(batch["labels"]))
+        label_weights = batch["weights"]
+        if class_weights is not None:
+            label_weights = label_weights * jnp.asarray(class_weights)[labels]
+        weights = jnp.concatenate([batch["weights"], batch["other_weights"]])
+
+        def logits(x: Array, lengths: Array, key: Array) -> Array:
+            found: Any = model.apply(
+                params, x, lengths, method=classify_embedded, rngs={"dropout": key}
+            )
+            return found if model.num_classes else adversarial.two_class_logits(found)
+
+        def label_loss(x: Array) -> Array:
+            found = logits(x, lengths[labelled], gradient_key)
+            return (label_weights * metrics.cross_entropy(found, labels)).sum()
+
+        rngs = {"dropout": word_key}
+        x: Any = model.apply(params, tokens, method=_embed_words, rngs=rngs)
+        clean = logits(x, lengths, clean_key)
+        nats = metrics.cross_entropy(clean[labelled], labels)
+        correct = metrics.correct(clean[labelled], labels)
+        parts = {
+            "cross_entropy": Mean.of(nats, label_weights),
+            "accuracy": Mean.of(correct, batch["weights"]),
+            "entropy": Mean.of(adversarial.entropy(clean), weights),
+        }
+        if objective.adversarial:
+            move = adversarial.adversarial_perturbation(
+                label_loss, x[labelled], objective.epsilon, valid[labelled]
+            )
+            moved = logits(x[labelled] + move, lengths[labelled], moved_key)
+            nats = metrics.cross_entropy(moved, labels)
+            parts["adversarial"] = Mean.of(nats, label_weights)
+        if objective.virtual_adversarial:
+            move = adversarial.virtual_adversarial_perturbation(
+                lambda x: logits(x, lengths, clean_key),
+                x,
+                objective.epsilon,
+                direction_key,
+                valid,
+                reference=clean,
+            )
+            moved = logits(x + move, lengths, moved_key)
+            change = adversarial.kl_divergence(clean, moved)
+            parts["virtual_adversarial"] = Mean.of(change, weights)
+        return {"loss": _total(parts, objective, len(labels) / len(tokens)), **parts}
+
+    return loss
+
+
+def _total(parts: Metrics, objective: Objective, share: float) -> Mean:
+    """The sum of the parts, as a mean over texts with labels.
+
+    These are a `share` of all. Sums over devices make a mean of totals and weights, not
+    of means: hence this factor, and not the quotient of two weights.
+    """
+    cross_entropy = parts["cross_entropy"]
+    total = cross_entropy.total + objective.entropy * share * parts["entropy"].total
+    if "adversarial" in parts:
+        total += objective.adversarial * parts["adversarial"].total
+    if "virtual_adversarial" in parts:
+        weight = objective.virtual_adversarial * share
+        total += weight * parts["virtual_adversarial"].total
+    return Mean(total, cross_entropy.weight)
+
+
+def _embed_words(
+    model: SequenceClassifier, tokens: Int[Array, "b t"]
+) -> Float[Array, "b t d"]:
+    return model.drop_words(model.embed(tokens), deterministic=False)
+
+
+def classify_embedded(
+    model: SequenceClassifier,
+    x: Float[Array, "b t d"],
+    lengths: Int[Array, "b"],
+    train: bool = True,
+) -> Float[Array, "b *c"]:
+    """The logits of embedded texts: the rest of `SequenceClassifier.__call__`."""
+    outputs, _ = call_layer(model.encoder, x, lengths, train=train)
+    ids = segments.from_lengths(lengths, x.shape[1])
+    pooled = [segments.pool(outputs, ids, how).squeeze(-2) for how in model.pooling]
+    pooled = model.drop(jnp.concatenate(pooled, axis=-1), deterministic=not train)
+    logits = model.output(pooled)
+    return logits if model.num_classes else logits.squeeze(-1)
