@@ -87,7 +87,7 @@ def test_the_adversarial_one_has_the_direction_of_the_gradient(network):
 @pytest.mark.parametrize("iterations", [1, 3])
 def test_the_virtual_one_is_the_power_method_of_a_loop(network, iterations):
     logits, x = network
-    key, xi = jax.random.key(3), 1e-2
+    key, xi = jax.random.key(3), 0.1
     found = virtual_adversarial_perturbation(
         logits, x, EPSILON, key, jnp.asarray(VALID), xi=xi, num_iterations=iterations
     )
@@ -96,7 +96,7 @@ def test_the_virtual_one_is_the_power_method_of_a_loop(network, iterations):
     for _ in range(iterations):
         moved = jnp.asarray(xi * direction)
         direction = unit(
-            gradient(lambda r: divergence(reference, logits(x + r)), moved, 2e-5)
+            gradient(lambda r: divergence(reference, logits(x + r)), moved, 5e-5)
         )
     np.testing.assert_allclose(found, EPSILON * direction, atol=1e-6)
 
