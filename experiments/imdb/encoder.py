@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments.harness.workdir import WorkDir
@@ -163,10 +164,10 @@ def initial_params(
     tables, layers = [], {}
     for k, encoder in enumerate(encoders):
         raw = np.float64(encoder.embedding)
-        table = np.asarray(normalize_embeddings(encoder.embedding, frequencies))
+        table = normalize_embeddings(jnp.asarray(encoder.embedding), frequencies)
         mean = np.average(raw, axis=0, weights=frequencies)
         scale = np.sqrt(np.average((raw - mean) ** 2, axis=0, weights=frequencies))
-        tables.append(table)
+        tables.append(np.asarray(table))
         suffix = "_reverse" if encoder.settings.direction == "backward" else ""
         for name, weights in encoder.layers.items():
             weights = dict(weights)

@@ -172,7 +172,7 @@ def _scale_by_layer(
         del params
         return optax.ScaleByScheduleState(jnp.zeros((), jnp.int32))
 
-    def update(updates: Any, state: optax.ScaleByScheduleState, params: Any = None):
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
 
         def scaled(path: tuple, leaf: jax.Array) -> jax.Array:

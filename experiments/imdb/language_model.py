@@ -211,9 +211,9 @@ def _features(
 
     A text starts with a fresh one. The logits of all words are too many for one array.
     """
-    ids, state = segments.from_resets(batch["starts"], state)
+    ids, own = segments.from_resets(batch["starts"], state)
     return model.apply(  # pyright: ignore[reportReturnType]
-        params, batch["inputs"], ids, state=state, method=_before_logits, **options
+        params, batch["inputs"], ids, state=own, method=_before_logits, **options
     )
 
 

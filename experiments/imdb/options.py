@@ -43,7 +43,8 @@ class Options(CommonOptions):
     test_csv: Annotated[Path | None, cli.default_is("a tenth of --csv")] = None
     """Test on this file."""
     unlabelled: Annotated[Path | None, cli.default_is("none")] = None
-    """More texts for the word vectors: a CSV file, or one text per line."""
+    """More texts for the word vectors, or with --preset best the language models.
+    A CSV file, or one text per line."""
     vectors: Annotated[Path | None, cli.default_is("none")] = None
     """Initialise the embeddings from a text file of GloVe or fastText (also .gz).
     --embed follows it. Words of other languages and topics are ignored."""

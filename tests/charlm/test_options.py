@@ -162,3 +162,9 @@ def test_there_must_be_a_prompt_on_standard_input(tmp_path, charlm_run, monkeypa
     arguments = ("--sample", "--prompt", "-", "--text", tmp_path / "none")
     result = charlm_run("--workdir", tmp_path / "run", *arguments)
     assert_refused(result, "the prompt is empty: give at least one character")
+
+
+def test_the_command_line_finds_the_presets():
+    """`launch` looks for `defaults` where `main` is."""
+    found = charlm_train.defaults(["--preset", "best"])
+    assert found.settings == PRESETS["best"] != PRESETS["quick"]

@@ -64,7 +64,8 @@ def test_layers_learn_one_after_the_other_and_more_slowly_below(layers):
     schedule = slanted_triangular(0.5, steps)
     for step in range(steps):
         # Adam's update for a gradient that is always the same has the size 1.
-        updates, state = optimizer.update(params, state, params)
+        with jax.numpy_dtype_promotion("standard"):  # as in a train step
+            updates, state = optimizer.update(params, state, params)
         for path, leaf in jax.tree.leaves_with_path(updates["params"]):
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             [level] = [k for k, part in enumerate(names) if name.startswith(part)]
