@@ -61,7 +61,7 @@ def apply(
         if context.method_name != "__call__":
             return made
         if path == ("embed",) and rate:
-            scale = (kept / (1 - rate)).astype(made.dtype)
+            scale = kept.astype(made.dtype) / (1 - rate)
             return made * scale[arguments[0]][..., None]
         if path == ("encoder",):
             found["outputs"] = made[0]

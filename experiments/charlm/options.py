@@ -100,7 +100,7 @@ class Options(CommonOptions):
                 raise ValueError(f"give either --{name} or --test-share, not both")
         SHARE_BELOW_HALF.check(self, "test_share")
         if self.bytes and self.units is WORDS:
-            given = "--words" if self.words else "--preset awd, which is of words,"
+            given = "--words," if self.words else "--preset awd, which is of words,"
             raise ValueError(f"give either --bytes or {given} not both")
         if self.vocabulary_size is not None and self.units is not WORDS:
             raise ValueError("--vocabulary-size needs --words")

@@ -132,7 +132,7 @@ def test_the_loss_has_the_penalty_and_is_told_without():
     step = charlm_model.make_train_step(model, optimizer, mesh, 0.0, penalties)
     _, found = step(charlm_model.shard_state(state, mesh), batch)
     assert found["nats"].value == pytest.approx(nats, rel=1e-5)
-    assert found["loss"].value == pytest.approx(nats + penalty, rel=1e-5)
+    assert found["loss"].value == pytest.approx(nats + float(penalty), rel=1e-5)
 
 
 def test_nt_asgd_is_gradient_descent_and_then_its_mean(rng):
