@@ -171,8 +171,9 @@ SMOKES = {
         seq_len=16, learning_rate=2e-2, patience=None,
     ),
     "awd": dataclasses.replace(
-        PRESETS["awd"], embed=8, hidden=24, last_hidden=8, dtype="float32", epochs=6,
-        batch=8, seq_len=16, learning_rate=10.0, averaging_patience=1,
-        dropout=0.1, layer_dropout=0.0, input_dropout=0.0, weight_drop=0.1,
+        PRESETS["awd"], embed=8, hidden=24, last_hidden=8, layers=2, dtype="float32",
+        epochs=6, batch=8, seq_len=16, learning_rate=10.0, averaging_patience=1,
+        dropout=0.1, layer_dropout=0.0, input_dropout=0.0, embedding_dropout=0.02,
+        weight_drop=0.1, activation_penalty=0.1, temporal_penalty=0.1,
     ),
 }  # fmt: skip

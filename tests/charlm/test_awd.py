@@ -204,7 +204,7 @@ def test_the_awd_preset_learns_words_and_evaluates_the_average(run, charlm_run):
     path, options, (code, _, err) = run
     assert (code, err) == (0, "")
     history = [json.loads(x) for x in (path / "metrics.jsonl").read_text().splitlines()]
-    assert history[-1]["train_nats"] < 0.9 * history[0]["train_nats"]
+    assert history[-1]["train_nats"] < 0.6 * history[0]["train_nats"]
     assert all(line["train_loss"] > line["train_nats"] for line in history)
     results = json.loads((path / "results.json").read_text())
     assert results["optimizer"] == "nt-asgd"
