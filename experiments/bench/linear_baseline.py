@@ -90,8 +90,9 @@ def main(options: Options) -> None:
     began = time.perf_counter()
     x, labels, x_test = features(data)
     seconds = time.perf_counter() - began
+    number, grams = cast(tuple[int, int], x.shape)
     print(
-        f"{x.shape[1]:,} words and word pairs of {x.shape[0]:,} texts in "
+        f"{grams:,} words and word pairs of {number:,} texts in "
         f"{seconds:.1f} s, which those below include:",
         flush=True,
     )
@@ -136,7 +137,8 @@ def features(data: Reviews) -> tuple[csr_matrix, np.ndarray, csr_matrix]:
     """
     from sklearn.feature_extraction.text import CountVectorizer
 
-    count: Any = CountVectorizer(analyzer=ngrams, binary=True, dtype=np.float32)
+    make: Any = CountVectorizer  # its types are of its defaults alone
+    count = make(analyzer=ngrams, binary=True, dtype=np.float32)
     x = count.fit_transform([*data.train.texts, *data.validation.texts])
     labels = np.concatenate([data.train.labels, data.validation.labels])
     return x, labels, count.transform(data.test.texts)
