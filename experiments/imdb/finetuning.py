@@ -177,7 +177,7 @@ def _scale_by_layer(
 
         def scaled(path: tuple, leaf: jax.Array) -> jax.Array:
             level = _depth(path, layers)
-            first = math.ceil(level * finetuning.unfreeze * steps)
+            first = round(level * finetuning.unfreeze * steps)
             rate = schedule(state.count) * finetuning.layer_decay**-level
             rate = jnp.where(state.count >= first, rate, 0.0)
             return -rate.astype(leaf.dtype) * leaf
