@@ -42,7 +42,7 @@ class Encoder:
     settings: LanguageSettings
     vocab: Vocab
     embedding: np.ndarray
-    """[vocabulary, features]"""
+    """A row for each word."""
     layers: dict[str, dict[str, np.ndarray]]
     """The weights of the recurrent layers, by the names l0, l1, ..."""
 
