@@ -263,7 +263,7 @@ REFUSED = {
     ],
     "serving.Model": [(lambda: serving.Model("path", None, {}, {}), "card", "'path'")],
     "serving.Model.classify": [
-        (lambda: reads([[1.5]]), "tokens", "float32"),
+        (lambda: reads([[1.5]]), "tokens", "float64"),
         (lambda: reads([1]), "tokens", "(1,)"),
         (lambda: reads([[1]], 1), "lengths", "()"),
         (lambda: reads([[1]], [True]), "lengths", "bool"),
@@ -276,11 +276,11 @@ REFUSED = {
     ],
     "serving.Model.prefill": [
         (lambda: writer().prefill([1], [1], state()), "tokens", "(1,)"),
-        (lambda: writer().prefill([[1]], [1.0], state()), "lengths", "float32"),
+        (lambda: writer().prefill([[1]], [1.0], state()), "lengths", "float64"),
         (lambda: writer().prefill([[1]], [1], ()), "state", "()"),
     ],
     "serving.Model.step": [
-        (lambda: writer().step([1.5], state()), "tokens", "float32"),
+        (lambda: writer().step([1.5], state()), "tokens", "float64"),
         (lambda: writer().step([[1]], state()), "tokens", "(1, 1)"),
         (lambda: writer().step([1], None), "state", "None"),
         (lambda: served(CLASSIFIER).step([1], {}), "classifier", "step"),

@@ -34,6 +34,7 @@ REFUSED = {
     "text.word_spans": [(lambda: text.word_spans(b"a"), "text", "bytes")],
     "text.nfc": [(lambda: text.nfc(b"a"), "text", "bytes")],
     "text.char_tokens": [(lambda: text.char_tokens(3), "text", "int")],
+    "text.whitespace_tokens": [(lambda: text.whitespace_tokens(3), "text", "int")],
     "text.Vocab": [
         (lambda: text.Vocab(()), "token", "none"),
         (lambda: text.Vocab(("a", 3)), "tokens", "got 3"),

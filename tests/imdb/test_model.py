@@ -175,8 +175,9 @@ def test_word_vectors_learn_at_their_own_rate():
 @pytest.mark.parametrize(
     ("texts", "epochs", "buckets", "linear"),
     [
-        (22_500, 3, 8, "off"),  # IMDB: the settings of the records
-        (18_000, 3, 8, "off"),
+        (100_001, 3, 8, "off"),
+        (100_000, 3, 8, "on"),
+        (22_500, 3, 8, "on"),  # IMDB: the settings of the records
         (14_999, 4, 7, "on"),
         (8_000, 8, 4, "on"),
         (1_600, 10, 2, "on"),
