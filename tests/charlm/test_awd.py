@@ -25,6 +25,8 @@ from jaxrnn.placement import data_mesh
 from tests import oracles
 from tests.imdb.test_train import assert_refused
 
+pytestmark = pytest.mark.slow
+
 VOCAB, FEATURES = 12, 4
 apply = jax.jit(awd.apply, static_argnums=(0, 5))
 

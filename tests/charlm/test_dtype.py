@@ -18,6 +18,8 @@ from experiments.harness.workdir import WorkDir
 from jaxrnn.placement import data_mesh
 from tests.imdb.test_train import assert_refused
 
+pytestmark = pytest.mark.slow
+
 TINY = replace(SMOKE, dtype="auto", hidden=3, embed=2, epochs=1, batch=2)
 
 

@@ -19,6 +19,8 @@ from experiments.charlm.generator import Writer
 from jaxrnn.models import LanguageModel
 from tests.imdb.test_train import assert_refused
 
+pytestmark = pytest.mark.slow
+
 VOCAB, HIDDEN = 6, 5
 MODEL = LanguageModel(VOCAB, 4, jaxrnn.RNN(HIDDEN))
 

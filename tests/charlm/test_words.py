@@ -22,6 +22,8 @@ from jaxrnn.text import EOS, UNK
 from tests.harness.local_server import served
 from tests.imdb.test_train import assert_refused
 
+pytestmark = pytest.mark.slow
+
 TREEBANK = " no it was n't <unk> \n mr. <unk> is N years old \n"  # as it is published
 
 

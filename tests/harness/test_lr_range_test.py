@@ -17,6 +17,8 @@ from experiments.imdb import model as imdb_model
 from jaxrnn.metrics import Mean
 from tests.imdb.test_train import assert_refused
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):

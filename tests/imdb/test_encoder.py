@@ -21,6 +21,8 @@ from experiments.imdb.language_model import LanguageSettings, make_language_mode
 from experiments.imdb.model import Settings
 from jaxrnn.text import Vocab
 
+pytestmark = pytest.mark.slow
+
 VOCAB = Vocab(("<pad>", "<unk>", *"abcdefg"))
 
 

@@ -27,6 +27,8 @@ from jaxrnn import placement, training
 from jaxrnn.batching import epoch_rng
 from tests.harness.test_training_loop import files_below
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", autouse=True)
 def environment():

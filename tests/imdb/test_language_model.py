@@ -19,6 +19,8 @@ from experiments.imdb.pretraining import Perplexity
 from experiments.imdb.streams import END, packed_chunks
 from jaxrnn import placement
 
+pytestmark = pytest.mark.slow
+
 VOCAB = 12
 SETTINGS = LanguageSettings(
     embed=4, hidden=5, candidates=VOCAB, dropout=0.0, weight_drop=0.0, batch=2

@@ -14,6 +14,8 @@ from experiments.imdb.mixed_objective import (
 )
 from experiments.imdb.model import Settings, make_loss, make_model
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = Settings(embed=3, hidden=4, dropout=0.0, word_dropout=0.0)
 NOTHING = Objective(entropy=0, adversarial=0, virtual_adversarial=0)
 LABELLED, OTHERS, TIME = 3, 2, 4

@@ -29,6 +29,8 @@ from tests.imdb.test_attribution import SETTINGS, VOCAB
 from tests.imdb.test_options import TINY, read_results
 from tests.imdb.test_train import assert_refused, read_metrics
 
+pytestmark = pytest.mark.slow
+
 WORDS = {"sport": "ball", "Law": "court", "b\u00fccher": "page"}
 CLASSES = ("b\u00fccher", "Law", "sport")
 

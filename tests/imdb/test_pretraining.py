@@ -19,6 +19,8 @@ from jaxrnn import training
 from jaxrnn.checkpoints import Checkpoints
 from tests.harness.test_training_loop import files_below
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module", autouse=True)
 def environment():
