@@ -168,9 +168,17 @@ def kl_divergence(
 
     No gradient reaches the reference, as in virtual adversarial training.
 
+    Raises:
+        ValueError: the shapes differ, or there is no axis of classes.
+
     >>> kl_divergence(jnp.array([0.0, 0.0]), jnp.array([0.0, 0.0]))
     Array(0., dtype=float32)
     """
+    if reference.shape != logits.shape or not logits.ndim:
+        raise ValueError(
+            f"reference and logits must have the same shape and an axis of classes, "
+            f"got {reference.shape} and {logits.shape}"
+        )
     reference = jax.lax.stop_gradient(reference)
     p, q = jax.nn.log_softmax(reference), jax.nn.log_softmax(logits)
     return optax.losses.kl_divergence_with_log_targets(q, p)
@@ -184,9 +192,14 @@ def entropy(logits: Float[Array, "*b c"]) -> Float[Array, "*b"]:
     (2019), "Revisiting LSTM networks for semi-supervised text classification via mixed
     objective function".
 
+    Raises:
+        ValueError: there is no axis of classes.
+
     >>> entropy(jnp.array([0.0, 0.0]))  # log 2
     Array(0.6931472, dtype=float32)
     """
+    if not logits.ndim:
+        raise ValueError("logits must have an axis of classes, got shape ()")
     logs = jax.nn.log_softmax(logits)
     return -(jnp.exp(logs) * logs).sum(axis=-1)
 

@@ -5,13 +5,20 @@ import inspect
 
 import pytest
 
-from tests import refused_cells, refused_data, refused_models, refused_sampling
+from tests import (
+    refused_cells,
+    refused_data,
+    refused_models,
+    refused_objectives,
+    refused_sampling,
+)
 from tests.test_structure import public_objects
 
 REFUSED = {
     **refused_cells.REFUSED,
     **refused_data.REFUSED,
     **refused_models.REFUSED,
+    **refused_objectives.REFUSED,
     **refused_sampling.REFUSED,
 }
 

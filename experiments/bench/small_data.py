@@ -1,0 +1,174 @@
+"""Accuracy with few texts: `experiments.imdb --csv` beside the linear baseline.
+
+    python -m experiments.bench.small_data
+    python -m experiments.bench.small_data --tasks reviews-500 --draws 1
+
+draws labelled texts from IMDB's training part, and 5,000 others to test on from its
+test part: 500, 2,000 and 10,000 reviews, and 10,000 single sentences, each with the
+label of its review. `python -m experiments.imdb --csv` with all defaults is trained on
+each draw, and the classifiers of `experiments.bench.linear_baseline` on the same texts.
+
+What is finished is kept in the work directory, so that the same command started again
+continues. The table is printed, and written to table.md there.
+"""
+
+import csv
+import itertools
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+
+from experiments.bench.linear_baseline import baselines, require_sklearn
+from experiments.harness import cli
+from experiments.harness.files import read_json, replace_file, write_json
+from experiments.harness.validation import COUNT
+from experiments.imdb import datasets
+from experiments.imdb.datasets import Reviews, Split
+
+TaskName = Literal["reviews-500", "reviews-2000", "reviews-10000", "sentences-10000"]
+TESTED = 5_000  # texts to test on
+SENTENCE = re.compile(r"(?<=[.!?])\s+|<br\s*/?>")
+FEWEST_WORDS = 4  # of a sentence
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of the command line."""
+
+    workdir: Path = Path("runs/small-data")
+    """Directory of the results. The same command started again continues."""
+    tasks: tuple[TaskName, ...] = (
+        "reviews-500", "reviews-2000", "reviews-10000", "sentences-10000",
+    )  # fmt: skip
+    """What is drawn."""
+    draws: int = 3
+    """How often."""
+    data_dir: Annotated[Path | None, cli.default_is("~/tensorflow_datasets")] = None
+    """Where tensorflow-datasets keeps the prepared data set."""
+    download_dir: Annotated[Path | None, cli.default_is("DATA_DIR/downloads")] = None
+    """Folder with the file of the data set, or to download it to."""
+
+
+def main(options: Options) -> None:
+    """Trains what is not finished, and prints the table."""
+    COUNT.check(options, "draws")
+    require_sklearn()
+    reviews = datasets.load_imdb(options.data_dir, options.download_dir)
+    found: dict[str, list[dict[str, Any]]] = {task: [] for task in options.tasks}
+    for draw in range(options.draws):
+        for task in options.tasks:
+            directory = options.workdir / f"{task}-{draw}"
+            path = directory / "comparison.json"
+            entry = read_json(path)
+            if entry is None:
+                directory.mkdir(parents=True, exist_ok=True)
+                entry = compare(*draw_texts(reviews, task, draw), directory)
+                write_json(path, entry, "--workdir")
+            told = ", ".join(
+                f"{name} {one['accuracy']:.2%} in {one['seconds']:.0f} s"
+                for name, one in entry.items()
+            )
+            print(f"{task}, draw {draw}: {told}", flush=True)
+            found[task].append(entry)
+    text = table(found)
+    path = options.workdir / "table.md"
+    replace_file(path, lambda part: part.write_text(f"{text}\n"), "--workdir")
+    print(text)
+
+
+def draw_texts(reviews: Reviews, task: str, draw: int) -> tuple[Split, Split]:
+    """Texts to train and to test on, drawn at random: a function of `draw`.
+
+    >>> data = datasets.generate(50)
+    >>> some, others = draw_texts(data, "reviews-9", draw=0)
+    >>> len(some.texts), len(others.texts) == len(data.test.texts)
+    (9, True)
+    """
+    kind, _, number = task.partition("-")
+    parts = reviews.train, reviews.validation
+    labels = np.concatenate([part.labels for part in parts])
+    train = Split([text for part in parts for text in part.texts], labels)
+    test, rng = reviews.test, np.random.default_rng([draw, int(number)])
+    if kind == "sentences":
+        train, test = sentences(train, rng), sentences(test, rng)
+    some = rng.permutation(len(train.texts))[: int(number)]
+    return train[some], test[rng.permutation(len(test.texts))[:TESTED]]
+
+
+def sentences(reviews: Split, rng: np.random.Generator) -> Split:
+    """One sentence of each review that has one of `FEWEST_WORDS` words or more.
+
+    >>> reviews = Split(["Good. But was it really so?", "Bad."], np.array([1, 0]))
+    >>> sentences(reviews, np.random.default_rng(0)).texts
+    ['But was it really so?']
+    """
+    texts, labels = [], []
+    for text, label in zip(reviews.texts, reviews.labels, strict=True):
+        found = [part.strip() for part in SENTENCE.split(text)]
+        found = [part for part in found if len(part.split()) >= FEWEST_WORDS]
+        if found:
+            texts.append(found[rng.integers(len(found))])
+            labels.append(label)
+    return Split(texts, np.array(labels, np.int32))
+
+
+def compare(train: Split, test: Split, directory: Path) -> dict[str, Any]:
+    """Accuracy and seconds of the program, a process of its own, and the baselines."""
+    paths = [directory / "train.csv", directory / "test.csv"]
+    for path, part in zip(paths, (train, test), strict=True):
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["text", "label"])
+            writer.writerows(zip(part.texts, part.labels.tolist(), strict=True))
+    run = directory / "run"
+    command = [
+        *(sys.executable, "-m", "experiments.imdb", "--workdir", str(run)),
+        *("--csv", str(paths[0]), "--test-csv", str(paths[1])),
+    ]
+    began = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    seconds = time.perf_counter() - began
+    results = read_json(run / "results.json") or {}
+    found = {
+        "experiments.imdb": {"accuracy": results["test_accuracy"], "seconds": seconds}
+    }
+    for one in baselines(datasets.read_csv(paths[0], test=paths[1])):
+        found[one.name] = {"accuracy": one.accuracy, "seconds": one.seconds}
+    return found
+
+
+def table(found: dict[str, list[dict[str, Any]]]) -> str:
+    """Mean accuracy, its range, and median seconds, as a table in Markdown.
+
+    >>> entries = [{"a": {"accuracy": x, "seconds": 1}} for x in (0, 1)]
+    >>> print(table({"reviews-9": entries}))
+    | texts | a | s |
+    | --- | --- | --- |
+    | reviews-9 | 50.00% (0.00 to 100.00) | 1 |
+    """
+    names = next(iter(found.values()))[0].keys()
+    rows = [["texts", *itertools.chain(*((name, "s") for name in names))]]
+    rows.append(["---"] * len(rows[0]))
+    for task, entries in found.items():
+        rows.append(
+            [task, *(c for n in names for c in _cells([e[n] for e in entries]))]
+        )
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _cells(entries: Sequence[dict[str, float]]) -> tuple[str, str]:
+    shares = [100 * entry["accuracy"] for entry in entries]
+    seconds = np.median([entry["seconds"] for entry in entries])
+    told = f"{np.mean(shares):.2f}% ({min(shares):.2f} to {max(shares):.2f})"
+    return told, f"{seconds:.0f}"
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(main, Options, "bench.small_data", __doc__))

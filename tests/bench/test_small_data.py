@@ -1,0 +1,64 @@
+"""Draws of few texts, and both contenders on them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from experiments.bench import linear_baseline, small_data
+from experiments.imdb import datasets
+
+pytest.importorskip("sklearn")
+
+
+def test_draws_differ_and_have_the_labels_of_their_texts():
+    data = datasets.generate(300, seed=1)
+    labels = {
+        text: label
+        for part in data.parts.values()
+        for text, label in zip(part.texts, part.labels.tolist(), strict=True)
+    }
+    trained = {*data.train.texts, *data.validation.texts}
+    draws = [small_data.draw_texts(data, "reviews-40", draw) for draw in (0, 0, 1)]
+    for some, others in draws:
+        assert len(some.texts) == 40
+        assert {*some.texts} <= trained
+        assert {*others.texts} == {*data.test.texts}
+        for part in (some, others):
+            assert part.labels.tolist() == [labels[text] for text in part.texts]
+    assert draws[0][0].texts == draws[1][0].texts
+    assert draws[0][0].texts != draws[2][0].texts
+
+
+def test_sentences_are_long_enough_and_keep_their_label():
+    texts = ["Bad.", "It was bad! So very bad it was.<br />Why?", "A good one, see it."]
+    found = small_data.sentences(
+        datasets.Split(texts, np.array([0, 0, 1])), np.random.default_rng(0)
+    )
+    assert found.texts == ["So very bad it was.", "A good one, see it."]
+    assert found.labels.tolist() == [0, 1]
+
+
+@pytest.mark.slow
+def test_both_are_trained_once_on_the_same_texts(monkeypatch, capsys, tmp_path):
+    data = datasets.generate(400, seed=5)
+    monkeypatch.setattr(small_data.datasets, "load_imdb", lambda *given: data)
+    options = small_data.Options(tmp_path, tasks=("reviews-200",), draws=1)  # pyright: ignore[reportArgumentType]
+
+    def run():
+        small_data.main(options)
+        return capsys.readouterr().out
+
+    told = run()
+    directory = tmp_path / "reviews-200-0"
+    found = json.loads((directory / "comparison.json").read_text())
+    assert [*found] == [
+        "experiments.imdb", "logistic regression", "with naive Bayes weights",
+    ]  # fmt: skip
+    results = json.loads((directory / "run" / "results.json").read_text())
+    assert found["experiments.imdb"]["accuracy"] == results["test_accuracy"] > 0.8
+    again = datasets.read_csv(directory / "train.csv", test=directory / "test.csv")
+    for one in linear_baseline.baselines(again):
+        assert found[one.name]["accuracy"] == one.accuracy > 0.8
+    assert (tmp_path / "table.md").read_text() in told
+    assert run() == told  # nothing is trained again
