@@ -235,7 +235,9 @@ def _measure(
     logits: jax.Array, batch: training.Batch, class_weights: np.ndarray | None = None
 ) -> training.Metrics:
     labels, weights = batch["labels"], batch["weights"]
-    if labels.ndim == 2:
+    if (
+        labels.ndim > weights.ndim
+    ):  # In rows that texts share both have an axis of texts.
         return _measure_label_sets(logits, batch, class_weights)
     if logits.shape == labels.shape:
         nats = metrics.binary_cross_entropy(logits, labels)

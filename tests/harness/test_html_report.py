@@ -54,6 +54,7 @@ UNITS = {
     "model": HOSTILE,
     "bytes": False,
     "characters": ["a", "b", "<", "\n"],
+    "tokens": ["a", "b", "<", "\n"],
     "units": [{"layer": a, "unit": b} for a, b in [(0, 7), (1, 3), (0, 2)]],
     "of": 9,
     "lag": 10,
@@ -165,7 +166,10 @@ def test_what_comes_next_is_told_where_one_points(visit):
 
 def test_bytes_are_spelled(visit):
     characters = ["\0", "\xc3", "\x7f", " "]
-    page = visit("neurons", UNITS | {"bytes": True, "characters": characters})
+    page = visit(
+        "neurons",
+        UNITS | {"bytes": True, "characters": characters, "tokens": characters},
+    )
     assert page.locator("#text").inner_text() == "\u2400\\xc3\u2421 "
 
 
