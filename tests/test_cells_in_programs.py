@@ -10,7 +10,8 @@ from experiments.harness.cells import CellName
 from jaxrnn.text import Vocab
 
 pytestmark = pytest.mark.slow
-# Each cell in one of the programs: in both, CI would take two minutes more.
+# Half of the cells, each in one of the programs: all of them in both pass, which takes
+# five minutes. The contract of each cell is in test_contract.
 CELLS = get_args(CellName)
 
 
@@ -24,7 +25,7 @@ def finished(run, path, cell):
     return results, [json.loads(line) for line in lines]
 
 
-@pytest.mark.parametrize("cell", CELLS[::2])
+@pytest.mark.parametrize("cell", CELLS[::6])
 def test_the_sentiment_model_learns_with(cell, tmp_path, program_run):
     results, epochs = finished(program_run, tmp_path, cell)
     assert epochs[-1]["train_loss"] < epochs[0]["train_loss"]
@@ -32,7 +33,7 @@ def test_the_sentiment_model_learns_with(cell, tmp_path, program_run):
     assert results["test_accuracy"] > 0.7
 
 
-@pytest.mark.parametrize("cell", CELLS[1::2])
+@pytest.mark.parametrize("cell", CELLS[1::3])
 def test_the_character_model_learns_with(cell, tmp_path, charlm_run):
     _, epochs = finished(charlm_run, tmp_path, cell)
     first, *_, last = (line["validation_nats_window_64"] for line in epochs)
