@@ -1,5 +1,6 @@
 """Draws of few texts, and both contenders on them."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -41,7 +42,23 @@ def test_sentences_are_long_enough_and_keep_their_label():
 
 @pytest.mark.slow
 def test_both_are_trained_once_on_the_same_texts(monkeypatch, capsys, tmp_path):
-    data = datasets.generate(400, seed=5)
+    rng = np.random.default_rng(5)
+
+    def reviews(number):
+        labels = np.arange(number, dtype=np.int32) % 2
+        words = rng.integers(300, size=(number, 8))
+        texts = [
+            " ".join(["good" if label else "bad", *(f"word{k}" for k in row)])
+            for label, row in zip(labels, words, strict=True)
+        ]
+        return datasets.Split(texts, labels)
+
+    data = dataclasses.replace(
+        datasets.generate(50),
+        train=reviews(300),
+        validation=reviews(50),
+        test=reviews(50),
+    )
     monkeypatch.setattr(small_data.datasets, "load_imdb", lambda *given: data)
     options = small_data.Options(tmp_path, tasks=("reviews-200",), draws=1)  # pyright: ignore[reportArgumentType]
 
