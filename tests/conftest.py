@@ -70,6 +70,14 @@ def charlm_run(monkeypatch, capsys):
 
 
 @pytest.fixture(scope="module")
+def xla_flags_restored():
+    """The environment as it was, after a program has set it up for JAX."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XLA_FLAGS", "")
+        yield
+
+
+@pytest.fixture(scope="module")
 def module_run():
     """As `charlm_run`, for a run that the tests of a file share."""
     from experiments.charlm import train as charlm_train

@@ -153,8 +153,8 @@ def make_optimizer(
     """Return Adam with a rate for each layer, over `steps` steps.
 
     A frozen layer does not change; Adam's moments of it do, so that they are known when
-    it is unfrozen. The state has the leaves of `model.make_optimizer`, so that whoever
-    wants the parameters alone can restore either.
+    it is unfrozen. The state has the structure of that of `model.make_optimizer`, so
+    that the parameters of a checkpoint can be restored with either.
     """
     schedule = slanted_triangular(settings.learning_rate, steps)
     by_layer = _scale_by_layer(schedule, settings.layers, finetuning, steps)

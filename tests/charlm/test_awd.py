@@ -19,10 +19,10 @@ from experiments.charlm.generator import Writer
 from experiments.charlm.options import Options
 from experiments.charlm.units import WORDS
 from experiments.harness.workdir import WorkDir
-from jaxrnn.checkpoints import Checkpoints
 from jaxrnn.models import LanguageModel
 from jaxrnn.placement import data_mesh
 from tests import oracles
+from tests.charlm.test_train import load_state
 from tests.imdb.test_train import assert_refused
 
 pytestmark = pytest.mark.slow
@@ -190,16 +190,6 @@ def run(module_run, tmp_path_factory):
     path = tmp_path_factory.mktemp("awd") / "run"
     options = ("--smoke", "--preset", "awd", "--workdir", path)
     return path, options, module_run(*options)
-
-
-def load_state(path, which):
-    settings = WorkDir(path).settings_as(Settings)
-    model = charlm_model.make_model(settings, len(WorkDir(path).vocab))
-    optimizer = charlm_model.make_optimizer(settings, steps=1)
-    template = jax.eval_shape(
-        lambda: charlm_model.make_state(model, optimizer, settings)
-    )
-    return Checkpoints(path / "checkpoints").restore(template, which)[0]
 
 
 def test_the_awd_preset_learns_words_and_evaluates_the_average(run, charlm_run):

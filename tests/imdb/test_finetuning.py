@@ -27,15 +27,7 @@ from jaxrnn import placement, training
 from jaxrnn.batching import epoch_rng
 from tests.harness.test_training_loop import files_below
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module", autouse=True)
-def environment():
-    """As it was, after the program has set it up for JAX."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XLA_FLAGS", "")
-        yield
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("xla_flags_restored")]
 
 
 def test_the_learning_rate_is_that_of_the_paper():
