@@ -29,6 +29,7 @@ import numpy as np
 from scipy.sparse import csr_matrix
 
 from experiments.harness import cli
+from experiments.harness.arguments import default_is
 from experiments.imdb import datasets
 from experiments.imdb.datasets import Reviews, load_imdb
 from experiments.imdb.evaluation import classification_report
@@ -42,21 +43,19 @@ INVERSE_PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0)  # scikit-learn's C
 class Options:
     """The options of the command line."""
 
-    csv: Annotated[Path | None, cli.default_is("IMDB")] = None
+    csv: Annotated[Path | None, default_is("IMDB")] = None
     """A CSV file of your own texts, as of experiments.imdb."""
-    test_csv: Annotated[Path | None, cli.default_is("a tenth of --csv")] = None
+    test_csv: Annotated[Path | None, default_is("a tenth of --csv")] = None
     """Test on this file."""
-    text_column: Annotated[
-        str | None, cli.default_is("text or review, in any case")
-    ] = None
+    text_column: Annotated[str | None, default_is("text or review, in any case")] = None
     """Name of the column with the texts."""
     label_column: Annotated[
-        str | None, cli.default_is("label or sentiment, in any case")
+        str | None, default_is("label or sentiment, in any case")
     ] = None
     """Name of the column with the labels."""
-    data_dir: Annotated[Path | None, cli.default_is("~/tensorflow_datasets")] = None
+    data_dir: Annotated[Path | None, default_is("~/tensorflow_datasets")] = None
     """Where tensorflow-datasets keeps the prepared data set."""
-    download_dir: Annotated[Path | None, cli.default_is("DATA_DIR/downloads")] = None
+    download_dir: Annotated[Path | None, default_is("DATA_DIR/downloads")] = None
     """Folder with the file of the data set, or to download it to."""
     seed: int = 0
     """Seed of how a --csv is split."""

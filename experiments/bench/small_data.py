@@ -27,6 +27,7 @@ import numpy as np
 
 from experiments.bench.linear_baseline import baselines, require_sklearn
 from experiments.harness import cli
+from experiments.harness.arguments import default_is
 from experiments.harness.files import read_json, replace_file, write_json
 from experiments.harness.validation import COUNT
 from experiments.imdb import datasets
@@ -50,9 +51,9 @@ class Options:
     """What is drawn."""
     draws: int = 3
     """How often."""
-    data_dir: Annotated[Path | None, cli.default_is("~/tensorflow_datasets")] = None
+    data_dir: Annotated[Path | None, default_is("~/tensorflow_datasets")] = None
     """Where tensorflow-datasets keeps the prepared data set."""
-    download_dir: Annotated[Path | None, cli.default_is("DATA_DIR/downloads")] = None
+    download_dir: Annotated[Path | None, default_is("DATA_DIR/downloads")] = None
     """Folder with the file of the data set, or to download it to."""
 
 

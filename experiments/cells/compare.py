@@ -29,7 +29,8 @@ from experiments.cells.runs import Comparison
 from experiments.charlm import datasets
 from experiments.charlm.config import PRESETS, SMOKE, Settings
 from experiments.charlm.datasets import Text
-from experiments.harness import cli, jax_setup
+from experiments.harness import jax_setup
+from experiments.harness.arguments import default_is, several
 from experiments.harness.cells import CellName
 from experiments.harness.files import replace_file
 from experiments.harness.options import PlaceOptions, scratch_if_smoke
@@ -55,7 +56,7 @@ class Options(PlaceOptions):
 
     workdir: Path = Path("runs/cells")
     """Directory of the runs. The same command started again continues."""
-    devices: Annotated[int | None, cli.default_is("as many as divide the batch")] = None
+    devices: Annotated[int | None, default_is("as many as divide the batch")] = None
     """Number of devices; a CPU counts as one device per core."""
     smoke: bool = False
     """Try everything in a minute: tiny models on generated data."""
@@ -67,8 +68,8 @@ class Options(PlaceOptions):
     """How many cells are trained with all seeds."""
     text: Annotated[
         tuple[Path, ...] | None,
-        cli.several(Path, "PATH"),
-        cli.default_is("tiny shakespeare"),
+        several(Path, "PATH"),
+        default_is("tiny shakespeare"),
     ] = None
     """Your own text: UTF-8 files, or folders of them, concatenated."""
     speed: bool = False

@@ -15,7 +15,8 @@ from experiments.charlm.config import open_workdir
 from experiments.charlm.dynamic import Rule
 from experiments.charlm.generator import Writer
 from experiments.charlm.units import WORDS, Units
-from experiments.harness import cli, html_report
+from experiments.harness import html_report
+from experiments.harness.arguments import default_is
 from experiments.harness.files import read_bytes
 from experiments.harness.progress import progress_bar
 from experiments.harness.validation import (
@@ -36,19 +37,17 @@ PREVIEW = {"character": 200, "byte": 200, "word": 50}  # of each how many
 class Sampling:
     """Used with --sample."""
 
-    prompt: Annotated[str | None, cli.default_is("a line feed, which is not shown")] = (
-        None
-    )
+    prompt: Annotated[str | None, default_is("a line feed, which is not shown")] = None
     """Text to continue; @FILE reads a file and - standard input."""
     length: int = 1000
     """Characters, bytes or words to generate."""
     temperature: float = 1.0
     """Divides the logits; 0 is greedy decoding."""
-    top_k: Annotated[int | None, cli.default_is("all")] = None
+    top_k: Annotated[int | None, default_is("all")] = None
     """Sample from the K most likely characters (bytes, words) only."""
-    top_p: Annotated[float | None, cli.default_is("all")] = None
+    top_p: Annotated[float | None, default_is("all")] = None
     """Sample from the fewest characters with this total probability (nucleus)."""
-    min_p: Annotated[float | None, cli.default_is("all")] = None
+    min_p: Annotated[float | None, default_is("all")] = None
     """Sample from characters at least this many times as likely as the likeliest."""
     num_samples: int = 1
     """Number of texts, each from the prompt."""
@@ -83,14 +82,14 @@ class Sampling:
 class Analysis:
     """Analyse a file with the trained model."""
 
-    score: Annotated[Path | None, cli.default_is("none")] = None
+    score: Annotated[Path | None, default_is("none")] = None
     """Print the cross-entropy of the trained model on this file."""
     per_character: bool = False
     """With --score: also that of each character, byte or word."""
-    neurons: Annotated[Path | None, cli.default_is("none")] = None
+    neurons: Annotated[Path | None, default_is("none")] = None
     """Write a page with the activations of the hidden units on this file.
     The page has its first 10,000 characters, bytes or words."""
-    html: Annotated[Path | None, cli.default_is("neurons.html in the workdir")] = None
+    html: Annotated[Path | None, default_is("neurons.html in the workdir")] = None
     """With --neurons: where to write the page."""
 
     def check(self) -> None:

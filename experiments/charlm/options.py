@@ -13,7 +13,7 @@ from experiments.charlm.datasets import Text
 from experiments.charlm.dynamic import DynamicEvaluation
 from experiments.charlm.inference import Analysis, Sampling
 from experiments.charlm.units import BYTES, CHARACTERS, WORDS, Units
-from experiments.harness import cli
+from experiments.harness.arguments import default_is, several
 from experiments.harness.options import CommonOptions
 from experiments.harness.validation import PORT, SHARE_BELOW_HALF, VOCABULARY
 from experiments.harness.workdir import WorkDir
@@ -27,7 +27,7 @@ class Options(CommonOptions):
     """The options of the command line."""
 
     workdir: Path = Path("runs/charlm")
-    devices: Annotated[int | None, cli.default_is("as many as divide the batch")] = None
+    devices: Annotated[int | None, default_is("as many as divide the batch")] = None
     preset: Literal["quick", "best", "large", "awd", "chapter"] = "quick"
     """Settings to start from; other options change them.
     quick: a GRU of 256 units, one or two minutes on 2 cores.
@@ -37,15 +37,13 @@ class Options(CommonOptions):
     chapter: an LSTM of 512 units, from a textbook; give its text with --text."""
     text: Annotated[
         tuple[Path, ...] | None,
-        cli.several(Path, "PATH"),
-        cli.default_is("tiny shakespeare"),
+        several(Path, "PATH"),
+        default_is("tiny shakespeare"),
     ] = None
     """Your own text: UTF-8 files, or folders of them, concatenated."""
-    validation: Annotated[Path | None, cli.default_is("the last tenth of the text")] = (
-        None
-    )
+    validation: Annotated[Path | None, default_is("the last tenth of the text")] = None
     """With --text: another file or folder to validate on, as of a published split."""
-    test: Annotated[Path | None, cli.default_is("none")] = None
+    test: Annotated[Path | None, default_is("none")] = None
     """With --text: another file or folder to test the best epoch on, at the end."""
     test_share: float = 0.0
     """Share of the text, its end, to test the best epoch on, at the end.
@@ -56,17 +54,17 @@ class Options(CommonOptions):
     """Model words instead of characters: all between white space, and line ends.
     Penn Treebank and WikiText are published like that.
     In other texts put spaces before punctuation first."""
-    vocabulary_size: Annotated[int | None, cli.default_is("all")] = None
+    vocabulary_size: Annotated[int | None, default_is("all")] = None
     """With --words: the most frequent words to tell apart, <unk> and <eos> included.
     Words that occur once are <unk>, too, unless the text itself has <unk>."""
     sample: bool = False
     """Generate text with the trained model; without one, train it first."""
-    export: Annotated[Path | None, cli.default_is("none")] = None
+    export: Annotated[Path | None, default_is("none")] = None
     """Write the trained model to this new directory, for JAX without this library."""
     serve: bool = False
     """Serve a page to write with the trained model, and a JSON interface.
     Only this machine reaches it."""
-    port: Annotated[int | None, cli.default_is("any free one")] = None
+    port: Annotated[int | None, default_is("any free one")] = None
     """With --serve: the port to listen on."""
     unknown: Literal["error", "skip"] = "error"
     """What to do with characters outside the trained model's vocabulary.

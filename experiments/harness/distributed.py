@@ -11,11 +11,12 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import jax
 from jax.experimental import multihost_utils
 
+from experiments.harness.arguments import default_is
 from experiments.harness.validation import COUNT
 
 Made = TypeVar("Made")
@@ -34,12 +35,12 @@ LOST_CONTACT = ("Gloo", "UNAVAILABLE")
 class Cluster:
     """Run on several processes or machines."""
 
-    coordinator: str | None = None
+    coordinator: Annotated[str | None, default_is("none")] = None
     """HOST:PORT of process 0, with a free port.
     JAX finds it by itself on TPU pods, Slurm and Open MPI."""
-    num_processes: int | None = None
+    num_processes: Annotated[int | None, default_is("none")] = None
     """With --coordinator: number of processes. 1: do not look for others."""
-    process_id: int | None = None
+    process_id: Annotated[int | None, default_is("none")] = None
     """With --coordinator: index of this process, from 0."""
 
     def check(self) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, TypeVar
 
 import tyro
 
-from experiments.harness import cli
+from experiments.harness.arguments import default_is
 from experiments.harness.config import CommonSettings
 from experiments.harness.distributed import Cluster
 from experiments.harness.temporary import removed_at_exit
@@ -29,11 +29,11 @@ class PlaceOptions:
 
     workdir: Path = Path("runs")
     """Directory of the run. The same command started again continues it."""
-    data_dir: Annotated[Path | None, cli.default_is("~/tensorflow_datasets")] = None
+    data_dir: Annotated[Path | None, default_is("~/tensorflow_datasets")] = None
     """Where tensorflow-datasets keeps the prepared data set."""
-    download_dir: Annotated[Path | None, cli.default_is("DATA_DIR/downloads")] = None
+    download_dir: Annotated[Path | None, default_is("DATA_DIR/downloads")] = None
     """Folder with the file of the data set, or to download it to."""
-    devices: Annotated[int | None, cli.default_is("all")] = None
+    devices: Annotated[int | None, default_is("all")] = None
     """Devices of each process; a CPU counts as one device per core."""
     smoke: bool = False
     """Try everything in seconds: tiny models on generated data."""

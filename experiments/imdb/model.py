@@ -7,7 +7,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import keystr
 
 from experiments.harness import config
+from experiments.harness.arguments import default_is
 from experiments.harness.cells import LAYERS, CellName
 from experiments.harness.config import CommonSettings, clip_gradients
 from experiments.harness.validation import AMOUNT, COUNT, SHARE
@@ -38,9 +39,10 @@ class Settings(CommonSettings):
     dtype: Literal["float32", "bfloat16"] = "float32"
     dropout: float = 0.5
     """Dropout rate between recurrent layers and of the pooled features."""
-    epochs: int | None = None
-    """Passes over the training texts.
-    Default: as many as make 1,000 steps, but from 3 to 10."""
+    epochs: Annotated[int | None, default_is("as 1,000 steps need, from 3 to 10")] = (
+        None
+    )
+    """Passes over the training texts."""
     batch: int = 64
     learning_rate: float = 4e-3
     """Peak learning rate: a linear warmup over a tenth of the steps, cosine decay."""
@@ -61,9 +63,10 @@ class Settings(CommonSettings):
     The vectors are computed from the training and the unlabelled texts."""
     max_words: int = 400
     """Training texts with more words lose their middle; evaluation has all words."""
-    buckets: int | None = None
-    """Number of lengths that batches are padded to; each is compiled once.
-    Default: one for 2,000 training texts, but from 2 to 8."""
+    buckets: Annotated[
+        int | None, default_is("one for 2,000 training texts, from 2 to 8")
+    ] = None
+    """Number of lengths that batches are padded to; each is compiled once."""
     class_weights: Literal["uniform", "balanced"] = "uniform"
     """Weights of the classes in the loss.
     balanced: inversely proportional to their frequencies in training."""
@@ -71,7 +74,7 @@ class Settings(CommonSettings):
     """Add the logits of a linear classifier on words and word pairs.
     The weights of the sum are fitted on the validation part.
     auto: on with up to 100,000 training texts, to which it is fitted in a minute."""
-    multi_label: str | None = None
+    multi_label: Annotated[str | None, default_is("none")] = None
     """Texts may have several labels, separated by this in the label column.
     Each label has a probability of its own (sigmoid, binary cross-entropy)."""
     embed_rate: float = 0.1

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from experiments.harness import cli
+from experiments.harness.arguments import default_is, several
 from experiments.harness.options import CommonOptions
 from experiments.harness.validation import PORT
 from experiments.imdb import datasets
@@ -30,56 +30,54 @@ class Options(CommonOptions):
     quick: an LSTM of 64 units in each direction, a minute or two on 2 cores.
     best: language models are trained on the texts first, and fine-tuned."""
     encoder: Annotated[
-        tuple[Path, ...] | None, cli.several(Path, "DIR"), cli.default_is("none")
+        tuple[Path, ...] | None, several(Path, "DIR"), default_is("none")
     ] = None
     """Fine-tune these language models, as --preset best does with its own.
     Directories of experiments.imdb.pretraining, or of a run with --preset best."""
     settings: Settings = field(default_factory=Settings)
     finetuning: Finetuning = field(default_factory=Finetuning)
-    csv: Annotated[Path | None, cli.default_is("IMDB")] = None
+    csv: Annotated[Path | None, default_is("IMDB")] = None
     """Train on your own texts: a UTF-8 CSV file with a header.
     It needs a column text (or review) and a column label (or sentiment).
     Labels are words or numbers, two or more different ones."""
-    test_csv: Annotated[Path | None, cli.default_is("a tenth of --csv")] = None
+    test_csv: Annotated[Path | None, default_is("a tenth of --csv")] = None
     """Test on this file."""
-    unlabelled: Annotated[Path | None, cli.default_is("none")] = None
+    unlabelled: Annotated[Path | None, default_is("none")] = None
     """More texts for the word vectors, or with --preset best the language models.
     A CSV file, or one text per line."""
-    vectors: Annotated[Path | None, cli.default_is("none")] = None
+    vectors: Annotated[Path | None, default_is("none")] = None
     """Initialise the embeddings from a text file of GloVe or fastText (also .gz).
     --embed follows it. Words of other languages and topics are ignored."""
-    text_column: Annotated[
-        str | None, cli.default_is("text or review, in any case")
-    ] = None
+    text_column: Annotated[str | None, default_is("text or review, in any case")] = None
     """Name of the column with the texts."""
     label_column: Annotated[
-        str | None, cli.default_is("label or sentiment, in any case")
+        str | None, default_is("label or sentiment, in any case")
     ] = None
     """Name of the column with the labels."""
-    predict: Annotated[tuple[str, ...] | None, cli.several(str, "TEXT")] = None
+    predict: Annotated[
+        tuple[str, ...] | None, several(str, "TEXT"), default_is("none")
+    ] = None
     """Classify these texts with the trained model; - reads one per line from stdin.
     Prints label, probability and text, separated by tabs."""
-    predict_csv: Annotated[Path | None, cli.default_is("none")] = None
+    predict_csv: Annotated[Path | None, default_is("none")] = None
     """Classify the texts of a CSV file with the trained model.
     Writes the file again with columns for the label and each probability."""
-    out: Annotated[Path | None, cli.default_is("FILE.predicted.csv in the workdir")] = (
-        None
-    )
+    out: Annotated[Path | None, default_is("FILE.predicted.csv in the workdir")] = None
     """With --predict-csv: the file to write."""
-    explain: Annotated[tuple[str, ...] | None, cli.several(str, "TEXT")] = None
+    explain: Annotated[
+        tuple[str, ...] | None, several(str, "TEXT"), default_is("none")
+    ] = None
     """Write a page with the attribution of each word to the model's decision.
     At most 20 texts with 1,000 words each; - as with --predict."""
-    html: Annotated[Path | None, cli.default_is("explanation.html in the workdir")] = (
-        None
-    )
+    html: Annotated[Path | None, default_is("explanation.html in the workdir")] = None
     """With --explain: the page to write."""
 
-    export: Annotated[Path | None, cli.default_is("none")] = None
+    export: Annotated[Path | None, default_is("none")] = None
     """Write the trained model to this new directory, for JAX without this library."""
     serve: bool = False
     """Serve a page that classifies what one types, and a JSON interface.
     Only this machine reaches it."""
-    port: Annotated[int | None, cli.default_is("any free one")] = None
+    port: Annotated[int | None, default_is("any free one")] = None
     """With --serve: the port to listen on."""
 
     def check(self) -> None:
