@@ -26,6 +26,9 @@ import pytest  # noqa: E402
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# XLA compiles for most of the time here, more than it computes. What its optimizations
+# make of the code is seen where PyTorch compares, and in the programs that tests start.
+jax.config.update("jax_disable_most_optimizations", True)
 
 
 def pytest_unconfigure():
@@ -37,6 +40,14 @@ def pytest_addoption(parser):
     parser.addoption(
         "--kills", type=int, default=6, help="how often test_kill.py kills a program"
     )
+
+
+@pytest.fixture(scope="module")
+def optimized():
+    """XLA's optimizations, which are off elsewhere."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture

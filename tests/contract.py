@@ -5,6 +5,8 @@ against cut, packed against alone, in one go against piece by piece. That the va
 the right ones is the business of the oracles and of the comparison with PyTorch.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,6 +27,14 @@ PACKED = [
 TOLERANCE = {"rtol": 0, "atol": 2e-6}
 
 
+@functools.cache
+def initialized_and_compiled(layer):
+    """Its variables and its `apply`: of all the checks, so that none compiles again."""
+    variables = jax.jit(layer.init)(jax.random.key(1), np.ones((B, T, D), np.float32))
+    apply = jax.jit(layer.apply, static_argnames=("reverse", "train", "method"))
+    return variables, apply
+
+
 class Subject:
     """A layer with parameters and inputs to try it on."""
 
@@ -34,12 +44,11 @@ class Subject:
         self.has_step = "b" not in directions
         self.rng = rng
         self.x = self.normal(B, T, D)
-        self.variables = jax.jit(layer.init)(jax.random.key(1), self.x)
+        initial, self.run = initialized_and_compiled(layer)
         # Zero biases and zero states would hide much.
         self.variables = jax.tree.map(
-            lambda leaf: leaf + 0.1 * self.normal(*leaf.shape), self.variables
+            lambda leaf: leaf + 0.1 * self.normal(*leaf.shape), initial
         )
-        self.run = jax.jit(layer.apply, static_argnames=("reverse", "train", "method"))
 
     def normal(self, *shape):
         return self.rng.normal(size=shape).astype(np.float32)

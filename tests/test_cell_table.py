@@ -14,13 +14,6 @@ IDS = np.array([[1, 1, 1, 2, 2, 3], [1, 0, 0, 1, 2, 2], [0, 1, 2, 0, 2, 0], [0] 
 ROWS, T = IDS.shape
 
 
-@pytest.fixture(autouse=True)
-def compiled_in_half_the_time():
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 class Case:
     """A cell in a layer, with random weights, states and inputs, in float64."""
 

@@ -1,6 +1,5 @@
 """Every layer of the library, and two that are not ours, against `contract`."""
 
-import jax
 import jax.numpy as jnp
 import pytest
 from flax import linen as nn
@@ -81,15 +80,6 @@ LAYERS = {
     "flax-cell": (jaxrnn.Recurrent(nn.OptimizedLSTMCell(H)), "f"),
     "own-cell": (jaxrnn.Recurrent(LeakyCell(H)), "f"),
 }
-
-
-@pytest.fixture(autouse=True)
-def compiled_in_half_the_time():
-    """Nearly all the time here is XLA's. What its optimizations do to our recurrences,
-    the comparisons with PyTorch and with the scan see."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 # Which of them hold every check in each run; the others hold the essential ones there,

@@ -10,6 +10,8 @@ import pytest
 import jaxrnn
 from jaxrnn.products import product
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 BF16 = jnp.bfloat16
 # Float32 sums of a few dozen terms of size 1, against exact ones. Rounding a factor or
 # a result to bfloat16 would cost 4e-3.
