@@ -8,7 +8,12 @@ import pytest
 
 from experiments.imdb.batches import Examples
 from experiments.imdb.evaluation import cross_entropies
-from experiments.imdb.linear import PENALTY, SCALE_PENALTY, LinearClassifier
+from experiments.imdb.linear import (
+    EXPECTED_SCALES,
+    PENALTY,
+    SCALE_PENALTY,
+    LinearClassifier,
+)
 
 VOCAB = 12
 
@@ -106,7 +111,10 @@ def test_scales_have_the_least_cross_entropy(rng, classes):
     def objective(scales):
         found = dataclasses.replace(model, scales=np.float32(scales))
         nats = cross_entropies(found.add(noise, held_out.ids), held_out.labels)
-        return nats.sum() + SCALE_PENALTY * ((np.array(scales) - 1) ** 2).sum()
+        return (
+            nats.sum()
+            + SCALE_PENALTY * ((np.array(scales) - EXPECTED_SCALES) ** 2).sum()
+        )
 
     best = objective(fitted.scales)
     for step in ([0.1, 0], [0, 0.1], [0, -0.1]):
