@@ -27,8 +27,8 @@ from experiments.imdb.evaluation import as_decisions, cross_entropies
 
 SMOOTHING = 1.0  # added to the counts of the naive Bayes ratio
 PENALTY = 1.0  # of the squared weights, relative to the total loss
-# The weights of the sum are pulled to these, which matters where the validation part has
-# some 50 texts: the recurrent classifier of few texts is overconfident.
+# The weights of the sum are pulled to these, which matters where the validation part
+# has some 50 texts: the recurrent classifier of few texts is overconfident.
 EXPECTED_SCALES = np.array([0.3, 1.0])
 SCALE_PENALTY = 10.0  # of the squared distance from them
 
