@@ -52,12 +52,16 @@ def normalize_embeddings(
             f"frequencies have shape {frequencies.shape}, but the table has "
             f"{table.shape[0]} words"
         )
-    shares = frequencies.astype(table.dtype)[:, None]
+    dtype = accumulation_dtype(table.dtype)
+    x, shares = table.astype(dtype), frequencies.astype(dtype)[:, None]
     shares = shares / shares.sum()
-    centred = table - (shares * table).sum(axis=0, keepdims=True)
+    centred = x - (shares * x).sum(axis=0, keepdims=True)
     variance = (shares * centred**2).sum(axis=0, keepdims=True)
-    # Of a feature that is the same for all words nothing is left.
-    return centred * jax.lax.rsqrt(jnp.maximum(variance, jnp.finfo(table.dtype).tiny))
+    # A feature that is the same for all words has the variance of its rounding errors.
+    rounding = jnp.finfo(dtype).eps * jnp.abs(x).max(axis=0, keepdims=True)
+    varies = variance > (4 * rounding) ** 2
+    scale = jnp.where(varies, jax.lax.rsqrt(jnp.where(varies, variance, 1)), 0)
+    return (centred * scale).astype(table.dtype)
 
 
 def adversarial_perturbation(

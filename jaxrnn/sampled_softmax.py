@@ -24,7 +24,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from jaxrnn._validation import check_min
-from jaxrnn.types import Array, Float, Int, accumulation_dtype
+from jaxrnn.types import Array, Float, Int, accumulation_dtype, sanitize_ids
 
 _BITS = 30  # of the integers that stand for probabilities
 
@@ -143,7 +143,7 @@ def sampled_cross_entropy(
         features: what the logits are computed from.
         table: a row for each class; the embedding, if it is tied.
         bias: a number for each class.
-        targets: the true classes.
+        targets: the true classes. One that is none has a loss of NaN.
         candidates: `CandidateSampler.draw` of this step.
         probabilities: those of the sampler.
 
@@ -174,8 +174,9 @@ def sampled_cross_entropy(
             f"{features.shape[-1]}, not {table.shape[-1]}"
         )
     sums = accumulation_dtype(features.dtype)
-    true = (features * table[targets]).sum(axis=-1, dtype=sums)
-    true = true + bias[targets].astype(sums)
+    targets = sanitize_ids(targets, table.shape[0])
+    true = (features * jnp.take(table, targets, axis=0)).sum(axis=-1, dtype=sums)
+    true = true + jnp.take(bias, targets, axis=0).astype(sums)
     corrected = bias - jnp.log(probabilities).astype(bias.dtype)
     flat = features.reshape(-1, features.shape[-1])
     others = jnp.matmul(flat, table[candidates].T, preferred_element_type=sums)

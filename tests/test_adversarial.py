@@ -209,9 +209,21 @@ def test_embeddings_are_normalized_by_frequency(rng, x64):
 
 
 def test_a_constant_feature_has_nothing_to_normalize():
+    """Also where its mean is rounded, and in its gradient."""
     table = jnp.array([[2.0, 1.0], [2.0, 3.0]])
     found = normalize_embeddings(table, jnp.ones(2))
     assert found.tolist() == [[0.0, -1.0], [0.0, 1.0]]
+    constant, frequencies = jnp.full((3, 1), 0.1), jnp.array([1, 2, 4])
+    assert normalize_embeddings(constant, frequencies).tolist() == [[0.0]] * 3
+    gradient = jax.grad(lambda x: normalize_embeddings(x, frequencies).sum())
+    assert gradient(jnp.zeros((3, 1))).tolist() == [[0.0]] * 3
+
+
+def test_frequencies_may_be_beyond_the_range_of_the_embeddings_dtype():
+    table = jnp.array([[1.0], [5.0]], jnp.float16)
+    found = normalize_embeddings(table, jnp.array([70_000, 70_000]))
+    assert found.dtype == jnp.float16
+    assert found.tolist() == [[-1.0], [1.0]]
 
 
 def test_divergence_and_entropy_are_sums_over_classes(rng, x64):

@@ -220,3 +220,17 @@ def test_shapes_that_do_not_fit_are_refused(wrong, message):
     }
     with pytest.raises(ValueError, match=message):
         sampled_cross_entropy(**(right | wrong))
+
+
+def test_a_target_that_is_no_class_is_nan(rng):
+    sampler = CandidateSampler.of([1, 1, 1, 1], size=4)
+    features, table = jnp.ones((3, 2)), jnp.asarray(rng.normal(size=(4, 2)))
+    found = sampled_cross_entropy(
+        features,
+        table.astype(jnp.float32),
+        jnp.zeros(4),
+        jnp.array([-1, 3, 4]),
+        sampler.draw(jax.random.key(0)),
+        sampler.probabilities,
+    )
+    assert jnp.isnan(found).tolist() == [True, False, True]

@@ -15,6 +15,7 @@ continues. The table is printed, and written to table.md there.
 import csv
 import itertools
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -129,6 +130,7 @@ def compare(train: Split, test: Split, directory: Path) -> dict[str, Any]:
             writer.writerow(["text", "label"])
             writer.writerows(zip(part.texts, part.labels.tolist(), strict=True))
     run = directory / "run"
+    shutil.rmtree(run, ignore_errors=True)  # Of one that goes on the time is unknown.
     command = [
         *(sys.executable, "-m", "experiments.imdb", "--workdir", str(run)),
         *("--csv", str(paths[0]), "--test-csv", str(paths[1])),

@@ -85,8 +85,10 @@ class Settings(CommonSettings):
         SHARE.check(self, "layer_dropout", "input_dropout")
         SHARE_BELOW_1.check(self, "embedding_dropout")
         COUNT.check(self, "last_hidden", "averaging_patience")
-        if self.last_hidden is not None and self.layers < 2:
-            raise ValueError("--last-hidden needs --layers 2 or more")
+        for name in ("layer_dropout", "last_hidden"):
+            if getattr(self, name) and self.layers < 2:
+                option = name.replace("_", "-")
+                raise ValueError(f"--{option} needs --layers 2 or more")
 
     def fit_to(self, tokens: int) -> "Settings":
         """Return the settings with a batch and length that a training text can fill.

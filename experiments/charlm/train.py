@@ -139,7 +139,10 @@ def train(options: Options, ready: Callable[[Run], None] = lambda run: None) -> 
     run = prepare(text, options)
     ready(run)
     with run.workdir.claimed(run.identity, options.typed):
-        if not run.workdir.print_if_finished(summary):
+        lacking = options.dynamic.dynamic_evaluation and (
+            "validation_nats_dynamic" not in (run.workdir.results or {})
+        )
+        if lacking or not run.workdir.print_if_finished(summary):
             run.workdir.write_vocab(run.vocab)
             state, done = learn(run, began, options.tensorboard)
             if jax.process_index() == 0:

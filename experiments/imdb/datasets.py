@@ -8,7 +8,7 @@ Reference: Maas et al. (2011), "Learning Word Vectors for Sentiment Analysis".
 import csv
 import hashlib
 import importlib.metadata
-import math
+import re
 import sys
 import unicodedata
 from collections import Counter
@@ -26,6 +26,8 @@ from experiments.imdb.tables import read_table, save_as_utf8
 # Labels in these spellings, whatever their case, are the classes of IMDB.
 SENTIMENT = ("negative", "positive")
 SPELLINGS = {"0": 0, "neg": 0, "negative": 0, "1": 1, "pos": 1, "positive": 1}
+INTEGER = re.compile(r"\s*([+-]?\d+)(?:\.0*)?\s*")
+DECIMAL = re.compile(r"\s*[+-]?\d+(?:\.\d*)?\s*")
 MIN_PER_CLASS = 10  # so that validation and test have one of each at 10% each
 MAX_EMPTY = 0.05  # share of rows without text or label
 
@@ -234,6 +236,7 @@ def read_csv(
     given, name = Split(texts, indices), f"csv: {path}"
     others = _read_texts(Path(unlabelled), text_column) if unlabelled else []
     if test is None:
+        others = _without(others, texts)
         return _shuffled(name, given, seed, others, classes, tuple(notes))
     texts, labels, more = _labelled(test, columns, separator)
     known = {_key(name): k for k, name in enumerate(classes)}
@@ -255,13 +258,21 @@ def read_csv(
         raise ValueError(f"{test}: there are no texts to test on")
     train, validation = given.hold_out(10, seed)
     tested = Split(texts, held_out)
+    others = _without(others, [*given.texts, *tested.texts])
     return Reviews(name, train, validation, tested, others, classes, (*notes, *more))
+
+
+def _without(unlabelled: Sequence[str], labelled: Sequence[str]) -> list[str]:
+    """The texts that have no label elsewhere: they may be there to be tested on."""
+    known = set(labelled)
+    return [text for text in unlabelled if text not in known]
 
 
 def _refuse_few(path: str | Path, classes: Sequence[str], labels: np.ndarray) -> None:
     """Check that there are enough texts of each class, and also without each label."""
     if labels.ndim == 1:
-        counts, remedy = np.bincount(labels), "remove those rows"
+        counts = np.bincount(labels, minlength=len(classes))
+        remedy = "remove those rows"
         needed = f"each label needs at least {MIN_PER_CLASS} texts"
     else:
         counts, remedy = labels.sum(axis=0), "remove those labels"
@@ -361,18 +372,14 @@ def _classes(
 
 def _key(label: str) -> str:
     """What labels of one class have in common."""
-    number = _number(label)
-    if number is not None and number.is_integer():
-        return str(int(number))  # pandas writes 1 as 1.0 where a label is missing
+    integer = INTEGER.fullmatch(label)
+    if integer:
+        return str(int(integer[1]))  # pandas writes 1 as 1.0 where a label is missing
     return unicodedata.normalize("NFC", label.strip()).casefold()
 
 
 def _number(label: str) -> float | None:
-    try:
-        number = float(label)
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
+    return float(label) if DECIMAL.fullmatch(label) else None
 
 
 def _read_texts(path: Path, text_column: str | None) -> list[str]:

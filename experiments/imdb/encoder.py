@@ -45,6 +45,9 @@ class Encoder:
     """A row for each word."""
     layers: dict[str, dict[str, np.ndarray]]
     """The weights of the recurrent layers, by the names l0, l1, ..."""
+    dataset: str = ""
+    texts: str = ""
+    """The beginning of a hash of those that it was trained on."""
 
     @classmethod
     def load(cls, path: Path) -> "Encoder":
@@ -55,6 +58,7 @@ class Encoder:
         """
         workdir = WorkDir(path)
         settings, vocab = workdir.settings_as(LanguageSettings), workdir.vocab
+        settings.check()
         workdir.tell_unfinished("starting")
         model = make_language_model(settings, len(vocab))
         optimizer = make_optimizer(settings, steps=1)
@@ -62,7 +66,12 @@ class Encoder:
         state, _ = Checkpoints(workdir.checkpoints).restore(template, "best")
         params = jax.device_get(state.train.params["params"])
         return cls(
-            path, settings, vocab, params["embed"]["embedding"], params["encoder"]
+            path,
+            settings,
+            vocab,
+            params["embed"]["embedding"],
+            params["encoder"],
+            **{name: (workdir.settings or {})[name] for name in ("dataset", "texts")},
         )
 
     @property

@@ -30,6 +30,12 @@ from jaxrnn.training import Batch, Metrics, StatefulTrainState, TrainState
 from jaxrnn.types import Array, Float, State
 
 Direction = Literal["forward", "backward"]
+# A classifier normalizes the embeddings and makes up for it in w_x and b. That is right
+# for cells whose inputs are in `x @ w_x + b` and nowhere else, not for these.
+UNSUITED = {
+    *("layer-norm-gru", "layer-norm-lstm", "li-gru", "lru", "minimal-rnn", "rg-lru"),
+    *("mogrifier-lstm", "multiplicative-lstm", "rhn", "s5", "scrn", "sru"),
+}
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,11 @@ class LanguageSettings(CommonSettings):
             ValueError: a field is out of range; the option is named.
         """
         super().check()
+        if self.cell in UNSUITED:
+            raise ValueError(
+                f"--cell {self.cell} is not for language models to be fine-tuned, "
+                "whose inputs are multiplied by one matrix"
+            )
         COUNT.check(self, "seq_len", "candidates")
         SHARE_BELOW_1.check(self, "dropout", "weight_drop", "warmup")
         POSITIVE.check(self, "learning_rate")

@@ -53,7 +53,8 @@ def make_mixed_loss(
 
     A batch has tokens, lengths, labels and weights, and of texts without labels
     other_tokens, other_lengths and other_weights; they may have no rows. The parts of
-    the loss are means, of texts with labels or of all.
+    the loss are means, of texts with labels or of all. It is to be called where there
+    is the axis "data", as in a train step.
     """
 
     def loss(params: Any, batch: Batch, key: Array) -> Metrics:
@@ -108,16 +109,19 @@ def make_mixed_loss(
             moved = logits(x + move, lengths, moved_key)
             change = adversarial.kl_divergence(clean, moved)
             parts["virtual_adversarial"] = Mean.of(change, weights)
-        return {"loss": _total(parts, objective, len(labels) / len(tokens)), **parts}
+        labelled_weight, weight = jax.lax.psum(
+            (label_weights.sum(), weights.sum()), "data"
+        )
+        return {"loss": _total(parts, objective, labelled_weight / weight), **parts}
 
     return loss
 
 
-def _total(parts: Metrics, objective: Objective, share: float) -> Mean:
+def _total(parts: Metrics, objective: Objective, share: Array) -> Mean:
     """The sum of the parts, as a mean over texts with labels.
 
-    These are a `share` of all. Sums over devices make a mean of totals and weights, not
-    of means: hence this factor, and not the quotient of two weights.
+    These have a `share` of the weight of all, on all devices together: there totals and
+    weights are added, so that the parts' own means are in the mean of their sum.
     """
     cross_entropy = parts["cross_entropy"]
     total = cross_entropy.total + objective.entropy * share * parts["entropy"].total

@@ -125,6 +125,8 @@ class Options(CommonOptions):
         for name in ("test_csv", "unlabelled", "label_column"):
             if getattr(self, name) is not None and not self.csv:
                 raise ValueError(f"--{name.replace('_', '-')} needs --csv")
+        if self.unlabelled and not (self.finetunes or self.settings.pretrain):
+            raise ValueError("give either --unlabelled or --no-pretrain, not both")
         if self.text_column is not None and not (self.csv or self.predict_csv):
             raise ValueError("--text-column needs --csv or --predict-csv")
         if self.smoke and given and not self.names_workdir:
@@ -166,6 +168,16 @@ class Options(CommonOptions):
         for name, value in others.items():
             if value:
                 raise ValueError(f"{name} is not for --preset best and --encoder")
+        if self.encoder and "bidirectional" in self.typed:
+            raise ValueError(
+                "--bidirectional is not for --encoder: give it one language model, or "
+                "one of each direction"
+            )
+        for name in ("embed_rate", "pretrain"):
+            if name in self.typed:
+                raise ValueError(
+                    f"--{name.replace('_', '-')} is not for --preset best and --encoder"
+                )
         for name in (*SHARED, "vocab") if not self.smoke else ():
             if name in self.typed:
                 raise ValueError(
@@ -229,6 +241,7 @@ def explicit_settings(options: Options) -> dict[str, Any]:
         entries["reviews"] = load(options).fingerprint
     if options.finetunes:  # the encoders decide the others, which are not read here
         every = dataclasses.asdict(options.settings)
+        every |= dataclasses.asdict(options.finetuning)
         return entries | {k: v for k, v in every.items() if k in options.typed}
     if options.settings != Settings():
         entries |= dataclasses.asdict(options.settings)

@@ -90,9 +90,9 @@ class Reader:
         state, _ = checkpoints.restore(template, "best")
         mesh = placement.data_mesh(devices)
         # A run that is not finished has no linear part yet.
-        linear_path, linear = workdir.path / LINEAR, None
-        if settings.linear == "on" and linear_path.exists():
-            linear = LinearClassifier.load(linear_path)
+        linear = None
+        if settings.linear == "on" and workdir.results is not None:
+            linear = LinearClassifier.load(workdir.path / LINEAR)
         variables = divide_logits(state.params, _temperature(workdir))
         return cls(model, variables, vocab, settings, mesh, classes, linear)
 

@@ -76,6 +76,8 @@ class Options(CommonOptions):
 
 def main(options: Options) -> None:
     """Trains a language model on IMDB's texts."""
+    if options.lr_find:
+        raise ValueError("--lr-find is for classifiers: leave it out")
     options.settings.check()
     jax_setup.configure(options.devices, options.cluster.join)
     with scratch_if_smoke(options) as options:
@@ -155,7 +157,7 @@ def prepare(
         ids = [text[::-1] for text in ids]
     identity = {
         "dataset": data.name,
-        "texts": _fingerprint(texts),
+        "texts": text_fingerprint(texts),
         "vocabulary": fingerprint(vocab),
         **dataclasses.asdict(settings),
     }
@@ -176,7 +178,8 @@ def training_texts(data: Reviews) -> list[str]:
     return [t for t in [*data.train.texts, *data.unlabelled] if t not in others]
 
 
-def _fingerprint(texts: Sequence[str]) -> str:
+def text_fingerprint(texts: Sequence[str]) -> str:
+    """Their number and the beginning of a hash of them."""
     digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
     return f"{len(texts)} texts, {digest[:12]}"
 

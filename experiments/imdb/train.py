@@ -18,6 +18,7 @@ trains language models on the texts first, in both directions, and fine-tunes th
 
 import dataclasses
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -213,6 +214,7 @@ def prepare(
     encoders, tuning = (), None
     if options.finetunes:
         encoders = load_encoders(options.encoder or pretrain(options, data))
+        warn_of_other_texts(encoders, data)
         settings, tuning = encoder_settings(settings, encoders), options.finetuning
     with Console(stderr=True).status("building the vocabulary"):
         tokenized = [word_tokens(text) for text in data.train.texts]
@@ -242,15 +244,32 @@ def prepare(
 
 def pretrain(options: Options, data: datasets.Reviews) -> list[Path]:
     """Trains the language models of the work directory; returns where they are."""
-    settings = pretraining.SMOKE if options.smoke else LanguageSettings()
+    settings = LanguageSettings()
+    if options.smoke:
+        cell = options.effective_settings.cell
+        settings = dataclasses.replace(pretraining.SMOKE, cell=cell)
     paths = []
     for direction in DIRECTIONS if options.settings.bidirectional else DIRECTIONS[:1]:
         paths.append(options.workdir / direction)
         wanted = dataclasses.replace(
             settings, direction=direction, seed=options.settings.seed
         )
+        wanted.check()
         pretraining.pretrain(data, wanted, WorkDir(paths[-1]), options.devices)
     return paths
+
+
+def warn_of_other_texts(encoders: Sequence[Encoder], data: datasets.Reviews) -> None:
+    """Warn where a text to validate or test on may have been one to pre-train on."""
+    texts = pretraining.text_fingerprint(pretraining.training_texts(data))
+    for encoder in encoders:
+        if encoder.dataset == data.name and encoder.texts != texts:
+            warnings.warn(
+                f"{encoder.path} was trained on other texts of {data.name}: those to "
+                "validate and test on may be among them, unless --seed, --test-csv and "
+                "--unlabelled are the same",
+                stacklevel=2,
+            )
 
 
 def find_rate(options: Options) -> None:

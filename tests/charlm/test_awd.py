@@ -255,6 +255,7 @@ def test_the_sizes_of_the_awd_lstm():
     [
         (["--preset", "awd", "--bytes"], "give either --bytes or --preset awd, which"),
         (["--last-hidden", 3], "--last-hidden needs --layers 2 or more"),
+        (["--layer-dropout", 0.5], "--layer-dropout needs --layers 2 or more"),
         (["--embedding-dropout", 1], "--embedding-dropout must be from 0 to below 1"),
         (["--input-dropout", 2], "--input-dropout must be from 0 to 1, got 2.0"),
         (

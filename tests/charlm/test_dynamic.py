@@ -180,9 +180,8 @@ def test_a_score_stands_beside_the_usual_one(charlm_smoke, charlm_run, tmp_path)
     assert second.split(": ")[1].split()[0] == usual.split(": ")[1].split()[0]
 
 
-def test_a_training_ends_with_it(charlm_smoke, charlm_run, tmp_path):
+def test_a_finished_training_is_evaluated_with_it(charlm_smoke, charlm_run, tmp_path):
     path = shutil.copytree(charlm_smoke[0], tmp_path / "run")
-    (path / "results.json").unlink()
     code, out, err = charlm_run("--smoke", "--workdir", path, "--dynamic-evaluation")
     assert (code, err) == (0, "")
     results = json.loads((path / "results.json").read_text())

@@ -36,6 +36,13 @@ from tests.imdb.test_train import GOOD, assert_refused
         (["--unlabelled", "x"], "--unlabelled needs --csv"),
         (["--predict-csv", "x", "--label-column", "y"], "--label-column needs --csv"),
         (["--text-column", "x"], "--text-column needs --csv or --predict-csv"),
+        (
+            ["--csv", "x", "--unlabelled", "y", "--no-pretrain"],
+            "give either --unlabelled or --no-pretrain, not both",
+        ),
+        (["--preset", "best", "--embed-rate", 1], "--embed-rate is not for --preset b"),
+        (["--encoder", "x", "--no-bidirectional"], "--bidirectional is not for --enc"),
+        (["--encoder", "x", "--pretrain"], "--pretrain is not for --preset best an"),
     ],
 )
 def test_options_that_contradict_each_other(program_run, tmp_path, arguments, message):

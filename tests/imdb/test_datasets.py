@@ -94,6 +94,10 @@ GOOD = "text,label\n" + rows(30)  # lines 2 to 31
             r"99 labels have fewer: '0' (1), '1' (1), '2' (1), '3' (1), '4' (1) and 94",
         ),
         (
+            "text,label\n" + "x,neg\n" * 20 + "x,negative\n" * 20,
+            r"1 label has fewer: 'positive' (0): remove those rows",
+        ),
+        (
             GOOD + "fine,\n ,1\n",
             r": 2 rows of 32 without text or label (lines 32, 33), at most 5% may be",
         ),
@@ -162,6 +166,9 @@ def test_a_named_column_must_be_there(tmp_path):
         (["1.0", "0.0"], ("negative", "positive")),
         (["neg", "neutral", "pos"], ("neg", "neutral", "pos")),
         (["True", "FALSE"], ("FALSE", "True")),
+        (["1_1", "11", "2"], ("11", "1_1", "2")),
+        (["5e1", "50"], ("50", "5e1")),
+        (("12345678901234567", "12345678901234568"),) * 2,
         (["b\u00fccher", "sport", "b", "a"], ("a", "b", "b\u00fccher", "sport")),
     ],
 )
@@ -186,7 +193,8 @@ def test_labels_of_any_name_and_number(tmp_path, spellings, classes):
 def test_a_file_to_test_on_and_unlabelled_texts(tmp_path):
     path = write(tmp_path / "mine.csv", GOOD)
     test = write(tmp_path / "test.csv", "label;review\n1;new a\nNEG;new b\n1;r3\n")
-    lines = write(tmp_path / "more.txt", "one\n\ntwo\n")
+    # r4 has a label, and "new b" is to test on: they are not read as unlabelled.
+    lines = write(tmp_path / "more.txt", "one\n\nr4\ntwo\nnew b\n")
     loaded = read_csv(path, test=test, unlabelled=lines)
     assert loaded.test.texts == ["new a", "new b", "r3"]
     assert loaded.test.labels.tolist() == [1, 0, 1]
@@ -201,7 +209,7 @@ def test_a_file_to_test_on_and_unlabelled_texts(tmp_path):
         "1 text occurs in more than one part",
         "2 unlabelled texts",
     ]
-    table = write(tmp_path / "more.csv", "id,text\n1,three\n2,\n")
+    table = write(tmp_path / "more.csv", "id,text\n1,three\n2,\n3,r5\n")
     assert read_csv(path, unlabelled=table).unlabelled == ["three"]
     write(test, "text,label\nfine,mixed\n")
     with pytest.raises(

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from experiments.harness.cells import LAYERS
 from experiments.imdb import encoder as encoder_module
 from experiments.imdb import model as imdb_model
 from experiments.imdb import pretraining
@@ -17,7 +18,11 @@ from experiments.imdb.encoder import (
     initial_params,
     load_encoders,
 )
-from experiments.imdb.language_model import LanguageSettings, make_language_model
+from experiments.imdb.language_model import (
+    UNSUITED,
+    LanguageSettings,
+    make_language_model,
+)
 from experiments.imdb.model import Settings
 from jaxrnn.text import Vocab
 
@@ -60,9 +65,17 @@ def outputs_of(model, variables, tokens, lengths):
     return model.apply(variables, tokens, lengths, method=read)
 
 
-@pytest.mark.parametrize("directions", [("forward",), ("forward", "backward")])
+SUITED = sorted({*LAYERS} - UNSUITED - {"lstm"})
+
+
 @pytest.mark.parametrize(
-    ("layers", "cell"), [(1, "lstm"), (2, "lstm"), (1, "gru"), (1, "rnn")]
+    ("directions", "layers", "cell"),
+    [
+        (("forward",), 1, "lstm"),
+        (("forward", "backward"), 1, "lstm"),
+        (("forward", "backward"), 2, "lstm"),
+        *((("forward", "backward"), 1, cell) for cell in SUITED),
+    ],
 )
 def test_the_layer_computes_what_the_language_models_do(rng, directions, layers, cell):
     models = [language_model(direction, layers, cell) for direction in directions]
@@ -92,6 +105,12 @@ def test_the_layer_computes_what_the_language_models_do(rng, directions, layers,
     jax.tree.map(
         np.testing.assert_array_equal, params["output"], variables["params"]["output"]
     )
+
+
+@pytest.mark.parametrize("cell", sorted(UNSUITED))
+def test_cells_whose_inputs_cannot_be_normalized_are_refused(cell):
+    with pytest.raises(ValueError, match=f"--cell {cell} is not for language models"):
+        LanguageSettings(cell=cell).check()
 
 
 def test_one_direction_does_not_pool_its_first_step():

@@ -12,9 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.imdb import finetuning, pretraining
+from experiments.imdb import datasets, finetuning, pretraining
 from experiments.imdb import train as imdb_train
 from experiments.imdb.batches import Examples
+from experiments.imdb.encoder import load_encoders
 from experiments.imdb.finetuning import (
     Finetuning,
     MixedBatches,
@@ -234,11 +235,28 @@ def test_encoders_start_another_classification(smoke, tmp_path, program_run):
     assert out.startswith("topic ")
 
 
+def test_an_encoder_that_may_have_read_what_is_tested_on_is_told(smoke, recwarn):
+    data = datasets.generate()
+    encoders = load_encoders([smoke])
+    imdb_train.warn_of_other_texts(encoders, data)
+    other = dataclasses.replace(data, name="other", unlabelled=[])
+    imdb_train.warn_of_other_texts(encoders, other)
+    assert not recwarn
+    with pytest.warns(UserWarning, match="forward was trained on other texts of gen"):
+        imdb_train.warn_of_other_texts(
+            encoders[:1], dataclasses.replace(data, test=data.train)
+        )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("--epsilon", 2), "--epsilon needs --preset best or --encoder"),
         (("--preset", "best", "--hidden", 7), "--hidden is that of the language model"),
+        (
+            ("--preset", "best", "--smoke", "--cell", "sru"),
+            "--cell sru is not for lang",
+        ),
         (("--encoder", "nowhere", "--smoke"), "no pre-trained encoder in nowhere: "),
         (("--preset", "best", "--entropy", -1), "--entropy must be finite and at"),
         (("--preset", "best", "--unlabelled-batch", 0), "--unlabelled-batch must be"),

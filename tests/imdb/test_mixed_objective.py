@@ -46,6 +46,13 @@ def problem(request):
     return model, variables, jax.tree.map(jnp.asarray, batch)
 
 
+def evaluate(loss, variables, batch, key, devices=1):
+    """The metrics of a loss, on rows split over devices: their totals and weights."""
+    shards = jax.tree.map(lambda x: x.reshape(devices, -1, *x.shape[1:]), batch)
+    run = jax.vmap(lambda batch: loss(variables, batch, key), axis_name="data")
+    return jax.tree.map(lambda x: x.sum(axis=0), run(shards))
+
+
 def log_probabilities(model, variables, batch, moves=None):
     """Of all rows and classes, with the embeddings of the words moved; numpy-like."""
     table = variables["params"]["embed"]["embedding"]
@@ -75,7 +82,7 @@ def test_each_part_is_that_of_the_paper(problem):
         entropy=0.5, adversarial=2.0, virtual_adversarial=3.0, epsilon=0.3
     )
     key = jax.random.key(5)
-    found = make_mixed_loss(model, objective)(variables, batch, key)
+    found = evaluate(make_mixed_loss(model, objective), variables, batch, key)
     labels, rows = np.asarray(batch["labels"]), np.arange(LABELLED)
 
     def cross_entropy(moves):
@@ -108,17 +115,39 @@ def test_each_part_is_that_of_the_paper(problem):
     }
     for name, value in expected.items():
         assert float(found[name].value) == pytest.approx(value, rel=2e-3), name
-    # Of all texts 3 in 5 have labels, as rows of the batch; 4 count.
     every = 0.5 * expected["entropy"] + 3 * expected["virtual_adversarial"]
-    total = nats + 2 * expected["adversarial"] + every * 4 / LABELLED * 3 / 5
+    total = nats + 2 * expected["adversarial"] + every
     assert float(found["loss"].value) == pytest.approx(total, rel=2e-3)
+
+
+@pytest.mark.parametrize("class_weights", [None, np.array([1, 3, 2], np.float32)])
+def test_the_parts_are_means_in_uneven_batches_on_several_devices(
+    problem, class_weights
+):
+    model, variables, batch = problem
+    if class_weights is not None:
+        class_weights = class_weights[: model.num_classes or 2]
+    objective = dataclasses.replace(NOTHING, entropy=0.5)
+    loss = make_mixed_loss(model, objective, class_weights)
+    # 3 texts with a label in 2 rows for each of 2 devices, and 1 without in 2 rows.
+    uneven = {
+        k: jnp.concatenate([v, jnp.zeros_like(v[:1])]) if "other" not in k else v
+        for k, v in batch.items()
+    }
+    found = evaluate(loss, variables, uneven, jax.random.key(0), devices=2)
+    parts = {name: float(mean.value) for name, mean in found.items()}
+    expected = parts["cross_entropy"] + 0.5 * parts["entropy"]
+    assert parts["loss"] == pytest.approx(expected, rel=1e-5)
+    alone = evaluate(loss, variables, batch, jax.random.key(0))
+    assert parts["loss"] == pytest.approx(float(alone["loss"].value), rel=1e-5)
 
 
 def test_without_other_parts_it_is_the_usual_loss(problem):
     model, variables, batch = problem
     key, weights = jax.random.key(0), np.array([1, 3, 2], np.float32)
     for class_weights in (None, weights[: model.num_classes or 2]):
-        found = make_mixed_loss(model, NOTHING, class_weights)(variables, batch, key)
+        loss = make_mixed_loss(model, NOTHING, class_weights)
+        found = evaluate(loss, variables, batch, key)
         usual = make_loss(model, class_weights=class_weights)(variables, batch, key)
         for name in ("loss", "accuracy"):
             value = float(usual[name].value)
@@ -128,7 +157,8 @@ def test_without_other_parts_it_is_the_usual_loss(problem):
 def test_a_batch_may_have_no_texts_without_labels(problem):
     model, variables, batch = problem
     empty = {k: v[:0] if k.startswith("other") else v for k, v in batch.items()}
-    found = make_mixed_loss(model, Objective())(variables, empty, jax.random.key(0))
+    loss = make_mixed_loss(model, Objective())
+    found = evaluate(loss, variables, empty, jax.random.key(0))
     assert all(np.isfinite(float(mean.value)) for mean in found.values())
     assert float(found["entropy"].weight) == LABELLED
 
@@ -140,7 +170,9 @@ def test_rows_of_weight_zero_change_no_gradient(problem):
 
     def gradient(batch):
         return jax.grad(
-            lambda variables: loss(variables, batch, jax.random.key(0))["loss"].total
+            lambda variables: (
+                evaluate(loss, variables, batch, jax.random.key(0))["loss"].total
+            )
         )(variables)
 
     changed = batch | {
@@ -161,7 +193,7 @@ def test_each_part_has_a_gradient(problem, name):
 
     def total(variables, objective):
         loss = make_mixed_loss(model, objective)
-        return loss(variables, batch, jax.random.key(0))["loss"].total
+        return evaluate(loss, variables, batch, jax.random.key(0))["loss"].total
 
     with_part, without = (
         jax.grad(total)(variables, o)["params"]["output"]["kernel"]

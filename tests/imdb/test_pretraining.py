@@ -112,6 +112,13 @@ def test_a_finished_run_does_nothing_more(smoke, pretraining_run):
     assert files_below(smoke) == before
 
 
+def test_there_is_no_search_for_a_learning_rate(tmp_path, pretraining_run):
+    code, _, err = pretraining_run("--lr-find", "--workdir", tmp_path / "run")
+    assert code == 2
+    assert "--lr-find is for classifiers" in err
+    assert not (tmp_path / "run").exists()
+
+
 def test_another_direction_is_another_run(smoke, pretraining_run):
     code, _, err = pretraining_run(
         "--smoke", "--workdir", smoke, "--direction", "backward"
