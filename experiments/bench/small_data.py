@@ -55,7 +55,8 @@ class Options:
     data_dir: Annotated[Path | None, default_is("~/tensorflow_datasets")] = None
     """Where tensorflow-datasets keeps the prepared data set."""
     download_dir: Annotated[Path | None, default_is("DATA_DIR/downloads")] = None
-    """Folder with the file of the data set, or to download it to."""
+    """Downloads of tensorflow-datasets; or its subfolder manual has the file.
+    Without either, the file is downloaded to here."""
 
 
 def main(options: Options) -> None:

@@ -26,7 +26,7 @@ class CommonSettings:
     """Number of stacked recurrent layers."""
     dtype: Literal["float32", "bfloat16"]
     """Compute dtype of matrix products; parameters, states and sums stay float32.
-    bfloat16 is faster on hardware that multiplies it: TPUs, recent GPUs and CPUs."""
+    bfloat16 is faster on TPUs and recent GPUs; on CPUs float32 has C++ kernels."""
     dropout: float
     """Dropout rate between recurrent layers and before the output layer."""
     epochs: int

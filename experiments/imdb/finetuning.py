@@ -47,14 +47,14 @@ BEST = Settings(
 
 @dataclass(frozen=True)
 class Finetuning(Objective):
-    """With --preset best: how the encoder is fine-tuned, and the parts of the loss."""
+    """With --preset best or --encoder: the fine-tuning, and the parts of the loss."""
 
     unlabelled_batch: int = 32
     """Texts without label in each batch, beside those of --batch."""
     layer_decay: float = 2.6
-    """By how much each layer learns more slowly than the one above it."""
+    """Factor between the learning rates of a layer and of the one below it."""
     unfreeze: float = 0.1
-    """Share of the steps after which one layer more learns; at first the output."""
+    """Share of the steps after which the next lower layer is unfrozen."""
 
     def check(self) -> None:
         """Check the range of every field.

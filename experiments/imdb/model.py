@@ -45,7 +45,8 @@ class Settings(CommonSettings):
     """Passes over the training texts."""
     batch: int = 64
     learning_rate: float = 4e-3
-    """Peak learning rate: a linear warmup over a tenth of the steps, cosine decay."""
+    """Peak learning rate: a linear warmup over a tenth of the steps, cosine decay.
+    With --preset best or --encoder the decay is linear."""
     clip: float | None = 1.0
     patience: int | None = None
     seed: int = 0
@@ -78,7 +79,8 @@ class Settings(CommonSettings):
     """Texts may have several labels, separated by this in the label column.
     Each label has a probability of its own (sigmoid, binary cross-entropy)."""
     embed_rate: float = 0.1
-    """Learning rate of the embeddings, relative to the others'."""
+    """Learning rate of the embeddings, relative to the others'.
+    Not with --preset best or --encoder."""
 
     def check(self) -> None:
         """Check the range of every field.
