@@ -13,6 +13,7 @@ import jax
 from flax import linen as nn
 from jaxtyping import PyTree
 
+from experiments.charlm.config import Settings
 from jaxrnn import regularizers
 from jaxrnn.models import LanguageModel
 from jaxrnn.types import State
@@ -30,6 +31,15 @@ class Penalties(NamedTuple):
     embedding_dropout: float = 0.0
     activation: float = 0.0
     temporal: float = 0.0
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Penalties":
+        """Those of the settings."""
+        return cls(
+            settings.embedding_dropout,
+            settings.activation_penalty,
+            settings.temporal_penalty,
+        )
 
 
 def apply(

@@ -50,13 +50,8 @@ def make_step(settings: Settings, vocab_size: int, mesh: Mesh) -> Callable[[], A
     """Return a training step on a text of one character, again and again."""
     model = make_model(settings, vocab_size)
     optimizer = make_optimizer(settings, steps=1)
-    penalties = Penalties(
-        settings.embedding_dropout,
-        settings.activation_penalty,
-        settings.temporal_penalty,
-    )
     train_step = make_train_step(
-        model, optimizer, mesh, settings.weight_drop, penalties
+        model, optimizer, mesh, settings.weight_drop, Penalties.of(settings)
     )
     state = shard_state(make_state(model, optimizer, settings), mesh)
     own = placement.local_batch_slice(settings.batch, mesh)

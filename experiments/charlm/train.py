@@ -213,13 +213,12 @@ def find_rate(options: Options) -> None:
 def make_run_step(run: Run, optimizer: optax.GradientTransformation) -> Callable:
     """Return the train step with the regularizers of the settings."""
     settings = run.settings
-    penalties = Penalties(
-        settings.embedding_dropout,
-        settings.activation_penalty,
-        settings.temporal_penalty,
-    )
     return make_train_step(
-        run.model, optimizer, run.mesh, settings.weight_drop, penalties
+        run.model,
+        optimizer,
+        run.mesh,
+        settings.weight_drop,
+        Penalties.of(settings),
     )
 
 

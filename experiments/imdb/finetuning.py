@@ -176,7 +176,7 @@ def _scale_by_layer(
         del params
 
         def scaled(path: tuple, leaf: jax.Array) -> jax.Array:
-            level = _depth(path, layers)
+            level = depth(keystr(path, simple=True, separator="/"), layers)
             first = round(level * finetuning.unfreeze * steps)
             rate = schedule(state.count) * finetuning.layer_decay**-level
             rate = jnp.where(state.count >= first, rate, 0.0)
@@ -186,11 +186,6 @@ def _scale_by_layer(
         return scaled_updates, optax.ScaleByScheduleState(state.count + 1)
 
     return optax.GradientTransformation(init, update)
-
-
-def _depth(path: tuple, layers: int) -> int:
-    name = keystr(path, simple=True, separator="/")
-    return depth(name.removeprefix("params/"), layers)
 
 
 def chunks(texts: Sequence[np.ndarray], most: int) -> list[np.ndarray]:

@@ -180,11 +180,10 @@ def make_loss(
         params: Any, batch: Batch, state: State, key: Array
     ) -> tuple[Metrics, State]:
         drop_key, weight_key, candidate_key = jax.random.split(key, 3)
-        dropped = params
         if drops_weights:
-            dropped = regularizers.weight_drop(params, settings.weight_drop, weight_key)
+            params = regularizers.weight_drop(params, settings.weight_drop, weight_key)
         features, state = _features(
-            model, dropped, batch, state, train=True, rngs={"dropout": drop_key}
+            model, params, batch, state, train=True, rngs={"dropout": drop_key}
         )
         nats = sampled_cross_entropy(
             features,

@@ -144,7 +144,7 @@ class LinearClassifier:
 
     def save(self, path: Path) -> None:
         """Writes the file that `load` reads."""
-        save_file({k: np.asarray(v) for k, v in vars(self).items()}, path)
+        save_file(vars(self), path)
 
     @classmethod
     def load(cls, path: Path) -> "LinearClassifier":
@@ -154,13 +154,9 @@ class LinearClassifier:
             ValueError: the file is damaged.
         """
         try:
-            arrays = load_file(path)
-            return cls(**{field.name: arrays[field.name] for field in FIELDS})
-        except (KeyError, OSError, SafetensorError) as error:
+            return cls(**load_file(path))
+        except (TypeError, OSError, SafetensorError) as error:
             raise ValueError(f"{path} is damaged ({error}): train again") from error
-
-
-FIELDS = dataclasses.fields(LinearClassifier)
 
 
 def _ngrams(ids: Sequence[np.ndarray], base: int) -> tuple[np.ndarray, np.ndarray]:
