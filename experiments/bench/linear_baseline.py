@@ -47,16 +47,20 @@ class Options:
     """A CSV file of your own texts, as of experiments.imdb."""
     test_csv: Annotated[Path | None, default_is("a tenth of --csv")] = None
     """Test on this file."""
-    text_column: Annotated[str | None, default_is("text or review, in any case")] = None
+    text_column: Annotated[
+        str | None,
+        default_is("text, review, sentence, comment or content, in any case"),
+    ] = None
     """Name of the column with the texts."""
     label_column: Annotated[
-        str | None, default_is("label or sentiment, in any case")
+        str | None,
+        default_is("label, sentiment, class, category or target, in any case"),
     ] = None
     """Name of the column with the labels."""
     data_dir: Annotated[Path | None, default_is("~/tensorflow_datasets")] = None
     """Where tensorflow-datasets keeps the prepared data set."""
     download_dir: Annotated[Path | None, default_is("DATA_DIR/downloads")] = None
-    """Folder with the file of the data set, or to download it to."""
+    """Folder to download the data set to, or with its file in the subfolder manual."""
     seed: int = 0
     """Seed of how a --csv is split."""
 

@@ -54,7 +54,7 @@ class Options:
     data_dir: Annotated[Path | None, default_is("~/tensorflow_datasets")] = None
     """Where tensorflow-datasets keeps the prepared data set."""
     download_dir: Annotated[Path | None, default_is("DATA_DIR/downloads")] = None
-    """Folder with the file of the data set, or to download it to."""
+    """Folder to download the data set to, or with its file in the subfolder manual."""
 
 
 def main(options: Options) -> None:

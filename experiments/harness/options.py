@@ -32,7 +32,7 @@ class PlaceOptions:
     data_dir: Annotated[Path | None, default_is("~/tensorflow_datasets")] = None
     """Where tensorflow-datasets keeps the prepared data set."""
     download_dir: Annotated[Path | None, default_is("DATA_DIR/downloads")] = None
-    """Folder with the file of the data set, or to download it to."""
+    """Folder to download the data set to, or with its file in the subfolder manual."""
     devices: Annotated[int | None, default_is("all")] = None
     """Devices of each process; a CPU counts as one device per core."""
     smoke: bool = False
@@ -55,7 +55,8 @@ class CommonOptions(PlaceOptions):
     """Also write TensorBoard logs, to the folder tensorboard of the work directory.
     To see them: pip install tensorboard, then tensorboard --logdir WORKDIR."""
     lr_find: bool = False
-    """Learning-rate range test: train for 200 steps while the rate rises.
+    """Learning-rate range test: up to 200 steps while the rate rises.
+    It ends where the loss grows.
     Suggests a rate, and writes only learning_rates.png to the work directory."""
     cluster: Cluster = field(default_factory=Cluster)
     typed: tyro.conf.Suppress[tyro.conf.Fixed[tuple[str, ...]]] = ()

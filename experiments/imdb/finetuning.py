@@ -47,14 +47,15 @@ BEST = Settings(
 
 @dataclass(frozen=True)
 class Finetuning(Objective):
-    """With --preset best: how the encoder is fine-tuned, and the parts of the loss."""
+    """With --preset best or --encoder: how to fine-tune, and the parts of the loss."""
 
     unlabelled_batch: int = 32
     """Texts without label in each batch, beside those of --batch."""
     layer_decay: float = 2.6
-    """By how much each layer learns more slowly than the one above it."""
+    """Factor by which each layer's learning rate is below that of the layer above."""
     unfreeze: float = 0.1
-    """Share of the steps after which one layer more learns; at first the output."""
+    """Share of the steps after which the next lower layer is unfrozen.
+    The output learns from the start."""
 
     def check(self) -> None:
         """Check the range of every field.

@@ -127,7 +127,7 @@ def export(path: Path, directory: Path) -> None:
     """Writes the model in a work directory as files that JAX alone can run.
 
     Raises:
-        ValueError: there is no model, or it has a linear part.
+        ValueError: there is no model.
         OSError: there is something in the directory, or it cannot be written.
     """
     reader = Reader.load(path, devices=1)

@@ -24,7 +24,7 @@ from jaxrnn.types import Array, Float, Int
 
 @dataclass(frozen=True)
 class Objective:
-    """With --preset best: the parts of the loss beside the cross-entropy."""
+    """With --preset best or --encoder: what the loss has beside the cross-entropy."""
 
     entropy: float = 1.0
     """Weight of the entropy of the predictions."""

@@ -45,7 +45,8 @@ class Settings(CommonSettings):
     """Passes over the training texts."""
     batch: int = 64
     learning_rate: float = 4e-3
-    """Peak learning rate: a linear warmup over a tenth of the steps, cosine decay."""
+    """Peak learning rate: a linear warmup over a tenth of the steps, cosine decay.
+    With --preset best or --encoder the decay is linear."""
     clip: float | None = 1.0
     patience: int | None = None
     seed: int = 0
@@ -60,7 +61,8 @@ class Settings(CommonSettings):
     """Vocabulary size; the most frequent words are kept."""
     pretrain: bool = True
     """Initialise the embeddings from word vectors (PPMI-SVD); without them randomly.
-    The vectors are computed from the training and the unlabelled texts."""
+    The vectors are computed from the training and the unlabelled texts.
+    Not with --preset best or --encoder."""
     max_words: int = 400
     """Training texts with more words lose their middle; evaluation has all words."""
     buckets: Annotated[
@@ -78,7 +80,8 @@ class Settings(CommonSettings):
     """Texts may have several labels, separated by this in the label column.
     Each label has a probability of its own (sigmoid, binary cross-entropy)."""
     embed_rate: float = 0.1
-    """Learning rate of the embeddings, relative to the others'."""
+    """Learning rate of the embeddings, relative to the others'.
+    Not with --preset best or --encoder."""
 
     def check(self) -> None:
         """Check the range of every field.

@@ -38,7 +38,7 @@ class Options(CommonOptions):
     finetuning: Finetuning = field(default_factory=Finetuning)
     csv: Annotated[Path | None, default_is("IMDB")] = None
     """Train on your own texts: a UTF-8 CSV file with a header.
-    It needs a column text (or review) and a column label (or sentiment).
+    It needs the columns of --text-column and --label-column.
     Labels are words or numbers, two or more different ones."""
     test_csv: Annotated[Path | None, default_is("a tenth of --csv")] = None
     """Test on this file."""
@@ -48,10 +48,14 @@ class Options(CommonOptions):
     vectors: Annotated[Path | None, default_is("none")] = None
     """Initialise the embeddings from a text file of GloVe or fastText (also .gz).
     --embed follows it. Words of other languages and topics are ignored."""
-    text_column: Annotated[str | None, default_is("text or review, in any case")] = None
+    text_column: Annotated[
+        str | None,
+        default_is("text, review, sentence, comment or content, in any case"),
+    ] = None
     """Name of the column with the texts."""
     label_column: Annotated[
-        str | None, default_is("label or sentiment, in any case")
+        str | None,
+        default_is("label, sentiment, class, category or target, in any case"),
     ] = None
     """Name of the column with the labels."""
     predict: Annotated[
@@ -62,7 +66,9 @@ class Options(CommonOptions):
     predict_csv: Annotated[Path | None, default_is("none")] = None
     """Classify the texts of a CSV file with the trained model.
     Writes the file again with columns for the label and each probability."""
-    out: Annotated[Path | None, default_is("FILE.predicted.csv in the workdir")] = None
+    out: Annotated[
+        Path | None, default_is("NAME.predicted.csv in the workdir, of NAME.csv")
+    ] = None
     """With --predict-csv: the file to write."""
     explain: Annotated[
         tuple[str, ...] | None, several(str, "TEXT"), default_is("none")
