@@ -1,6 +1,6 @@
 """The recurrent layers: `Layer` of any cell, and `RNN`, `LSTM` and `GRU`.
 
-The latter three take the arguments of PyTorch's.
+The latter three compute the numbers of PyTorch's layers, with much the same arguments.
 
 Every layer of the library has the same three methods, so that each can stand where
 another does:

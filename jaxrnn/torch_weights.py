@@ -17,8 +17,8 @@ around a layer are known, too::
     Embedding: weight [v, d]          Embed: embedding [v, d]
 
 Of PyTorch's two biases only the sum can be seen from outside; it goes back as
-`bias_ih`, with zeros as `bias_hh`. Numpy in, numpy out: torch is not needed, and a file
-is read without executing any of it.
+`bias_ih`, with zeros as `bias_hh` (but for `b_n` of a GRU). Numpy in, numpy out: torch
+is not needed, and a file is read without executing any of it.
 """
 
 from collections.abc import Iterator, Mapping

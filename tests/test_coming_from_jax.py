@@ -10,7 +10,6 @@ import jaxrnn
 from jaxrnn import segments
 from tests.coming_from import (
     IDS,
-    LENGTHS,
     RNG,
     VALID,
     D,
@@ -132,13 +131,12 @@ def keras_reset_before(theirs, ours):
 
 
 def flax_lengths(there, here):
-    ours = evaluate("Flax", here, "here")
     theirs = flax_nn.RNN(flax_nn.GRUCell(H))
     params = theirs.init(jax.random.key(0), X)["params"]
     call = there.replace("nn.RNN(cell)", "layer")
     expected = theirs.bind({"params": params})
     expected = evaluate("Flax", call, "there", layer=expected)
-    outputs, _ = ours.apply({"params": params}, X, lengths=LENGTHS)
+    outputs, _ = evaluate("Flax", here, "here", variables={"params": params})
     assert_same(np.where(VALID[..., None], expected, 0), outputs)
 
 
@@ -242,7 +240,10 @@ CALLS = {
         "Keras",
         "layer.apply(variables, x, state=(LSTMState(h, c),))[1][-1].h",
     ): keras_initial_state,
-    ("Flax", "Recurrent(cell)"): flax_lengths,
+    (
+        "Flax",
+        "Recurrent(cell).apply(variables, x, lengths=lengths)",
+    ): flax_lengths,
     ("Flax", "layer.apply(variables, x, reverse=True)"): flax_call,
     ("Flax", "layer.apply(variables, x, state=(carry,))"): flax_call,
     ("Haiku", "layer.apply(variables, x)"): haiku_unroll,

@@ -61,7 +61,8 @@ class Settings(CommonSettings):
     """Vocabulary size; the most frequent words are kept."""
     pretrain: bool = True
     """Initialise the embeddings from word vectors (PPMI-SVD); without them randomly.
-    The vectors are computed from the training and the unlabelled texts."""
+    The vectors are computed from the training and the unlabelled texts.
+    Not with --preset best or --encoder."""
     max_words: int = 400
     """Training texts with more words lose their middle; evaluation has all words."""
     buckets: Annotated[

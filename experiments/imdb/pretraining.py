@@ -63,6 +63,9 @@ class Options(CommonOptions):
     """The options of the command line."""
 
     workdir: Path = Path("runs/imdb-encoder")
+    smoke: bool = False
+    """Try everything in seconds: a tiny model on generated data.
+    Of the settings only --cell, --seed and --direction are yours."""
     settings: LanguageSettings = field(default_factory=LanguageSettings)
 
     @property

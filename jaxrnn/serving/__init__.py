@@ -11,7 +11,7 @@
     load.py               reads all this; imports only jax and numpy
 
 The functions are StableHLO, made and read by `jax.export`, which needs the package
-flatbuffers for it (`pip install jaxrnn[serving]`). JAX promises that releases
+flatbuffers for it (`pip install ".[serving]"` in a clone). JAX promises that releases
 of the six months after the one that wrote them can read them, and those of the three
 weeks before it: the card says which it was. Weights, vocabulary and card are not bound
 to JAX.
