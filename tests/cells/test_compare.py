@@ -23,6 +23,8 @@ from experiments.harness.workdir import HeldError, WorkDir
 from jaxrnn.training import StatefulTrainState
 from tests.imdb.test_train import assert_refused
 
+pytestmark = pytest.mark.slow
+
 QUICK = PRESETS["quick"]
 TINY = Settings(cell="lstm", embed=4, hidden=48, epochs=1, batch=4, seq_len=8)
 TEXT = datasets.generate(count=2000)
@@ -130,7 +132,6 @@ def test_a_rate_whose_loss_is_not_finite_is_not_chosen(comparison, monkeypatch):
         assert runs.choose_rate(comparison, "gru", 0) == 3e-2
 
 
-@pytest.mark.slow
 def test_a_trial_is_the_beginning_of_a_training(comparison):
     """The rate in the optimizer's state: the same steps as with it in the settings."""
     settings = dataclasses.replace(comparison.settings("gru"), learning_rate=3e-2)
@@ -274,7 +275,6 @@ def test_the_table(tmp_path):
     )
 
 
-@pytest.mark.slow
 def test_speed_is_relative_to_the_lstm_of_the_same_measurement(
     comparison, monkeypatch, capsys
 ):
@@ -301,7 +301,6 @@ def test_speed_is_relative_to_the_lstm_of_the_same_measurement(
     assert speed.read(comparison.path, "rnn") is None
 
 
-@pytest.mark.slow
 def test_the_program_trains_and_continues(run, tmp_path):
     arguments = ("--smoke", "--workdir", tmp_path, "--seeds", 0, "--devices", 1)
     code, out, _ = run(*arguments, "--cells", "gru")
@@ -323,7 +322,6 @@ def test_the_program_trains_and_continues(run, tmp_path):
     assert again.endswith(row)
 
 
-@pytest.mark.slow
 def test_an_interrupted_program_shows_what_is_finished(run, tmp_path, monkeypatch):
     for cell, nats in (("gru", 1.75), ("mgu", 1.5)):  # one of an earlier command
         finished(tmp_path, cell, 0, nats)
@@ -339,7 +337,6 @@ def test_an_interrupted_program_shows_what_is_finished(run, tmp_path, monkeypatc
     assert out.endswith("Not finished: rnn.\n")
 
 
-@pytest.mark.slow
 def test_the_smoke_run_leaves_nothing(run, monkeypatch, tmp_path):
     seen = []
     monkeypatch.chdir(tmp_path)

@@ -22,6 +22,8 @@ from jaxrnn.text import Vocab
 from jaxrnn.types import LSTMState
 from tests.imdb.test_train import assert_refused
 
+pytestmark = pytest.mark.slow
+
 VOCAB = Vocab(tuple("\nabc<é"))
 TEXT = "a<b\ncab<\ncccab\naéa<"
 
@@ -41,7 +43,6 @@ def numbers(packed, dtype):
     return np.frombuffer(base64.b64decode(packed), dtype)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 def test_states_are_those_after_each_character(cell, monkeypatch):
     monkeypatch.setattr(generator, "CHUNK", 8)

@@ -15,6 +15,8 @@ from experiments.charlm.options import Options, continues
 from experiments.harness.workdir import WorkDir
 from tests.imdb.test_train import assert_refused
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = [
     part
     for name, value in vars(SMOKE).items()

@@ -14,6 +14,8 @@ from jaxrnn.text import Vocab
 from tests.imdb.test_options import tiny_arguments
 from tests.imdb.test_train import assert_refused
 
+pytestmark = pytest.mark.slow
+
 WORDS = ["the", "film", "caf\u00e9", "paris", "bores"]
 VOCAB = Vocab.build([WORDS])
 FASTTEXT = (
