@@ -102,7 +102,7 @@ def ours(
 ) -> Compiled:
     """This library's layer, data-parallel as in `jaxrnn.training`.
 
-    Over `devices` devices, or as many as divide the batch.
+    Over `devices` devices, or the most that divide the batch.
 
     >>> outputs, d_params, d_x = ours(Task("gru", 2, 5, 3, 8), devices=1)()
     >>> outputs.shape, d_x.shape

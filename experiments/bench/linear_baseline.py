@@ -58,8 +58,8 @@ class Options:
     data_dir: Annotated[Path | None, default_is("~/tensorflow_datasets")] = None
     """Where tensorflow-datasets keeps the prepared data set."""
     download_dir: Annotated[Path | None, default_is("DATA_DIR/downloads")] = None
-    """Downloads of tensorflow-datasets; or its subfolder manual has the file.
-    Without either, the file is downloaded to here."""
+    """The download cache of tensorflow-datasets, or the file in its folder manual.
+    If neither is there, the file is downloaded."""
     seed: int = 0
     """Seed of how a --csv is split."""
 

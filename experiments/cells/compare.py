@@ -56,7 +56,7 @@ class Options(PlaceOptions):
 
     workdir: Path = Path("runs/cells")
     """Directory of the runs. The same command started again continues."""
-    devices: Annotated[int | None, default_is("as many as divide the batch")] = None
+    devices: Annotated[int | None, default_is("the most that divide the batch")] = None
     """Number of devices; a CPU counts as one device per core."""
     smoke: bool = False
     """Try everything in a minute: tiny models on generated data."""

@@ -27,7 +27,7 @@ class Options(CommonOptions):
     """The options of the command line."""
 
     workdir: Path = Path("runs/charlm")
-    devices: Annotated[int | None, default_is("as many as divide the batch")] = None
+    devices: Annotated[int | None, default_is("the most that divide the batch")] = None
     preset: Literal["quick", "best", "large", "awd", "chapter"] = "quick"
     """Settings to start from; other options change them.
     quick: a GRU of 256 units, one or two minutes on 2 cores.

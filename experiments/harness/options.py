@@ -32,8 +32,8 @@ class PlaceOptions:
     data_dir: Annotated[Path | None, default_is("~/tensorflow_datasets")] = None
     """Where tensorflow-datasets keeps the prepared data set."""
     download_dir: Annotated[Path | None, default_is("DATA_DIR/downloads")] = None
-    """Downloads of tensorflow-datasets; or its subfolder manual has the file.
-    Without either, the file is downloaded to here."""
+    """The download cache of tensorflow-datasets, or the file in its folder manual.
+    If neither is there, the file is downloaded."""
     devices: Annotated[int | None, default_is("all")] = None
     """Devices of each process; a CPU counts as one device per core."""
     smoke: bool = False

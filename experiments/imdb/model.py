@@ -39,9 +39,9 @@ class Settings(CommonSettings):
     dtype: Literal["float32", "bfloat16"] = "float32"
     dropout: float = 0.5
     """Dropout rate between recurrent layers and of the pooled features."""
-    epochs: Annotated[int | None, default_is("as 1,000 steps need, from 3 to 10")] = (
-        None
-    )
+    epochs: Annotated[
+        int | None, default_is("as many as make 1,000 steps, from 3 to 10")
+    ] = None
     """Passes over the training texts."""
     batch: int = 64
     learning_rate: float = 4e-3
@@ -241,9 +241,8 @@ def _measure(
     logits: jax.Array, batch: training.Batch, class_weights: np.ndarray | None = None
 ) -> training.Metrics:
     labels, weights = batch["labels"], batch["weights"]
-    if (
-        labels.ndim > weights.ndim
-    ):  # In rows that texts share both have an axis of texts.
+    # In rows that texts share both have an axis of texts.
+    if labels.ndim > weights.ndim:
         return _measure_label_sets(logits, batch, class_weights)
     if logits.shape == labels.shape:
         nats = metrics.binary_cross_entropy(logits, labels)

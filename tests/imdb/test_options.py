@@ -121,7 +121,7 @@ def test_three_classes_of_any_name(three_classes, program_run):
     # the means.
     error = results["test_calibration_error"]
     assert abs(np.mean(right) - np.mean(shares)) - 1e-3 < error < 0.5
-    assert error != results["test_calibration_error_unscaled"]
+    assert error < results["test_calibration_error_unscaled"] + 1e-4  # both near 0
     assert imread(path / "confusion.png").ndim == 3
 
 
