@@ -97,7 +97,8 @@ def adversarial_perturbation(
     True
     """
     x, valid = _checked(x, valid)
-    gradient = jax.grad(loss)(jax.lax.stop_gradient(x))
+    x = jax.lax.stop_gradient(x)
+    gradient = jax.grad(_constant_but_for_input(loss, x))(x)
     return jax.lax.stop_gradient(_epsilon(epsilon) * _unit(gradient, valid))
 
 
@@ -152,6 +153,7 @@ def virtual_adversarial_perturbation(
     if num_iterations < 1:
         raise ValueError(f"num_iterations must be at least 1, got {num_iterations}")
     x = jax.lax.stop_gradient(x)
+    logits = _constant_but_for_input(logits, x)
     if reference is None:
         reference = logits(x)
     reference = jax.lax.stop_gradient(reference)
@@ -231,6 +233,17 @@ def _checked(
             f"valid has shape {valid.shape}, but batch and time of x are {x.shape[:-1]}"
         )
     return x, valid
+
+
+def _constant_but_for_input(fun: Callable, x: Array) -> Callable:
+    """`fun` with everything that it closes over, such as weights, behind stop_gradient.
+
+    Without it, JAX would prepare second derivatives of `fun` for a gradient that ends
+    at the perturbation.
+    """
+    converted, closed_over = jax.closure_convert(fun, x)
+    closed_over = jax.lax.stop_gradient(closed_over)
+    return lambda x: converted(x, *closed_over)
 
 
 def _epsilon(epsilon: float) -> float:

@@ -21,6 +21,10 @@ from jax.sharding import PartitionSpec as P
 
 import jaxrnn
 from jaxrnn import functional
+from jaxrnn.adversarial import (
+    adversarial_perturbation,
+    virtual_adversarial_perturbation,
+)
 from jaxrnn.native import ffi_calls, library
 from tests.test_functional import IDS, NATIVE, Case, assert_close, masks
 
@@ -98,6 +102,31 @@ def test_only_what_is_needed_is_written(given):
     assert found["backward"][0] == "0"
     found = kernel_results(jax.grad(loss("native"), 1), *given)
     assert found["backward"][:4] == ["4,5,3", "0", "0", "0"]
+
+
+def test_a_perturbation_needs_no_second_derivatives(given):
+    """The kernels have none: loops would take their place."""
+
+    def perturbed(weights, x):
+        def of_input(x):
+            return loss("native")(weights, x)
+
+        return of_input(x + adversarial_perturbation(of_input, x, 1.0))
+
+    found = operations(jax.value_and_grad(perturbed), *given)
+    assert found == {"forward": 2, "backward": 2}
+
+    def virtual(weights, x):
+        def of_input(x):
+            outputs, _ = functional.lstm(weights, None, x, backend="native")
+            return outputs[:, -1]
+
+        key = jax.random.key(0)
+        r = virtual_adversarial_perturbation(of_input, x, 1.0, key)
+        return of_input(x + r).sum()
+
+    found = operations(jax.value_and_grad(virtual), *given)
+    assert (found["forward"], found["backward"]) == (3, 2)
 
 
 def test_what_jax_checkpoint_computes_again(given):
