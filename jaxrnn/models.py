@@ -101,12 +101,64 @@ class SequenceClassifier(LayerModule):
         >>> logits.shape, float(logits[0, 2])  # there is no third
         ((1, 3), 0.0)
         """
-        tokens = _ids(tokens, self.vocab_size)
-        x = self.drop_words(self.embed(tokens), deterministic=not train)
+        return self.from_embeddings(
+            self.embed_tokens(tokens, train=train),
+            lengths,
+            segment_ids,
+            num_segments=num_segments,
+            train=train,
+        )
+
+    def embed_tokens(
+        self, tokens: Int[ArrayLike, "b t"], *, train: bool = False
+    ) -> Float[Array, "b t e"]:
+        """The embeddings of the tokens, some of them zeros in training.
+
+        Raises:
+            ValueError: the tokens are not integers.
+
+        >>> import jax
+        >>> from jaxrnn import GRU
+        >>> model, tokens = SequenceClassifier(9, 4, GRU(2)), jnp.array([[5, 3, 7]])
+        >>> variables = model.init(jax.random.key(0), tokens)
+        >>> x = model.apply(variables, tokens, method="embed_tokens")
+        >>> x.shape
+        (1, 3, 4)
+        """
+        x = self.embed(_ids(tokens, self.vocab_size))
+        return self.drop_words(x, deterministic=not train)
+
+    @layer_call
+    def from_embeddings(
+        self,
+        x: Float[ArrayLike, "b t e"],
+        lengths: Int[ArrayLike, "b"] | None = None,
+        segment_ids: Int[ArrayLike, "b t"] | None = None,
+        *,
+        num_segments: int | None = None,
+        train: bool = False,
+    ) -> Float[Array, "b *s"] | Float[Array, "b *s c"]:
+        """The logits of embedded tokens; `__call__` is this after `embed_tokens`.
+
+        With it a loss is a function of the embeddings, which can be differentiated and
+        perturbed: see `jaxrnn.adversarial`.
+
+        Raises:
+            TypeError, ValueError: as the encoder does.
+
+        >>> import jax
+        >>> from jaxrnn import GRU
+        >>> model, tokens = SequenceClassifier(9, 4, GRU(2)), jnp.array([[5, 3, 7]])
+        >>> logits, variables = model.init_with_output(jax.random.key(0), tokens)
+        >>> x = model.apply(variables, tokens, method="embed_tokens")
+        >>> bool(logits == model.apply(variables, x, method="from_embeddings"))
+        True
+        """
+        x = jnp.asarray(x)
         outputs, _ = call_layer(self.encoder, x, lengths, segment_ids, train=train)
-        ids = segments.resolve(tokens.shape, lengths, segment_ids)
+        ids = segments.resolve(x.shape[:-1], lengths, segment_ids)
         if ids is None:
-            ids = jnp.ones(tokens.shape, jnp.int32)
+            ids = jnp.ones(x.shape[:-1], jnp.int32)
         number = 1 if num_segments is None else num_segments
         pooled = [segments.pool(outputs, ids, how, number) for how in self.pooling]
         pooled = self.drop(jnp.concatenate(pooled, axis=-1), deterministic=not train)

@@ -570,6 +570,32 @@ class SequenceClassifier(_Model):
             tokens, lengths, segment_ids, num_segments=num_segments, **options
         )
 
+    def embed_tokens(
+        self,
+        tokens: Int[ArrayLike, "b t"],
+        *,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
+    ) -> Float[Array, "b t e"]:
+        """As the Linen model's, with the last two as of a layer here."""
+        options = {"deterministic": deterministic, "rngs": rngs}
+        return self._call(tokens, method="embed_tokens", **options)
+
+    def from_embeddings(
+        self,
+        x: Float[ArrayLike, "b t e"],
+        lengths: Int[ArrayLike, "b"] | None = None,
+        segment_ids: Int[ArrayLike, "b t"] | None = None,
+        *,
+        num_segments: int | None = None,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
+    ) -> Float[Array, "b *s"] | Float[Array, "b *s c"]:
+        """As the Linen model's, with the last two as of a layer here."""
+        options = {"deterministic": deterministic, "rngs": rngs}
+        options |= {"num_segments": num_segments, "method": "from_embeddings"}
+        return self._call(x, lengths, segment_ids, **options)
+
 
 class LanguageModel(_Model):
     """`jaxrnn.models.LanguageModel`: logits of the token that follows each one.

@@ -100,6 +100,48 @@ def test_padded_rows_give_the_logits_of_the_sequences_alone():
     )
 
 
+def test_the_logits_of_embeddings_are_those_of_the_words_that_have_them():
+    """Of packed rows, too; and their gradient is that of the rows of the table."""
+    model, variables = make(("last", "mean"))
+    tokens, ids = pack_sequences(SEQUENCES[:2], [[1, 0]], row_length=8)
+    moves = np.random.default_rng(2).normal(size=(VOCAB, EMBED)).astype(np.float32)
+    x = model.apply(variables, tokens, method="embed_tokens") + moves[tokens]
+
+    options = {"segment_ids": ids, "num_segments": 2}
+
+    def of_embeddings(x):
+        return model.apply(variables, x, method="from_embeddings", **options)
+
+    def of_table(table):
+        moved = {**variables["params"], "embed": {"embedding": table}}
+        return model.apply({"params": moved}, tokens, **options)
+
+    moved = variables["params"]["embed"]["embedding"] + moves
+    np.testing.assert_allclose(of_embeddings(x), of_table(moved), rtol=1e-6)
+    of_rows = jax.grad(lambda x: of_embeddings(x).sum())(x)
+    of_words = jax.grad(lambda table: of_table(table).sum())(moved)
+    total = np.zeros((VOCAB, EMBED))
+    np.add.at(total, tokens, np.asarray(of_rows))
+    np.testing.assert_allclose(total, of_words, rtol=1e-5, atol=1e-6)
+
+
+def test_words_are_dropped_where_they_are_embedded():
+    model = SequenceClassifier(VOCAB, EMBED, Echo(), ("mean",), word_dropout=0.5)
+    tokens = jnp.arange(10)[None]
+    variables = model.init(jax.random.key(0), tokens)
+    keys = {"dropout": jax.random.key(1)}
+    x = model.apply(variables, tokens, train=True, method="embed_tokens", rngs=keys)
+    ratios = np.asarray(x[0] / variables["params"]["embed"]["embedding"])
+    assert {tuple(row) for row in ratios.tolist()} == {(0.0,) * 4, (2.0,) * 4}
+    # Nothing more is dropped, which Echo multiplies by three in training.
+    first, second = (
+        model.apply(variables, x, train=train, method="from_embeddings")
+        for train in (False, True)
+    )
+    bias = variables["params"]["output"]["bias"]
+    np.testing.assert_allclose(second - bias, 3 * (first - bias), rtol=1e-5)
+
+
 def test_rows_without_padding_need_no_lengths():
     model, variables = make(("last", "max"))
     rows = [[3, 1, 4], [1, 5, 9]]

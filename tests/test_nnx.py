@@ -197,6 +197,9 @@ def test_a_model_computes_what_linens_does(kind):
     else:
         expected = definition.apply(variables, TOKENS, segment_ids=IDS, num_segments=3)
         assert_equal(model(TOKENS, None, IDS, num_segments=3), expected)
+        x = model.embed_tokens(TOKENS)
+        found = model.from_embeddings(x, None, IDS, num_segments=3)
+        assert_same(found, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_embedding_and_output_are_created_with_the_key_of_rngs():

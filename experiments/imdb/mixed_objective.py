@@ -15,11 +15,10 @@ import numpy as np
 
 from experiments.harness.validation import AMOUNT
 from jaxrnn import adversarial, metrics, segments
-from jaxrnn.calls import call_layer
 from jaxrnn.metrics import Mean
 from jaxrnn.models import SequenceClassifier
 from jaxrnn.training import Batch, Metrics
-from jaxrnn.types import Array, Float, Int
+from jaxrnn.types import Array
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,12 @@ def make_mixed_loss(
 
         def logits(x: Array, lengths: Array, key: Array) -> Array:
             found: Any = model.apply(
-                params, x, lengths, method=classify_embedded, rngs={"dropout": key}
+                params,
+                x,
+                lengths,
+                train=True,
+                method="from_embeddings",
+                rngs={"dropout": key},
             )
             return found if model.num_classes else adversarial.two_class_logits(found)
 
@@ -81,7 +85,9 @@ def make_mixed_loss(
             return (label_weights * metrics.cross_entropy(found, labels)).sum()
 
         rngs = {"dropout": word_key}
-        x: Any = model.apply(params, tokens, method=_embed_words, rngs=rngs)
+        x: Any = model.apply(
+            params, tokens, train=True, method="embed_tokens", rngs=rngs
+        )
         clean = logits(x, lengths, clean_key)
         nats = metrics.cross_entropy(clean[labelled], labels)
         correct = metrics.correct(clean[labelled], labels)
@@ -131,24 +137,3 @@ def _total(parts: Metrics, objective: Objective, share: Array) -> Mean:
         weight = objective.virtual_adversarial * share
         total += weight * parts["virtual_adversarial"].total
     return Mean(total, cross_entropy.weight)
-
-
-def _embed_words(
-    model: SequenceClassifier, tokens: Int[Array, "b t"]
-) -> Float[Array, "b t d"]:
-    return model.drop_words(model.embed(tokens), deterministic=False)
-
-
-def classify_embedded(
-    model: SequenceClassifier,
-    x: Float[Array, "b t d"],
-    lengths: Int[Array, "b"],
-    train: bool = True,
-) -> Float[Array, "b *c"]:
-    """The logits of embedded texts: the rest of `SequenceClassifier.__call__`."""
-    outputs, _ = call_layer(model.encoder, x, lengths, train=train)
-    ids = segments.from_lengths(lengths, x.shape[1])
-    pooled = [segments.pool(outputs, ids, how).squeeze(-2) for how in model.pooling]
-    pooled = model.drop(jnp.concatenate(pooled, axis=-1), deterministic=not train)
-    logits = model.output(pooled)
-    return logits if model.num_classes else logits.squeeze(-1)

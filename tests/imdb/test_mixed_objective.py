@@ -9,7 +9,6 @@ import pytest
 
 from experiments.imdb.mixed_objective import (
     Objective,
-    classify_embedded,
     make_mixed_loss,
 )
 from experiments.imdb.model import Settings, make_loss, make_model
@@ -200,13 +199,3 @@ def test_each_part_has_a_gradient(problem, name):
         for o in (objective, NOTHING)
     )
     assert float(jnp.abs(with_part - without).max()) > 1e-4
-
-
-def test_embedded_texts_have_the_logits_of_their_words(problem):
-    model, variables, batch = problem
-    x = model.apply(variables, batch["tokens"], method=lambda m, t: m.embed(t))
-    found = model.apply(
-        variables, x, batch["lengths"], train=False, method=classify_embedded
-    )
-    expected = model.apply(variables, batch["tokens"], lengths=batch["lengths"])
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
