@@ -255,15 +255,45 @@ class LanguageModel(LayerModule):
         >>> logits.shape, logits[0, 1].tolist()
         ((1, 2, 3), [0.0, 0.0, 0.0])
         """
-        outputs, after = call_layer(
-            self.encoder,
-            self.embed(_ids(tokens, self.vocab_size)),
-            lengths,
-            segment_ids,
-            state=state,
-            train=train,
+        x, after = self.pre_logits(
+            tokens, lengths, segment_ids, state=state, train=train
         )
-        return self._logits(self.drop(outputs, deterministic=not train)), after
+        return self._logits(x), after
+
+    @layer_call
+    def pre_logits(
+        self,
+        tokens: Int[ArrayLike, "*b t"],
+        lengths: Int[ArrayLike, "*b"] | None = None,
+        segment_ids: Int[ArrayLike, "*b t"] | None = None,
+        *,
+        state: State | None = None,
+        train: bool = False,
+    ) -> tuple[Float[Array, "*b t h"], State]:
+        """What `__call__` multiplies with the output's matrix, and the last state.
+
+        With it a loss need not compute the logits of all tokens: see
+        `jaxrnn.sampled_softmax`. With tied embeddings it has their features.
+
+        Raises:
+            TypeError, ValueError: as the encoder does.
+
+        >>> import jax
+        >>> from jaxrnn import GRU
+        >>> tokens, model = jnp.array([[2, 1]]), LanguageModel(9, 4, GRU(2))
+        >>> (logits, _), variables = model.init_with_output(jax.random.key(0), tokens)
+        >>> x, _ = model.apply(variables, tokens, method="pre_logits")
+        >>> x.shape
+        (1, 2, 2)
+        >>> kernel = variables["params"]["output"]["kernel"]  # the bias is zero
+        >>> bool(jnp.allclose(x @ kernel, logits, atol=1e-6))
+        True
+        """
+        x = self.embed(_ids(tokens, self.vocab_size))
+        outputs, after = call_layer(
+            self.encoder, x, lengths, segment_ids, state=state, train=train
+        )
+        return self._project(self.drop(outputs, deterministic=not train)), after
 
     def input_projection_table(self) -> Float[Array, "v g"]:
         """The embedding of every token after the first layer's input projection.
@@ -309,7 +339,7 @@ class LanguageModel(LayerModule):
                 input_projection_table, tokens, axis=0
             )  # NaN outside the vocabulary
             output, state = self.encoder.step(x_gates, state, projected=True)
-        return self._logits(output), state
+        return self._logits(self._project(output)), state
 
     def initial_state(self, batch_shape: tuple[int, ...]) -> State:
         """The state before anything was read.
@@ -321,13 +351,17 @@ class LanguageModel(LayerModule):
         return self.encoder.initial_state(batch_shape)
 
     @nn.nowrap
-    def _logits(self, outputs: Float[Array, "*b h"]) -> Float[Array, "*b v"]:
+    def _project(self, outputs: Float[Array, "*b h"]) -> Float[Array, "*b e"]:
         outputs = outputs.astype(accumulation_dtype(outputs.dtype))
+        if self.tie_embeddings and outputs.shape[-1] != self.embed_features:
+            return self.project(outputs)
+        return outputs
+
+    @nn.nowrap
+    def _logits(self, x: Float[Array, "*b e"]) -> Float[Array, "*b v"]:
         if not self.tie_embeddings:
-            return self.output(outputs)
-        if outputs.shape[-1] != self.embed_features:
-            outputs = self.project(outputs)
-        logits = self.embed.attend(outputs)
+            return self.output(x)
+        logits = self.embed.attend(x)
         return logits + jnp.expand_dims(self.bias, range(logits.ndim - 1))
 
 

@@ -634,6 +634,21 @@ class LanguageModel(_Model):
         options = {"deterministic": deterministic, "rngs": rngs}
         return self._call(tokens, lengths, segment_ids, state=state, **options)
 
+    def pre_logits(
+        self,
+        tokens: Int[ArrayLike, "*b t"],
+        lengths: Int[ArrayLike, "*b"] | None = None,
+        segment_ids: Int[ArrayLike, "*b t"] | None = None,
+        *,
+        state: State | None = None,
+        deterministic: bool | None = None,
+        rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
+    ) -> tuple[Float[Array, "*b t h"], State]:
+        """As the Linen model's, with the last two as of a layer here."""
+        options = {"deterministic": deterministic, "rngs": rngs}
+        options |= {"state": state, "method": "pre_logits"}
+        return self._call(tokens, lengths, segment_ids, **options)
+
     def input_projection_table(self) -> Float[Array, "v g"]:
         """The embedding of every token after the first layer's input projection."""
         return self._apply(method="input_projection_table")

@@ -122,6 +122,25 @@ def test_chunks_with_carried_state_equal_one_pass(rng):
     )
 
 
+@pytest.mark.parametrize(
+    ("tie_embeddings", "embed"), [(False, EMBED), (True, HIDDEN), (True, EMBED)]
+)
+def test_the_output_of_pre_logits_are_the_logits(rng, tie_embeddings, embed):
+    model, variables = make(embed=embed, tie_embeddings=tie_embeddings)
+    tokens, lengths = rng.integers(VOCAB, size=(B, T)), np.array([T, 0, T - 1])
+    (expected, after), (x, found) = (
+        model.apply(variables, tokens, lengths, method=method)
+        for method in ("__call__", "pre_logits")
+    )
+    x, params = jax.tree.map(np.float64, (x, variables["params"]))
+    if tie_embeddings:
+        logits = x @ params["embed"]["embedding"].T + params["bias"]
+    else:
+        logits = x @ params["output"]["kernel"] + params["output"]["bias"]
+    np.testing.assert_allclose(expected, logits, rtol=1e-5, atol=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, found, after)
+
+
 def test_packed_sequences_do_not_see_each_other(rng):
     model, variables = make()
     tokens = rng.integers(VOCAB, size=(1, T))

@@ -194,6 +194,8 @@ def test_a_model_computes_what_linens_does(kind):
         assert_same(model.step(TOKENS[:, 0], state), expected, rtol=0, atol=1e-6)
         found = model.step(TOKENS[:, 0], state, table)
         assert_same(found, expected, rtol=0, atol=1e-6)
+        expected = definition.apply(variables, TOKENS, LENGTHS, method="pre_logits")
+        assert_equal(model.pre_logits(TOKENS, LENGTHS), expected)
     else:
         expected = definition.apply(variables, TOKENS, segment_ids=IDS, num_segments=3)
         assert_equal(model(TOKENS, None, IDS, num_segments=3), expected)

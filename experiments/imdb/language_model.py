@@ -22,7 +22,6 @@ from experiments.harness.cells import LAYERS, CellName, has_recurrent_matrix
 from experiments.harness.config import CommonSettings, clip_gradients
 from experiments.harness.validation import COUNT, POSITIVE, SHARE_BELOW_1
 from jaxrnn import metrics, regularizers, segments
-from jaxrnn.calls import call_layer
 from jaxrnn.metrics import Mean
 from jaxrnn.models import LanguageModel
 from jaxrnn.sampled_softmax import CandidateSampler, sampled_cross_entropy
@@ -217,33 +216,11 @@ def make_metrics(model: LanguageModel) -> Callable[..., tuple[Metrics, State]]:
 def _features(
     model: LanguageModel, params: Any, batch: Batch, state: State, **options: Any
 ) -> tuple[Float[Array, "b t e"], State]:
-    """Return what the logits are made of, and the state.
+    """Return what the model multiplies with its embeddings, and the state.
 
     A text starts with a fresh one. The logits of all words are too many for one array.
     """
     ids, own = segments.from_resets(batch["starts"], state)
     return model.apply(  # pyright: ignore[reportReturnType]
-        params, batch["inputs"], ids, state=own, method=_before_logits, **options
+        params, batch["inputs"], ids, state=own, method="pre_logits", **options
     )
-
-
-def _before_logits(
-    model: LanguageModel,
-    tokens: Array,
-    segment_ids: Array,
-    *,
-    state: State | None = None,
-    train: bool = False,
-) -> tuple[Array, State]:
-    outputs, state = call_layer(
-        model.encoder,
-        model.embed(tokens),
-        None,
-        segment_ids,
-        state=state,
-        train=train,
-    )
-    outputs = model.drop(outputs, deterministic=not train)
-    if outputs.shape[-1] != model.embed_features:
-        outputs = model.project(outputs)
-    return outputs, state
