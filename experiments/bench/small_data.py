@@ -1,15 +1,19 @@
-"""Accuracy with few texts: `experiments.imdb --csv` beside the linear baseline.
+r"""Accuracy with few texts: `experiments.imdb --csv` beside the linear baseline.
 
     python -m experiments.bench.small_data
     python -m experiments.bench.small_data --tasks reviews-500 --draws 1
+    python -m experiments.bench.small_data --encoder runs/forward \
+        --tasks reviews-100 reviews-1000 reviews-10000
 
 draws labelled texts from IMDB's training part, and 5,000 others to test on from its
 test part: 500, 2,000 and 10,000 reviews, and 10,000 single sentences, each with the
 label of its review. `python -m experiments.imdb --csv` with all defaults is trained on
-each draw, and the classifiers of `experiments.bench.linear_baseline` on the same texts.
+each draw, with `--encoder` once more from language models, and the classifiers of
+`experiments.bench.linear_baseline` on the same texts.
 
 What is finished is kept in the work directory, so that the same command started again
-continues. The table is printed, and written to table.md there.
+continues. The table is printed, and written to table.md there; curves.png has the
+accuracy by the number of reviews.
 """
 
 import csv
@@ -22,19 +26,29 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 
 from experiments.bench.linear_baseline import baselines, require_sklearn
 from experiments.harness import cli
-from experiments.harness.arguments import default_is
+from experiments.harness.arguments import default_is, several
 from experiments.harness.files import read_json, replace_file, write_json
+from experiments.harness.plots import plot_curves
 from experiments.harness.validation import COUNT
 from experiments.imdb import datasets
 from experiments.imdb.datasets import Reviews, Split
 
-TaskName = Literal["reviews-500", "reviews-2000", "reviews-10000", "sentences-10000"]
+TaskName = Literal[
+    "reviews-100",
+    "reviews-500",
+    "reviews-1000",
+    "reviews-2000",
+    "reviews-10000",
+    "sentences-10000",
+]
+Entry = dict[str, dict[str, float]]  # accuracy and seconds by contender
+FROM_ENCODER = "experiments.imdb --encoder"
 TESTED = 5_000  # texts to test on
 SENTENCE = re.compile(r"(?<=[.!?])\s+|<br\s*/?>")
 FEWEST_WORDS = 4  # of a sentence
@@ -52,6 +66,10 @@ class Options:
     """What is drawn."""
     draws: int = 3
     """How often."""
+    encoder: Annotated[
+        tuple[Path, ...] | None, several(Path, "DIR"), default_is("none")
+    ] = None
+    """Train from these language models, too, as experiments.imdb --encoder does."""
     data_dir: Annotated[Path | None, default_is("~/tensorflow_datasets")] = None
     """Where tensorflow-datasets keeps the prepared data set."""
     download_dir: Annotated[Path | None, default_is("DATA_DIR/downloads")] = None
@@ -62,18 +80,15 @@ class Options:
 def main(options: Options) -> None:
     """Trains what is not finished, and prints the table."""
     COUNT.check(options, "draws")
+    if options.encoder == ():
+        raise ValueError("--encoder needs at least one directory")
     require_sklearn()
     reviews = datasets.load_imdb(options.data_dir, options.download_dir)
-    found: dict[str, list[dict[str, Any]]] = {task: [] for task in options.tasks}
+    found: dict[str, list[Entry]] = {task: [] for task in options.tasks}
     for draw in range(options.draws):
         for task in options.tasks:
             directory = options.workdir / f"{task}-{draw}"
-            path = directory / "comparison.json"
-            entry = read_json(path)
-            if entry is None:
-                directory.mkdir(parents=True, exist_ok=True)
-                entry = compare(*draw_texts(reviews, task, draw), directory)
-                write_json(path, entry, "--workdir")
+            entry = compare(reviews, task, draw, directory, options.encoder)
             told = ", ".join(
                 f"{name} {one['accuracy']:.2%} in {one['seconds']:.0f} s"
                 for name, one in entry.items()
@@ -83,6 +98,7 @@ def main(options: Options) -> None:
     text = table(found)
     path = options.workdir / "table.md"
     replace_file(path, lambda part: part.write_text(f"{text}\n"), "--workdir")
+    plot(options.workdir / "curves.png", found)
     print(text)
 
 
@@ -122,33 +138,72 @@ def sentences(reviews: Split, rng: np.random.Generator) -> Split:
     return Split(texts, np.array(labels, np.int32))
 
 
-def compare(train: Split, test: Split, directory: Path) -> dict[str, Any]:
-    """Accuracy and seconds of the program, a process of its own, and the baselines."""
-    paths = [directory / "train.csv", directory / "test.csv"]
-    for path, part in zip(paths, (train, test), strict=True):
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["text", "label"])
-            writer.writerows(zip(part.texts, part.labels.tolist(), strict=True))
-    run = directory / "run"
+def compare(
+    reviews: Reviews,
+    task: str,
+    draw: int,
+    directory: Path,
+    encoder: Sequence[Path] | None = None,
+) -> Entry:
+    """Accuracy and seconds of each contender, of which the trained ones are kept."""
+    path = directory / "comparison.json"
+    found: Entry = read_json(path) or {}
+    train, test = directory / "train.csv", directory / "test.csv"
+    if not found:
+        directory.mkdir(parents=True, exist_ok=True)
+        some, others = draw_texts(reviews, task, draw)
+        write_csv(train, some)
+        write_csv(test, others)
+        found["experiments.imdb"] = train_program(train, test, directory / "run")
+        for one in baselines(datasets.read_csv(train, test=test)):
+            found[one.name] = {"accuracy": one.accuracy, "seconds": one.seconds}
+        write_json(path, found, "--workdir")
+    if encoder and FROM_ENCODER not in found:
+        options = ("--encoder", *map(str, encoder))
+        run = directory / "run-encoder"
+        found[FROM_ENCODER] = train_program(train, test, run, options)
+        write_json(path, found, "--workdir")
+    return found
+
+
+def write_csv(path: Path, part: Split) -> None:
+    """Writes texts and labels as `datasets.read_csv` reads them."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["text", "label"])
+        writer.writerows(zip(part.texts, part.labels.tolist(), strict=True))
+
+
+def train_program(
+    train: Path, test: Path, run: Path, options: Sequence[str] = ()
+) -> dict[str, float]:
+    """Accuracy and seconds of `experiments.imdb`, a process of its own."""
     shutil.rmtree(run, ignore_errors=True)  # Of one that goes on the time is unknown.
     command = [
         *(sys.executable, "-m", "experiments.imdb", "--workdir", str(run)),
-        *("--csv", str(paths[0]), "--test-csv", str(paths[1])),
+        *("--csv", str(train), "--test-csv", str(test), *options),
     ]
     began = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     seconds = time.perf_counter() - began
     results = read_json(run / "results.json") or {}
-    found = {
-        "experiments.imdb": {"accuracy": results["test_accuracy"], "seconds": seconds}
-    }
-    for one in baselines(datasets.read_csv(paths[0], test=paths[1])):
-        found[one.name] = {"accuracy": one.accuracy, "seconds": one.seconds}
-    return found
+    return {"accuracy": results["test_accuracy"], "seconds": seconds}
 
 
-def table(found: dict[str, list[dict[str, Any]]]) -> str:
+def plot(path: Path, found: dict[str, list[Entry]]) -> None:
+    """Plot the mean accuracy of each contender by the number of reviews."""
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for task, entries in found.items():
+        kind, _, number = task.partition("-")
+        for name in entries[0] if kind == "reviews" else ():
+            shares = [100 * entry[name]["accuracy"] for entry in entries]
+            lines.setdefault(name, []).append((int(number), float(np.mean(shares))))
+    lines = {name: sorted(points) for name, points in lines.items()}
+    title = "IMDB: accuracy on 5,000 reviews"
+    plot_curves(path, title, "labelled reviews", {"accuracy, %": lines}, x_scale="log")
+
+
+def table(found: dict[str, list[Entry]]) -> str:
     """Mean accuracy, its range, and median seconds, as a table in Markdown.
 
     >>> entries = [{"a": {"accuracy": x, "seconds": 1}} for x in (0, 1)]

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import matplotlib
 import numpy as np
@@ -16,8 +17,11 @@ def plot_curves(
     title: str,
     x_label: str,
     panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]],
+    x_scale: Literal["linear", "log"] = "linear",
 ) -> None:
     """Plot a panel for each quantity, with a line of (x, y) points for each series.
+
+    On a linear scale the values of x are integers.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "curves.png"
@@ -35,7 +39,9 @@ def plot_curves(
             for line in axes.plot(*zip(*points, strict=True), marker="o", label=name)
         ]
         axes.set_xlabel(x_label)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_xscale(x_scale)
+        if x_scale == "linear":
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(quantity)
         axes.grid(alpha=0.3)
         _show_verbatim(axes.legend(handles, list(lines)))

@@ -79,3 +79,39 @@ def test_both_are_trained_once_on_the_same_texts(monkeypatch, capsys, tmp_path):
         assert found[one.name]["accuracy"] == one.accuracy > 0.8
     assert (tmp_path / "table.md").read_text() in told
     assert run() == told  # nothing is trained again
+
+    # A classifier from language models comes beside what there is.
+    asked = []
+
+    def train_program(train, test, run, options):
+        asked.append((train.parent, options))
+        return {"accuracy": 0.25, "seconds": 3.0}
+
+    monkeypatch.setattr(small_data, "train_program", train_program)
+    encoder = tmp_path / "forward"
+    small_data.main(dataclasses.replace(options, encoder=(encoder,)))
+    assert asked == [(directory, ("--encoder", str(encoder)))]
+    assert "25.00% (25.00 to 25.00) | 3 |" in capsys.readouterr().out
+    kept = json.loads((directory / "comparison.json").read_text())
+    assert kept.pop(small_data.FROM_ENCODER)["accuracy"] == 0.25
+    assert kept == found
+
+
+def test_the_curves_are_of_reviews_by_their_number(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        small_data, "plot_curves", lambda *given, **options: drawn.append(given)
+    )
+    found = {
+        "reviews-1000": [{"a": {"accuracy": 0.5}}, {"a": {"accuracy": 0.75}}],
+        "sentences-10000": [{"a": {"accuracy": 0.1}}],
+        "reviews-100": [{"a": {"accuracy": 0.25}}],
+    }
+    small_data.plot("path", found)  # pyright: ignore[reportArgumentType]
+    [(_, _, _, panels)] = drawn
+    assert panels == {"accuracy, %": {"a": [(100, 25.0), (1000, 62.5)]}}
+
+
+def test_an_encoder_is_named(tmp_path):
+    with pytest.raises(ValueError, match="--encoder needs at least one directory"):
+        small_data.main(small_data.Options(tmp_path, encoder=()))
