@@ -22,17 +22,17 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
-from typing import Annotated, Any, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from scipy.sparse import csr_matrix
 
 from experiments.harness import cli
-from experiments.harness.arguments import default_is
+from experiments.harness.options import DatasetOptions
 from experiments.imdb import datasets
 from experiments.imdb.datasets import Reviews, load_imdb
 from experiments.imdb.evaluation import classification_report
+from experiments.imdb.options import CsvOptions
 from jaxrnn.text import word_tokens
 
 SMOOTHING = 1.0  # added to the counts of the ratio
@@ -40,26 +40,9 @@ INVERSE_PENALTIES = (0.01, 0.03, 0.1, 0.3, 1.0)  # scikit-learn's C
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(DatasetOptions, CsvOptions):
     """The options of the command line."""
 
-    csv: Annotated[Path | None, default_is("IMDB")] = None
-    """A CSV file of your own texts, as of experiments.imdb."""
-    test_csv: Annotated[Path | None, default_is("a tenth of --csv")] = None
-    """Test on this file."""
-    text_column: Annotated[
-        str | None, default_is("text, review, sentence, comment or content")
-    ] = None
-    """Name of the column with the texts."""
-    label_column: Annotated[
-        str | None, default_is("label, sentiment, class, category or target")
-    ] = None
-    """Name of the column with the labels."""
-    data_dir: Annotated[Path | None, default_is("~/tensorflow_datasets")] = None
-    """Where tensorflow-datasets keeps the prepared data set."""
-    download_dir: Annotated[Path | None, default_is("DATA_DIR/downloads")] = None
-    """The download cache of tensorflow-datasets, or the file in its folder manual.
-    If neither is there, the file is downloaded."""
     seed: int = 0
     """Seed of how a --csv is split."""
 

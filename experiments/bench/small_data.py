@@ -34,6 +34,7 @@ from experiments.bench.linear_baseline import baselines, require_sklearn
 from experiments.harness import cli
 from experiments.harness.arguments import default_is, several
 from experiments.harness.files import read_json, replace_file, write_json
+from experiments.harness.options import DatasetOptions
 from experiments.harness.plots import plot_curves
 from experiments.harness.validation import COUNT
 from experiments.imdb import datasets
@@ -55,7 +56,7 @@ FEWEST_WORDS = 4  # of a sentence
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(DatasetOptions):
     """The options of the command line."""
 
     workdir: Path = Path("runs/small-data")
@@ -70,11 +71,6 @@ class Options:
         tuple[Path, ...] | None, several(Path, "DIR"), default_is("none")
     ] = None
     """Train from these language models, too, as experiments.imdb --encoder does."""
-    data_dir: Annotated[Path | None, default_is("~/tensorflow_datasets")] = None
-    """Where tensorflow-datasets keeps the prepared data set."""
-    download_dir: Annotated[Path | None, default_is("DATA_DIR/downloads")] = None
-    """The download cache of tensorflow-datasets, or the file in its folder manual.
-    If neither is there, the file is downloaded."""
 
 
 def main(options: Options) -> None:

@@ -20,8 +20,19 @@ Options = TypeVar("Options", bound="PlaceOptions")
 Settings = TypeVar("Settings", bound=CommonSettings)
 
 
+@dataclass(frozen=True, kw_only=True)
+class DatasetOptions:
+    """Where tensorflow-datasets keeps what it has."""
+
+    data_dir: Annotated[Path | None, default_is("~/tensorflow_datasets")] = None
+    """Where tensorflow-datasets keeps the prepared data set."""
+    download_dir: Annotated[Path | None, default_is("DATA_DIR/downloads")] = None
+    """The download cache of tensorflow-datasets, or the file in its folder manual.
+    If neither is there, the file is downloaded."""
+
+
 @dataclass(frozen=True)
-class PlaceOptions:
+class PlaceOptions(DatasetOptions):
     """Where runs read and write, and on which devices they compute.
 
     A program's own options are fields of a subclass, which sets the default `workdir`.
@@ -29,11 +40,6 @@ class PlaceOptions:
 
     workdir: Path = Path("runs")
     """Directory of the run. The same command started again continues it."""
-    data_dir: Annotated[Path | None, default_is("~/tensorflow_datasets")] = None
-    """Where tensorflow-datasets keeps the prepared data set."""
-    download_dir: Annotated[Path | None, default_is("DATA_DIR/downloads")] = None
-    """The download cache of tensorflow-datasets, or the file in its folder manual.
-    If neither is there, the file is downloaded."""
     devices: Annotated[int | None, default_is("all")] = None
     """Devices of each process; a CPU counts as one device per core."""
     smoke: bool = False

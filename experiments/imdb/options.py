@@ -20,8 +20,28 @@ from experiments.imdb.model import SMOKE, Settings
 FOLLOWING = ("embed", "epochs", "buckets", "linear")
 
 
+@dataclass(frozen=True, kw_only=True)
+class CsvOptions:
+    """Files of one's own to read instead of IMDB."""
+
+    csv: Annotated[Path | None, default_is("IMDB")] = None
+    """Train on your own texts: a UTF-8 CSV file with a header.
+    It needs a column of texts and one of labels.
+    Labels are words or numbers, two or more different ones."""
+    test_csv: Annotated[Path | None, default_is("a tenth of --csv")] = None
+    """Test on this file."""
+    text_column: Annotated[
+        str | None, default_is("text, review, sentence, comment or content")
+    ] = None
+    """Name of the column with the texts."""
+    label_column: Annotated[
+        str | None, default_is("label, sentiment, class, category or target")
+    ] = None
+    """Name of the column with the labels."""
+
+
 @dataclass(frozen=True)
-class Options(CommonOptions):
+class Options(CommonOptions, CsvOptions):
     """The options of the command line."""
 
     workdir: Path = Path("runs/imdb")
@@ -36,26 +56,12 @@ class Options(CommonOptions):
     Directories of experiments.imdb.pretraining, or of a run with --preset best."""
     settings: Settings = field(default_factory=Settings)
     finetuning: Finetuning = field(default_factory=Finetuning)
-    csv: Annotated[Path | None, default_is("IMDB")] = None
-    """Train on your own texts: a UTF-8 CSV file with a header.
-    It needs a column of texts and one of labels.
-    Labels are words or numbers, two or more different ones."""
-    test_csv: Annotated[Path | None, default_is("a tenth of --csv")] = None
-    """Test on this file."""
     unlabelled: Annotated[Path | None, default_is("none")] = None
     """More texts for the word vectors, or with --preset best the language models.
     A CSV file, or one text per line."""
     vectors: Annotated[Path | None, default_is("none")] = None
     """Initialise the embeddings from a text file of GloVe or fastText (also .gz).
     --embed follows it. Words of other languages and topics are ignored."""
-    text_column: Annotated[
-        str | None, default_is("text, review, sentence, comment or content")
-    ] = None
-    """Name of the column with the texts."""
-    label_column: Annotated[
-        str | None, default_is("label, sentiment, class, category or target")
-    ] = None
-    """Name of the column with the labels."""
     predict: Annotated[
         tuple[str, ...] | None, several(str, "TEXT"), default_is("none")
     ] = None
