@@ -90,7 +90,10 @@ def test_both_are_trained_once_on_the_same_texts(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(small_data, "train_program", train_program)
     encoder = tmp_path / "forward"
     small_data.main(dataclasses.replace(options, encoder=(encoder,)))
-    assert asked == [(directory, ("--encoder", str(encoder)))]
+    [(asked_of, given)] = asked
+    assert asked_of == directory
+    assert given[:2] == ("--encoder", str(encoder))
+    assert given[2:] == small_data.CROSS_ENTROPY_ALONE
     assert "25.00% (25.00 to 25.00) | 3 |" in capsys.readouterr().out
     kept = json.loads((directory / "comparison.json").read_text())
     assert kept.pop(small_data.FROM_ENCODER)["accuracy"] == 0.25
