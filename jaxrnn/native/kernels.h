@@ -1,7 +1,8 @@
 // The recurrences in vectors of V floats. recurrence.cpp includes this file once for
-// each instruction set, inside a namespace of its own which defines V and MR. It calls
-// no template of the standard library: that would be compiled once for all of them, and
-// run where its instructions do not exist.
+// each instruction set, inside a namespace of its own which defines V, MR, and `lesser`
+// and `greater` of two vectors, which are the second one where either is NaN. It calls no
+// template of the standard library: that would be compiled once for all of them, and run
+// where its instructions do not exist.
 //
 // The products of a step are most of the work, and the weights are the same at every
 // step: they are packed once a call, in the order in which they are read. The bias is a
@@ -13,7 +14,8 @@ typedef float Vector __attribute__((vector_size(4 * V)));
 constexpr long NR = 2 * V;     // columns of a tile
 constexpr long KC = 256;       // about the depth of a block: its panels stay in L1
 constexpr long PAD = 16;       // floats behind a row: powers of two share few cache sets
-constexpr long CHUNK = 256;    // rows of a product for the gradients of weights
+constexpr long AHEAD = 8;      // rows that are fetched before they are read
+constexpr long CHUNK = 128;    // rows of a product for the gradients of weights
 
 inline long min(long a, long b) { return a < b ? a : b; }
 inline long max(long a, long b) { return a > b ? a : b; }
@@ -63,17 +65,18 @@ template <class F> inline void each_vector(long n, F f) {
 
 // ------------------------------------------------------------------------- products
 
-// M rows of C (+)= A B: a[i * rs + k * ks], B a panel of NR columns.
+// M rows and NR columns of C (+)= A B: a[i * rs + k * ks], b[k * ldb + j].
 template <int M>
-void tile(long K, const float *a, long rs, long ks, const float *b, float *c, long ldc,
-          bool add) {
+void tile(long K, const float *a, long rs, long ks, const float *b, long ldb, float *c,
+          long ldc, bool add) {
   Vector sum[M][2] = {};
   for (int i = 0; i < M; i++) {
     __builtin_prefetch(c + i * ldc, 1);
     __builtin_prefetch(c + i * ldc + NR - 1, 1);
   }
-  const float *next = b + K * NR;  // the next panel, into the L2 cache
-  for (long k = 0; k < K; k++, a += ks, b += NR, next += NR) {
+  // Into the L2 cache, the next panel of what is packed, or rows to come.
+  const float *next = b + (ldb == NR ? K : AHEAD) * ldb;
+  for (long k = 0; k < K; k++, a += ks, b += ldb, next += ldb) {
     for (long line = 0; line < NR; line += 16) __builtin_prefetch(next + line, 0, 2);
     Vector b0 = load(b), b1 = load(b + V);
 #pragma GCC unroll 16
@@ -91,7 +94,8 @@ void tile(long K, const float *a, long rs, long ks, const float *b, float *c, lo
   }
 }
 
-typedef void Tile(long, const float *, long, long, const float *, float *, long, bool);
+typedef void Tile(long, const float *, long, long, const float *, long, float *, long,
+                  bool);
 template <int M> struct Tiles {
   static Tile *of(long rows) { return rows == M ? tile<M> : Tiles<M - 1>::of(rows); }
 };
@@ -159,71 +163,70 @@ inline void product(long M, const float *a, long lda, const Packed &b, float *c,
     for (long panel = 0; panel < b.panels(); panel++)
       each_tile(M, [&](long i, long rows) {
         Tiles<MR>::of(rows)(b.depth(block), a + i * lda + b.start(block), lda, 1,
-                            b.at(block, panel), c + i * ldc + panel * NR, ldc,
+                            b.at(block, panel), NR, c + i * ldc + panel * NR, ldc,
                             add || block > 0);
       });
 }
 
-// C += A' B for K rows of both; `room` is for product_room(K, M, N) floats.
-inline long product_room(long K, long M, long N) { return K * (M + N + NR); }
+// C += A' B for K rows of both, where a row of A has V floats more, and rows of B and C
+// have whole panels, of which those behind N mean nothing. `room` is for K * M + V floats.
 inline void add_transposed_product(long K, long M, long N, const float *a, long lda,
                                    const float *b, long ldb, float *c, long ldc,
                                    float *room) {
-  Packed packed{K, N, room};
-  packed.pack(0, K, b, ldb, 1);
-  float *columns = room + K * packed.panels() * NR;
   each_tile(M, [&](long i, long rows) {
-    for (long k = 0; k < K; k++)
-      for (long r = 0; r < rows; r++)
-        columns[i * K + k * rows + r] = a[k * lda + i + r];
+    float *to = room + i * K;  // the next row overwrites what a vector has too much
+    for (long k = 0; k < K; k++, to += rows)
+      for (long u = 0; u < rows; u += V) store(to + u, load(a + k * lda + i + u));
   });
-  for (long block = 0; block < packed.blocks(); block++)
-    for (long panel = 0; panel < packed.panels(); panel++)
+  const long blocks = (K + 2 * KC - 1) / (2 * KC);
+  for (long block = 0; block < blocks; block++) {
+    const long k = K * block / blocks, depth = K * (block + 1) / blocks - k;
+    for (long j = 0; j < N; j += NR)
       each_tile(M, [&](long i, long rows) {
-        Tiles<MR>::of(rows)(packed.depth(block),
-                            columns + i * K + packed.start(block) * rows, 1, rows,
-                            packed.at(block, panel), c + i * ldc + panel * NR, ldc,
-                            true);
+        Tiles<MR>::of(rows)(depth, room + i * K + k * rows, 1, rows, b + k * ldb + j, ldb,
+                            c + i * ldc + j, ldc, true);
       });
+  }
 }
 
 // ---------------------------------------------------------------------------- cells
 
-// A rational minimax approximation, as in Eigen and XLA; NaN stays NaN.
 struct Fraction {
   Vector p, q;
 };
-inline Fraction tanh_fraction(Vector x) {
-  const Vector limit = all(7.90531110763549805f);
-  x = limit < x ? limit : x;
-  x = -limit > x ? -limit : x;
+constexpr float power(float x, int n) { return n ? x * power(x, n - 1) : 1; }
+// tanh(x), or tanh(x / 2) if HALF. A rational minimax approximation, as in Eigen and XLA,
+// with the powers of 2 in its coefficients; NaN stays NaN.
+template <bool HALF> inline Fraction tanh_fraction(Vector x) {
+  constexpr float scale = HALF ? 0.5f : 1.0f, limit = 7.90531110763549805f / scale;
+  x = greater(all(-limit), lesser(all(limit), x));
   Vector s = x * x;
-  Vector p = all(-2.76076847742355e-16f);
-  p = p * s + 2.00018790482477e-13f;
-  p = p * s + -8.60467152213735e-11f;
-  p = p * s + 5.12229709037114e-08f;
-  p = p * s + 1.48572235717979e-05f;
-  p = p * s + 6.37261928875436e-04f;
-  p = p * s + 4.89352455891786e-03f;
-  Vector q = all(1.19825839466702e-06f);
-  q = q * s + 1.18534705686654e-04f;
-  q = q * s + 2.26843463243900e-03f;
+  Vector p = all(-2.76076847742355e-16f * power(scale, 13));
+  p = p * s + 2.00018790482477e-13f * power(scale, 11);
+  p = p * s + -8.60467152213735e-11f * power(scale, 9);
+  p = p * s + 5.12229709037114e-08f * power(scale, 7);
+  p = p * s + 1.48572235717979e-05f * power(scale, 5);
+  p = p * s + 6.37261928875436e-04f * power(scale, 3);
+  p = p * s + 4.89352455891786e-03f * scale;
+  Vector q = all(1.19825839466702e-06f * power(scale, 6));
+  q = q * s + 1.18534705686654e-04f * power(scale, 4);
+  q = q * s + 2.26843463243900e-03f * power(scale, 2);
   q = q * s + 4.89352518554385e-03f;
   return {x * p, q};
 }
 inline Vector tanh(Vector x) {
-  Fraction t = tanh_fraction(x);
+  Fraction t = tanh_fraction<false>(x);
   return t.p / t.q;
 }
-// Both by one division, which costs as much as ten products; q is within 0.004 and 1.
+// Both by one division, which costs as much as ten products; q is within 0.004 and 2.
 inline void divide(const Fraction &a, const Fraction &b, Vector *of_a, Vector *of_b) {
   Vector inverse = 1 / (a.q * b.q);
   *of_a = a.p * b.q * inverse;
   *of_b = b.p * a.q * inverse;
 }
 inline Fraction sigmoid_fraction(Vector x) {  // (1 + tanh(x / 2)) / 2
-  Fraction t = tanh_fraction(x * 0.5f);
-  return {(t.p + t.q) * 0.5f, t.q};
+  Fraction t = tanh_fraction<true>(x);
+  return {t.p + t.q, t.q + t.q};
 }
 
 // What a step of one row reads and writes. Forward: `pre`, the sums of products, and
@@ -251,7 +254,7 @@ struct Lstm {
     each_vector(H, [&](long u, auto n) {
       Vector i, f, g, o;
       divide(sigmoid_fraction(load(s.pre + u, n)),
-             tanh_fraction(load(s.pre + 2 * H + u, n)), &i, &g);
+             tanh_fraction<false>(load(s.pre + 2 * H + u, n)), &i, &g);
       divide(sigmoid_fraction(load(s.pre + H + u, n)),
              sigmoid_fraction(load(s.pre + 3 * H + u, n)), &f, &o);
       Vector c = f * load(s.c + u, n) + i * g;
@@ -561,7 +564,7 @@ template <class C> struct Backward {
     out = pieces.take(f.w_p ? capacity * padded(H) : 0);
     to_h = pieces.take(B * padded(P));
     to_x = pieces.take(f.d_x ? B * padded(D) : 0);
-    room = pieces.take(product_room(capacity, P + 1 + D + H, C::WIDTH * H + P));
+    room = pieces.take(capacity * max(P + 1 + D, H) + V);
     zeros = pieces.take(max(H, P));
     active = (long *)pieces.take(2 * B);
     before = (int *)pieces.take(f.valid || f.starts ? B * f.steps : 0);
@@ -651,6 +654,7 @@ template <class C> struct Backward {
       long next = rows.step(s - 1), next_saved = next * f.rows + r;
       fetch(f.d_y + (at + next - t) * P, P), fetch(f.x + (at + next - t) * D, D);
       if (C::HAS_GATES) fetch(f.gates + next_saved * 4 * H, 4 * H);
+      if (s > 1) fetch(f.y + (r * f.steps + rows.step(s - 2)) * P, P);
       if (C::HAS_C && s > 1) fetch(f.c + (rows.step(s - 2) * f.rows + r) * H, H);
       if (f.d_x) fetch(f.d_x + (at + next - t) * D, D);
     }

@@ -14,6 +14,9 @@
 #ifdef __linux__
 #include <sys/mman.h>
 #endif
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
 
 namespace jaxrnn {
 namespace {
@@ -34,6 +37,8 @@ constexpr int MR = 12;  // of 32 registers: NEON is always there
 #else
 constexpr int MR = 6;
 #endif
+template <class T> inline T lesser(T a, T b) { return a < b ? a : b; }
+template <class T> inline T greater(T a, T b) { return a > b ? a : b; }
 #include "kernels.h"
 }  // namespace portable
 
@@ -47,6 +52,9 @@ constexpr int MR = 6;
 namespace avx2 {
 constexpr long V = 8;
 constexpr int MR = 6;
+// Of the general form above compilers make two instructions.
+inline __m256 lesser(__m256 a, __m256 b) { return _mm256_min_ps(a, b); }
+inline __m256 greater(__m256 a, __m256 b) { return _mm256_max_ps(a, b); }
 #include "kernels.h"
 }  // namespace avx2
 #ifdef __clang__
@@ -61,6 +69,9 @@ constexpr int MR = 6;
 namespace avx512 {
 constexpr long V = 16;
 constexpr int MR = 12;
+// In all lanes; of the forms without a mask GCC 12 warns.
+inline __m512 lesser(__m512 a, __m512 b) { return _mm512_maskz_min_ps(0xffff, a, b); }
+inline __m512 greater(__m512 a, __m512 b) { return _mm512_maskz_max_ps(0xffff, a, b); }
 #include "kernels.h"
 }  // namespace avx512
 #ifdef __clang__
