@@ -154,15 +154,13 @@ class Writer:
         prompts = np.tile(self.encode(prompt), (texts, 1))
         before = self.vocab.decode(prompts[:, -1])
         state = self.initial_state(texts)
+        begun = sampling.prefill(self.step, state, prompts, params=params)
         mesh = _mesh(texts)
         # With these the devices would wait for each other at every step.
         waits = any(options.get(name) is not None for name in ("stop", "top_k"))
         if mesh.size > 1 and not waits:
             params = jax.device_put(params, NamedSharding(mesh, P()))
-            state, prompts, keys = jax.device_put(
-                (state, prompts, keys), NamedSharding(mesh, P("data"))
-            )
-        begun = sampling.prefill(self.step, state, prompts, params=params)
+            begun, keys = jax.device_put((begun, keys), NamedSharding(mesh, P("data")))
         options |= {"params": params, "piece_length": PIECE}
         # There may be nothing to generate.
         pieces = sampling.stream(self.step, begun, length, keys, **options)
