@@ -12,16 +12,23 @@ that one and 64 people get from `--serve` over HTTP, streamed, each a client of 
 in another process.
 """
 
+import sys
+
+if __name__ == "__main__":  # before the imports, which take seconds
+    from experiments.harness.launch import launch
+
+    sys.exit(launch("bench", "serving"))
+
 import asyncio
 import importlib
 import json
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -258,7 +265,12 @@ def throughput() -> dict[int, list[float]]:
     return found
 
 
-def main() -> None:
+@dataclass(frozen=True)
+class Options:
+    """There are none."""
+
+
+def main(options: Options) -> None:
     """Print both tables."""
     jax_setup.configure()
     with tempfile.TemporaryDirectory() as name:
@@ -278,7 +290,3 @@ def main() -> None:
     for people, rates in throughput().items():
         spelled = ", ".join(f"{rate:,.0f}" for rate in sorted(rates))
         print(f"  {people:2} people at once: {spelled}")
-
-
-if __name__ == "__main__":
-    main()

@@ -16,12 +16,18 @@ continues. The table is printed, and written to table.md there; curves.png has t
 accuracy by the number of reviews.
 """
 
+import sys
+
+if __name__ == "__main__":  # before the imports, which take seconds
+    from experiments.harness.launch import launch
+
+    sys.exit(launch("bench", "small_data"))
+
 import csv
 import itertools
 import re
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -31,7 +37,7 @@ from typing import Annotated, Literal
 import numpy as np
 
 from experiments.bench.linear_baseline import baselines, require_sklearn
-from experiments.harness import cli
+from experiments.harness import launch
 from experiments.harness.arguments import default_is, several
 from experiments.harness.files import read_json, replace_file, write_json
 from experiments.harness.options import DatasetOptions
@@ -182,8 +188,12 @@ def train_program(
         *("--csv", str(train), "--test-csv", str(test), *options),
     ]
     began = time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    training = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    with launch.cleaned_up(training.kill):
+        training.wait()
     seconds = time.perf_counter() - began
+    if training.returncode:
+        raise ValueError(f"{' '.join(command)} ended with code {training.returncode}")
     results = read_json(run / "results.json") or {}
     return {"accuracy": results["test_accuracy"], "seconds": seconds}
 
@@ -225,7 +235,3 @@ def _cells(entries: Sequence[dict[str, float]]) -> tuple[str, str]:
     seconds = np.median([entry["seconds"] for entry in entries])
     told = f"{np.mean(shares):.2f}% ({min(shares):.2f} to {max(shares):.2f})"
     return told, f"{seconds:.0f}"
-
-
-if __name__ == "__main__":
-    sys.exit(cli.run(main, Options, "bench.small_data", __doc__))

@@ -30,6 +30,7 @@ from experiments.harness.workdir import About, WorkDir
 from jaxrnn import metrics
 from jaxrnn.text import UNK
 
+STANDARD_INPUT = Path("-")
 PREVIEW = {"character": 200, "byte": 200, "word": 50}  # of each how many
 
 
@@ -83,11 +84,12 @@ class Analysis:
     """Analyse a file with the trained model."""
 
     score: Annotated[Path | None, default_is("none")] = None
-    """Print the cross-entropy of the trained model on this file."""
+    """Print the cross-entropy of the trained model on this file.
+    - is standard input."""
     per_character: bool = False
     """With --score: also that of each character, byte or word."""
     neurons: Annotated[Path | None, default_is("none")] = None
-    """Write a page with the activations of the hidden units on this file.
+    """Write a page with the activations of the hidden units on this file, or on -.
     The page has its first 10,000 characters, bytes or words."""
     html: Annotated[Path | None, default_is("neurons.html in the workdir")] = None
     """With --neurons: where to write the page."""
@@ -102,6 +104,10 @@ class Analysis:
             raise ValueError("--per-character needs --score FILE")
         if self.html and self.neurons is None:
             raise ValueError("--html needs --neurons FILE")
+        if self.score == self.neurons == STANDARD_INPUT:
+            raise ValueError(
+                "standard input is read once: give --score or --neurons a file"
+            )
 
     @property
     def requested(self) -> bool:
@@ -218,29 +224,49 @@ def analyse(
         ValueError: there is no model, or a file cannot be read or encoded.
     """
     if analysis.score is not None:
-        score(path, analysis.score, skip=skip, each=analysis.per_character)
-        if dynamic:
-            score_dynamically(path, analysis.score, *dynamic, skip=skip)
+        each = analysis.per_character
+        score(path, analysis.score, skip=skip, each=each, dynamic=dynamic)
     if analysis.neurons is not None:
         page = analysis.html or path / "neurons.html"
         write_activations(path, analysis.neurons, page, skip=skip)
 
 
-def score(path: Path, file: Path, *, skip: bool, each: bool) -> None:
+def read_file(file: Path, units: Units) -> tuple[str, str]:
+    """Return what a file is called, and its text; `-` is standard input.
+
+    Raises:
+        ValueError: it cannot be read, or is not UTF-8.
+    """
+    if file == STANDARD_INPUT:
+        name, content = "standard input", sys.stdin.buffer.read()
+        return name, datasets.decode(content, name, units.by_byte)
+    return str(file), datasets.read(file, units.by_byte)
+
+
+def score(
+    path: Path,
+    file: Path,
+    *,
+    skip: bool,
+    each: bool,
+    dynamic: tuple[Rule, str] | None = None,
+) -> None:
     """Print the mean cross-entropy of a file, in nats and bits per character or byte.
 
     Of words it is in nats, and as perplexity. The mean is over all but the first; with
-    `each` the values come before it.
+    `each` the values come before it. With `dynamic`, as in `analyse`, that of dynamic
+    evaluation follows.
 
     Raises:
         ValueError: there is no model, or the file cannot be read or encoded.
     """
     _, writer = load(path, "scoring")
     units = writer.units
-    text = writer.known(datasets.read(file, units.by_byte), str(file), skip=skip)
+    name, text = read_file(file, units)
+    text = writer.known(text, name, skip=skip)
     ids = writer.encode(text)
     if ids.size < 2:
-        raise ValueError(f"{file} has only one {units.name}: at least two are needed")
+        raise ValueError(f"{name} has only one {units.name}: at least two are needed")
     tokens = itertools.chain.from_iterable(units.tokens(text))
     next(tokens)
     total, done = 0.0, 0
@@ -256,22 +282,11 @@ def score(path: Path, file: Path, *, skip: bool, each: bool) -> None:
     if units is WORDS:
         unknown = np.mean(ids[1:] == writer.vocab.encode([UNK]))
         predicted += f", {unknown:.1%} of them unknown"
-    print(f"{file}: {in_words(total / done, units)} ({predicted})")
-
-
-def score_dynamically(
-    path: Path, file: Path, rule: Rule, training_part: str, *, skip: bool
-) -> None:
-    """Print the mean cross-entropy of a file by dynamic evaluation.
-
-    Raises:
-        ValueError: there is no model, or the file cannot be read or encoded.
-    """
-    writer = Writer.load(path)
-    text = datasets.read(file, writer.units.by_byte)
-    ids = writer.encode(writer.known(text, str(file), skip=skip))
-    nats = writer.dynamic_nats(ids, writer.encode(training_part), rule)
-    print(f"{file}: {in_words(nats, writer.units)} with dynamic evaluation")
+    print(f"{name}: {in_words(total / done, units)} ({predicted})")
+    if dynamic:
+        rule, training_part = dynamic
+        nats = writer.dynamic_nats(ids, writer.encode(training_part), rule)
+        print(f"{name}: {in_words(nats, units)} with dynamic evaluation")
 
 
 def in_words(nats: float, units: Units) -> str:
@@ -295,11 +310,12 @@ def write_activations(path: Path, file: Path, page: Path, *, skip: bool) -> None
     """
     workdir, writer = load(path, "analysing")
     units = writer.units
-    text = writer.known(datasets.read(file, units.by_byte), str(file), skip=skip)
-    reading, size = str(file), units.count(text)
+    name, text = read_file(file, units)
+    text = writer.known(text, name, skip=skip)
+    reading, size = name, units.count(text)
     if size > activations.LONGEST:
         first = f"{activations.LONGEST:,} of {size:,}"
-        reading = f"the first {first} {units.plural} of {file}"
+        reading = f"the first {first} {units.plural} of {name}"
     about = workdir.settings_as(About).dataset
     data = {
         "model": f"Model in {path}, trained on {about}, reading {reading}",

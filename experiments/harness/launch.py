@@ -10,7 +10,7 @@ import importlib
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 SHOW_CURSOR = b"\x1b[?25h"  # which a progress bar hides
 PACKAGED = ("train", "compare", "run")
@@ -40,6 +40,20 @@ def launch(program: str, module: str = "train") -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     return code
+
+
+@contextlib.contextmanager
+def cleaned_up(cleanup: Callable[[], None]) -> Iterator[None]:
+    """Call `cleanup` at the end of the block.
+
+    Also where a signal ends the program at once, which unwinds no blocks.
+    """
+    CLEANUPS.append(cleanup)
+    try:
+        yield
+    finally:
+        CLEANUPS.remove(cleanup)
+        cleanup()
 
 
 def _exit_at_once(number: int, frame: object) -> None:

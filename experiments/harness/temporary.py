@@ -12,7 +12,7 @@ from experiments.harness import launch
 def removed_at_exit(path: Path) -> Iterator[None]:
     """Remove the file or directory at `path` at the end of the block, if it is there.
 
-    Also where a signal ends the program at once, which unwinds no blocks.
+    Also where a signal ends the program at once.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp())
@@ -29,9 +29,5 @@ def removed_at_exit(path: Path) -> Iterator[None]:
         else:
             path.unlink(missing_ok=True)
 
-    launch.CLEANUPS.append(remove)
-    try:
+    with launch.cleaned_up(remove):
         yield
-    finally:
-        launch.CLEANUPS.remove(remove)
-        remove()

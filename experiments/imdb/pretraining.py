@@ -9,9 +9,15 @@ predicts the next word; validation and test texts are left out. `experiments.imd
 the same --workdir continues where it was stopped.
 """
 
+import sys
+
+if __name__ == "__main__":  # before the imports, which take seconds
+    from experiments.harness.launch import launch
+
+    sys.exit(launch("imdb", "pretraining"))
+
 import dataclasses
 import hashlib
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,7 +30,6 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from experiments.harness import distributed, jax_setup
-from experiments.harness.launch import launch
 from experiments.harness.options import CommonOptions, is_temporary, scratch_if_smoke
 from experiments.harness.plots import plot_history
 from experiments.harness.progress import describe_run
@@ -279,7 +284,3 @@ def summary(results: dict[str, Any]) -> str:
         f"{results['validation_perplexity']:.1f} on held-out training texts (epoch "
         f"{results['best_epoch']}), {results['seconds']:.0f} s"
     )
-
-
-if __name__ == "__main__":
-    sys.exit(launch("imdb", "pretraining"))

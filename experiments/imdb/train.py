@@ -519,17 +519,22 @@ def summary(results: dict[str, Any]) -> str:
     """The results of a finished run, in a line."""
     macro_f1 = f", macro F1 {results['test_macro_f1']:.4f}"
     if "test_micro_f1" in results:
+        score, spelling = "micro_f1", ".4f"
         found = (
             f"micro F1 {results['test_micro_f1']:.4f}{macro_f1}, subset accuracy "
             f"{results['test_subset_accuracy']:.2%}"
         )
-        validation = f"{results['validation_micro_f1']:.4f}"
     else:
+        score, spelling = "accuracy", ".2%"
         found = f"accuracy {results['test_accuracy']:.2%}"
         found += macro_f1 if len(results["confusion"]) > 2 else ""
-        validation = f"{results['validation_accuracy']:.2%}"
+    trained = f"validation {results[f'validation_{score}']:{spelling}}"
+    # What an epoch validates is the recurrent part alone.
+    alone = results.get(f"recurrent_test_{score}")
+    if alone is not None:
+        trained = f"recurrent part alone: test {alone:{spelling}}, {trained}"
     return (
         f"{results['dataset']}: test {found}, calibration error "
-        f"{results['test_calibration_error']:.2%} (validation {validation}, epoch "
+        f"{results['test_calibration_error']:.2%} ({trained}, epoch "
         f"{results['best_epoch']}), {results['seconds']:.0f} s"
     )

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -38,6 +40,13 @@ def test_sentences_are_long_enough_and_keep_their_label():
     )
     assert found.texts == ["So very bad it was.", "A good one, see it."]
     assert found.labels.tolist() == [0, 1]
+
+
+def test_a_training_that_fails_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "executable", shutil.which("false"))
+    part = datasets.generate(50).test
+    with pytest.raises(ValueError, match=r"experiments\.imdb .* ended with code 1"):
+        small_data.compare(part, part, tmp_path)
 
 
 @pytest.mark.slow

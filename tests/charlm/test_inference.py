@@ -212,6 +212,20 @@ def test_score_is_the_mean_of_the_characters(
     assert (code, out) == (0, f"{total}\n")
 
 
+def test_standard_input_is_scored_as_a_file_is(
+    charlm_smoke, charlm_run, tmp_path, monkeypatch
+):
+    text, path = b"8+6=14. 5+2=8. ", tmp_path / "text"
+    path.write_bytes(text)
+    workdir = ("--workdir", charlm_smoke[0])
+    expected = charlm_run(*workdir, "--score", path)[1]
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text)))
+    code, out, err = charlm_run(*workdir, "--score", "-")
+    assert (code, out, err) == (0, expected.replace(str(path), "standard input"), "")
+    twice = charlm_run(*workdir, "--score", "-", "--neurons", "-")
+    assert_refused(twice, "standard input is read once: give --score or --neurons a")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -15,8 +15,17 @@ from experiments.harness.options import CommonOptions, scratch_if_smoke
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent.parent
+PROGRAMS = [
+    path
+    for path in sorted((ROOT / "experiments").rglob("*.py"))
+    if path.name == "__main__.py" or '__name__ == "__main__"' in path.read_text()
+]
 DELAYS = [0, 0.2, 0.5, 1, 2, 4]  # seconds: imports, compilation, training
 SAVED = "stopped after step "
+
+
+def module_of(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
 
 
 def start(name, *arguments, **environment):
@@ -113,6 +122,20 @@ def test_a_variable_that_jax_cannot_read():
     assert err.count("\n") == 1
     assert err.startswith('error: Invalid value "two" for JAX flag jax_num_cpu_devices')
     assert err.endswith(": correct or unset that variable\n")
+
+
+@pytest.mark.parametrize("path", PROGRAMS, ids=lambda path: module_of(path))
+def test_signals_are_handled_before_imports_that_take_time(path):
+    """In which Ctrl-C would end in a traceback."""
+    script = (
+        "import runpy, sys; from experiments.harness import launch; "
+        "launch.launch = lambda *names, **more: print(*sys.modules); "
+        f"runpy.run_module({module_of(path)!r}, run_name='__main__', alter_sys=True)"
+    )
+    command = [sys.executable, "-c", script]
+    imported = subprocess.check_output(command, cwd=ROOT, timeout=60).decode().split()
+    assert "experiments.harness.launch" in imported
+    assert not {"jax", "jaxrnn", "matplotlib", "numpy", "scipy", "tyro"} & {*imported}
 
 
 @pytest.mark.parametrize("delay", [0, 0.2, 0.5, 1])

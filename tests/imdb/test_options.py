@@ -113,6 +113,11 @@ def test_three_classes_of_any_name(three_classes, program_run):
     assert results["recurrent_test_accuracy"] < 1
     assert len(results["linear_scales"]) == 2
     assert results["temperature"] == 1
+    alone = f"{results['recurrent_test_accuracy']:.2%}"
+    validated = f"{results['validation_accuracy']:.2%}, epoch {results['best_epoch']}"
+    assert f" (recurrent part alone: test {alone}, validation {validated}), " in (
+        imdb_train.summary(results)
+    )
     shares = []
     for line in out.splitlines():
         shares.append(float(line.split("\t")[1]))
