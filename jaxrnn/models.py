@@ -15,7 +15,7 @@ from jaxrnn.types import Array, Float, Int, State, accumulation_dtype, sanitize_
 
 
 class SequenceClassifier(LayerModule):
-    """Logits for each sequence.
+    """Classification or regression: logits, or predictions, for each sequence.
 
     An embedding, a recurrent encoder, pooling over time, and a linear output.
 
@@ -31,7 +31,8 @@ class SequenceClassifier(LayerModule):
             (rng stream `"dropout"`).
         word_dropout: probability of replacing a whole token by zeros, in training.
         num_classes: logits of a sequence; None for one logit, of yes against no. For
-            regression, the logits are the predictions: `num_classes` numbers, or one.
+            regression, the logits are the predictions: `num_classes` numbers, or one;
+            train them with the squared error.
         embed_init: makes the embedding, `[vocab_size, embed_features]`.
 
     >>> import jax

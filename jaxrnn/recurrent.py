@@ -49,7 +49,8 @@ class Recurrent(LayerModule):
             About the square root of their length needs the least. None keeps all.
         unroll: steps in an iteration of the compiled loop, as in `jax.lax.scan`: more
             compile longer, and may run faster where a step is little work for a GPU or
-            TPU. The native kernels have a loop of their own.
+            TPU. It changes the loops of `"fused"` and `"scan"`, and with `remat_chunk`
+            that inside of a chunk; `"native"` and `"parallel"` have none of JAX's.
         zoneout_h: probability that a unit of the output stays as it was before the
             step, other units at each step; at evaluation each is the mean (Krueger et
             al., 2017, "Zoneout", arXiv:1606.01305).

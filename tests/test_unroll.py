@@ -7,9 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import jaxrnn
 from jaxrnn import cells, functional
+from jaxrnn import nnx as jaxrnn_nnx
+from tests.test_functional import NATIVE
 
 B, T, D, H = 3, 7, 3, 4
 LAYERS = {
@@ -18,6 +21,9 @@ LAYERS = {
     "cell": jaxrnn.Layer(cells.MGUCell, features=H),
     "cell-in-chunks": jaxrnn.Layer(cells.MGUCell, features=H, remat_chunk=4),
 }
+WITHOUT_A_LOOP = {"parallel": jaxrnn.Layer(cells.MinGRUCell, features=H)}
+if NATIVE:
+    WITHOUT_A_LOOP["native"] = jaxrnn.LSTM(H, backend="native")
 
 
 def unrolls(function, *args):
@@ -53,6 +59,29 @@ def test_equals_one_step_at_a_time(name, unroll, rng, x64):
     assert loops - {1} == {unroll}
     # The loop over chunks is none over steps.
     assert (1 in loops) == (plain.remat_chunk is not None)
+
+
+@pytest.mark.parametrize("name", WITHOUT_A_LOOP)
+def test_changes_nothing_without_a_loop_of_jax(name, rng):
+    plain = WITHOUT_A_LOOP[name]
+    assert plain.resolved_backends == (name,)
+    x = rng.normal(size=(B, T, D)).astype(np.float32)
+    variables = plain.init(jax.random.key(0), x)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        plain.copy(unroll=3).apply(variables, x, lengths=np.array([7, 2, 0])),
+        plain.apply(variables, x, lengths=np.array([7, 2, 0])),
+    )
+
+
+def test_of_an_nnx_layer(rng):
+    x = rng.normal(size=(B, T, D)).astype(np.float32)
+    plain, unrolled = (
+        jaxrnn_nnx.GRU(D, H, backend="fused", rngs=nnx.Rngs(0), **options)
+        for options in ({}, {"unroll": 3})
+    )
+    assert unrolls(unrolled, x) == {3}
+    np.testing.assert_allclose(unrolled(x)[0], plain(x)[0], rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("backend", ["fused", "scan"])
