@@ -305,6 +305,7 @@ class Recurrent(LayerModule):
         key = jax.random.key(0)
         return (self.cell.initialize_carry(key, (*batch_shape, 1)),)
 
+    @nn.nowrap
     def _recurrence(self, cell: Any, states, x, masks: Masks, reverse: bool):
         return functional.recurrence(
             self._cell_name,  # pyright: ignore[reportArgumentType]

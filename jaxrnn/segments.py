@@ -162,7 +162,7 @@ def from_dones(
 def _require_flags(name: str, flags: Bool[ArrayLike, "..."]) -> Bool[Array, "..."]:
     flags = jnp.asarray(flags)
     if flags.dtype != jnp.bool_:
-        raise ValueError(f"{name} must be boolean, got {flags.dtype}")
+        raise ValueError(f"{name} must be boolean, got {flags.dtype}: give {name} != 0")
     return flags
 
 

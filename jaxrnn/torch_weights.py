@@ -321,6 +321,14 @@ def _hint(names: Mapping[str, Any], layer: Any) -> str:
         )
     if any(name.endswith("_raw") for name in names):
         return "; names as of a weight drop: the weights are the '..._raw', rename them"
+    if isinstance(layer, _AnyLayer):
+        if "weight_ih" in names and not layer.is_cell:
+            return (
+                "; these are the weights of a cell: give its cell instead of the "
+                "layer, or name them weight_ih_l0 and so on"
+            )
+        if "weight_ih_l0" in names and layer.is_cell:
+            return "; these are the weights of a layer: give it instead of its cell"
     of_cells = ("weight_ih_l0", "weight_ih")
     wanted = ("weight",) if _kind(layer) in _OF_FLAX else of_cells
     prefixes = [

@@ -1,6 +1,7 @@
 """Flax's lifted transformations of every layer and model: right, or refused."""
 
 import functools
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import pytest
 from flax import linen as nn
 
 import jaxrnn
+from jaxrnn import cells
 from jaxrnn.models import LanguageModel, SequenceClassifier
 
 pytestmark = pytest.mark.slow
@@ -27,6 +29,7 @@ LAYERS = {
     "RNN": (jaxrnn.RNN, lambda: {"features": 4}),
     "LSTM": (jaxrnn.LSTM, lambda: {"features": 4, "num_layers": 2, "dropout": 0.5}),
     "GRU": (jaxrnn.GRU, lambda: {"features": 2, "bidirectional": True}),
+    "Layer": (jaxrnn.Layer, lambda: {"cell_type": cells.MGUCell, "features": 4}),
     "Stack": (
         jaxrnn.Stack,
         lambda: {"layers": [jaxrnn.LSTM(3), jaxrnn.GRU(4)], "dropout": 0.5},
@@ -312,8 +315,12 @@ def test_a_stack_not_a_sequential(name):
 
 @pytest.mark.parametrize("name", ALL)
 def test_operations_are_counted(name):
-    table = make(name).tabulate(KEY, inputs(name), compute_flops=True)
+    # As an error Flax would catch a warning.
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        table = make(name).tabulate(KEY, inputs(name), compute_flops=True)
     assert "flops" in table
+    assert [str(warning.message) for warning in warned] == []
 
 
 @pytest.mark.parametrize("name", ALL)

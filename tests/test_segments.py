@@ -296,7 +296,10 @@ def test_flags_of_any_shape(shape):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: segments.from_resets(np.ones((2, 3), int)), "resets must be boolean"),
+        (
+            lambda: segments.from_resets(np.ones((2, 3), int)),
+            r"resets must be boolean, got int\d+: give resets != 0",
+        ),
         (lambda: segments.from_dones(np.ones((2, 3))), "dones must be boolean, got fl"),
         (
             lambda: segments.from_resets(np.ones((2, 3), bool), (jnp.ones((3, 4)),)),

@@ -343,6 +343,10 @@ def test_linear_and_embedding():
             ),
             r"parametrize\.remove_parametrizations",
         ),
+        (
+            lambda name: name.removesuffix("_l0"),
+            "of a cell: give its cell instead of the layer, or name them weight_ih_l0",
+        ),
     ],
 )
 def test_names_of_which_it_is_clear_what_they_are(rename, hint):
@@ -350,6 +354,12 @@ def test_names_of_which_it_is_clear_what_they_are(rename, hint):
     weights = {rename(name): array for name, array in state_dict(layer).items()}
     with pytest.raises(ValueError, match=hint):
         torch_weights.from_torch(weights, layer)
+
+
+def test_the_weights_of_a_layer_are_not_taken_by_a_cell():
+    weights = state_dict(jaxrnn.GRU(H))
+    with pytest.raises(ValueError, match="of a layer: give it instead of its cell"):
+        torch_weights.from_torch(weights, jaxrnn.GRUCell(H))
 
 
 def test_a_prefix_that_is_not_there_says_which_is():

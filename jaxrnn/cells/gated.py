@@ -33,6 +33,7 @@ class _ForgetBias(Cell):
         check_scalar(forget_bias=self.forget_bias)
         super().__post_init__()
 
+    @nn.nowrap
     def _bias_init(self, key, shape, dtype):
         b = jnp.asarray(self.bias_init(key, shape, dtype))
         begin = self.forget_gate * self.features
@@ -631,6 +632,7 @@ class RHNCell(Cell):
             h = drop.of_update(jnp.tanh(n)) * g + h * (1 - g)
         return h, h
 
+    @nn.nowrap
     def _bias_init(self, key, shape, dtype):
         b = jnp.asarray(self.bias_init(key, shape, dtype))
         is_gate = jnp.arange(shape[0]) // self.features % 2 == 1
