@@ -3,11 +3,14 @@
 Layers, cells and what combines them are here; everything else is in the modules, each
 about one thing: `adversarial`, `batching`, `checkpoints`, `functional`, `metrics`,
 `models`, `placement`, `regularizers`, `sampled_softmax`, `sampling`, `segments`,
-`serving`, `text`, `torch_weights`, `training`, `weights`; and `nnx`, which only
-`import jaxrnn.nnx` imports.
+`serving`, `text`, `torch_weights`, `training`, `weights`; and `nnx`, which is imported
+when it is first used.
 """
 
 __version__ = "0.1.0"
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from jaxrnn import (
     adversarial,
@@ -35,6 +38,16 @@ from jaxrnn.layers import GRU, LSTM, RNN, Layer
 from jaxrnn.recurrent import Recurrent
 from jaxrnn.saving import load, save
 from jaxrnn.types import LSTMState
+
+if TYPE_CHECKING:
+    from jaxrnn import nnx as nnx
+else:
+
+    def __getattr__(name: str) -> Any:
+        if name == "nnx":
+            return importlib.import_module("jaxrnn.nnx")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "GRU",

@@ -62,6 +62,9 @@ _FIELDS_ELSEWHERE = {
     "go_backwards": "reverse, an argument of the call",
     "merge_mode": "merge",
     "mask": "segment_ids=segments.from_mask(mask), an argument of the call",
+    "num_embeddings": "vocab_size",
+    "embedding_dim": "embed_features",
+    "num_labels": "num_classes",
     "device": "jax.device_put of the parameters",
 }
 
@@ -146,11 +149,7 @@ def layer_call(
 
     @functools.wraps(call)
     def checked(self: Any, *args: Any, **options: Any) -> Any:
-        if self.scope is None:
-            raise TypeError(
-                f"{type(self).__name__} has no variables of its own: "
-                "variables = layer.init(key, x), then layer.apply(variables, x)"
-            )
+        _require_variables(self, "x")
         for name in options.keys() - signature.parameters.keys():
             hint = _CALLED_ELSEWHERE.get(name)
             raise TypeError(
@@ -165,6 +164,31 @@ def layer_call(
         return call(self, *args, **options)  # pyright: ignore[reportCallIssue]
 
     return checked  # pyright: ignore[reportReturnType]
+
+
+def needs_variables(
+    method: Callable[Arguments, Returned],
+) -> Callable[Arguments, Returned]:
+    """A method of a layer other than `__call__`, which says how it is called.
+
+    Raises:
+        TypeError: the layer is not bound to variables.
+    """
+
+    @functools.wraps(method)
+    def checked(self: Any, *args: Any, **options: Any) -> Any:
+        _require_variables(self, f'..., method="{method.__name__}"')
+        return method(self, *args, **options)  # pyright: ignore[reportCallIssue]
+
+    return checked  # pyright: ignore[reportReturnType]
+
+
+def _require_variables(module: nn.Module, arguments: str) -> None:
+    if module.scope is None:
+        raise TypeError(
+            f"{type(module).__name__} has no variables of its own: variables = "
+            f"layer.init(key, x), then layer.apply(variables, {arguments})"
+        )
 
 
 def _of_traced(
@@ -225,14 +249,21 @@ def check_ragged(lengths: Any, segment_ids: Any) -> None:
     `segments.resolve` checks their shapes and values.
 
     Raises:
-        TypeError: one of them is a tuple or a dictionary of arrays, or floating point.
+        TypeError: one of them is a tuple or a dictionary of arrays, floating point, or
+            an array of another library.
 
     >>> check_ragged(jnp.array([3, 1]), None)
     """
     for name, value in [("lengths", lengths), ("segment_ids", segment_ids)]:
         leaves = jax.tree.leaves(value)
         parts = isinstance(value, (tuple, dict)) and any(map(jnp.ndim, leaves))
-        dtypes = [jnp.result_type(leaf) for leaf in leaves]
+        try:
+            dtypes = [jnp.result_type(leaf) for leaf in leaves]
+        except TypeError:
+            raise TypeError(
+                f"{name} must be an array of JAX or numpy, got a "
+                f"{type(value).__name__}: give numpy.asarray({name})"
+            ) from None
         floating = [dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]
         if parts or floating:
             got = type(value).__name__ if parts else floating[0]

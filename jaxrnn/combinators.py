@@ -13,7 +13,7 @@ from flax import linen as nn
 
 from jaxrnn import segments
 from jaxrnn._validation import check_min, check_probability, warn_once
-from jaxrnn.calls import LayerModule, call_layer, layer_call
+from jaxrnn.calls import LayerModule, call_layer, layer_call, needs_variables
 from jaxrnn.dropout import sequence_mask
 from jaxrnn.types import Dtype, State
 
@@ -198,6 +198,8 @@ class Stack(LayerModule):
     shared_features: int = 0
 
     def __post_init__(self):
+        if isinstance(self.layers, nn.Module):
+            raise TypeError("layers must be a list of layers: Stack([first, second])")
         check_min(0, shared_features=self.shared_features)
         check_probability(dropout=self.dropout)
         check_probability(input_dropout=self.input_dropout)
@@ -283,6 +285,7 @@ class Stack(LayerModule):
             raise ValueError('with skip="dense" all layers read the inputs themselves')
         return self.layers[0].project(x)
 
+    @needs_variables
     def step(self, x, state, *, projected: bool = False):
         """As `Recurrent.step`."""
         after: State = ()

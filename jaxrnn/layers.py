@@ -29,7 +29,7 @@ from jax.typing import ArrayLike
 
 from jaxrnn import cells
 from jaxrnn._validation import check_min, check_probability, check_shape
-from jaxrnn.calls import LayerModule, layer_call
+from jaxrnn.calls import LayerModule, layer_call, needs_variables
 from jaxrnn.combinators import Bidirectional, Skip, Stack, check_dropout_between
 from jaxrnn.equations import Activation
 from jaxrnn.recurrent import REGULARIZERS, Backend, Recurrent
@@ -185,6 +185,7 @@ class Layer(LayerModule):
         """As `Recurrent.project`, by the first layer; not with `bidirectional`."""
         return self.stack.project(x)
 
+    @needs_variables
     def step(
         self, x: Float[Array, "*b d"], state: State, *, projected: bool = False
     ) -> tuple[Float[Array, "*b h"], State]:

@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 
 from jaxrnn import segments
 from jaxrnn._validation import check_min, check_probability
-from jaxrnn.calls import LayerModule, call_layer, layer_call
+from jaxrnn.calls import LayerModule, call_layer, layer_call, needs_variables
 from jaxrnn.combinators import require_layer, supports_step
 from jaxrnn.types import Array, Float, Int, State, accumulation_dtype, sanitize_ids
 
@@ -311,6 +311,7 @@ class LanguageModel(LayerModule):
         """
         return self.encoder.project(self.embed.embedding)
 
+    @needs_variables
     def step(
         self,
         tokens: Int[ArrayLike, "*b"],

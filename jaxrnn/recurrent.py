@@ -18,7 +18,7 @@ from jaxtyping import PyTree
 from jaxrnn import cells, functional, segments
 from jaxrnn._jax_compat import has_sharding_in_type
 from jaxrnn._validation import check_min, check_probability, check_shape
-from jaxrnn.calls import LayerModule, layer_call
+from jaxrnn.calls import LayerModule, layer_call, needs_variables
 from jaxrnn.dropout import sequence_mask
 from jaxrnn.equations import NO_DROP, Drop
 from jaxrnn.functional import BACKENDS, Backend, resolve_backend
@@ -249,6 +249,7 @@ class Recurrent(LayerModule):
         """
         return self.cell.project(x) if self._projects_ahead else x
 
+    @needs_variables
     def step(
         self, x: Float[Array, "*b d"], state: State, *, projected: bool = False
     ) -> tuple[Float[Array, "*b h"], State]:
@@ -497,10 +498,10 @@ def _only_cell_state(state: State | None, expected: CellState) -> CellState:
         )
     (cell_state,) = state
     spelled, wanted = (jax.tree.map(jnp.shape, s) for s in (cell_state, expected))
-    if jax.tree.structure(cell_state) != jax.tree.structure(expected) or (
-        spelled != wanted
-    ):
-        hint = ": make it LSTMState(h, c)" if isinstance(wanted, LSTMState) else ""
+    of_kind = jax.tree.structure(cell_state) == jax.tree.structure(expected)
+    if not of_kind or spelled != wanted:
+        pair = not of_kind and isinstance(wanted, LSTMState)
+        hint = ": make it LSTMState(h, c)" if pair else ""
         raise ValueError(f"the state of the cell is {spelled}, expected {wanted}{hint}")
     return jax.tree.map(
         lambda leaf, like: jnp.asarray(leaf).astype(like.dtype), cell_state, expected

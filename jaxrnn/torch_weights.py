@@ -226,7 +226,12 @@ def save_safetensors(arrays: Mapping[str, Any], path: str | PathLike[str]) -> No
 def _require_arrays(**named: Any) -> None:
     ((name, arrays),) = named.items()
     if not isinstance(arrays, Mapping):
-        raise TypeError(f"{name} must be a dict of arrays, got {arrays!r:.80}")
+        hint = ""
+        if hasattr(arrays, "state_dict"):  # A torch module.
+            hint = ": give its state_dict()"
+        elif isinstance(arrays, (str, PathLike)):
+            hint = ": read the file by load_safetensors or torch.load"
+        raise TypeError(f"{name} must be a dict of arrays, got {arrays!r:.80}{hint}")
 
 
 def _require_layer(layer: Any) -> None:

@@ -36,7 +36,7 @@ OPTIONS = {
     "CoRNNCell": [("dt", 0), ("gamma", -1.0), ("epsilon", "5")],
     "ConvLSTMCell": [("kernel_size", 3), ("kernel_size", (0,)), ("kernel_size", ())],
     "CoupledLSTMCell": [("forget_bias", "1")],
-    "GRUCell": [("use_bias", None)],
+    "GRUCell": [("use_bias", None), ("dtype", "int8"), ("param_dtype", jnp.int32)],
     "IndRNNCell": [("activation", "gelu")],
     "JANETCell": [("beta", None), ("forget_bias", "1")],
     "LEMCell": [("dt", 0)],

@@ -169,6 +169,7 @@ REFUSED = {
     ],
     "Stack": [
         (lambda: jaxrnn.Stack([]), "stack", "none"),
+        (lambda: jaxrnn.Stack(GRU, GRU), "layers", "Stack([first, second])"),
         (lambda: jaxrnn.Stack([GRU, "gru"]), "layers", "'gru'"),
         (lambda: jaxrnn.Stack([CELL]), "layers", "Recurrent(GRUCell"),
         (lambda: jaxrnn.Stack([GRU, nn.Dense(4)]), "layers", "Dense", "step"),

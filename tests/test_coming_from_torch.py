@@ -128,6 +128,18 @@ CALLS = {
 }
 
 
+def test_tensors_and_modules_of_torch_are_not_taken_for_arrays():
+    torch = pytest.importorskip("torch")
+    theirs, layer, variables = torch_pair()
+    message = r"lengths must be an array .*, got a Tensor: give numpy\.asarray\(lengths"
+    with pytest.raises(TypeError, match=message):
+        layer.apply(variables, np.ones((3, 5, D)), torch.tensor([5, 3, 0]))
+    with pytest.raises(TypeError, match=r"got LSTM.*: give its state_dict\(\)"):
+        torch_weights.from_torch(theirs, layer)
+    with pytest.raises(TypeError, match=r"'lstm\.pt': read the file by load_safetens"):
+        torch_weights.from_torch("lstm.pt", layer)
+
+
 def test_every_row_has_its_comparison():
     assert len(rows("PyTorch")) == len(LAYERS) + len(CALLS)
 

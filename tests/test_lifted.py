@@ -325,6 +325,11 @@ def test_operations_are_counted(name):
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_model_that_is_not_bound_says_how_it_is_called(name):
-    message = r"has no variables of its own: .*init\(key, x\).*apply\(variables, x\)"
+    layer, own = make(name), "has no variables of its own: "
+    message = own + r".*init\(key, x\).*apply\(variables, x\)"
     with pytest.raises(TypeError, match=message):
-        make(name)(inputs(name))
+        layer(inputs(name))
+    if getattr(layer, "supports_step", False):
+        message = own + r'.*apply\(variables, \.\.\., method="step"\)'
+        with pytest.raises(TypeError, match=message):
+            layer.step(inputs(name)[:, 0], layer.initial_state((3,)))

@@ -27,6 +27,13 @@ def rngs(seed=0):
     return nnx.Rngs(params=seed, dropout=seed + 1)
 
 
+def test_nobody_needs_to_import_it(monkeypatch):
+    monkeypatch.delattr(jaxrnn, "nnx")
+    assert jaxrnn.nnx is rnn
+    with pytest.raises(AttributeError, match="'jaxrnn' has no attribute 'lstm'"):
+        _ = jaxrnn.lstm
+
+
 # Linen module, and how the NNX module is created.
 LAYERS = {
     "rnn": (

@@ -78,6 +78,10 @@ class Cell(nn.RNNCellBase):
                 f"use_bias must be True or False, got {self.use_bias!r}: the number of "
                 "features going in is not an argument, the first inputs decide"
             )
+        for name in ("dtype", "param_dtype"):
+            dtype = getattr(self, name)
+            if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
+                raise ValueError(f"{name} must be a floating point type, got {dtype}")
         if self.torch_init:
             self._check_init()
         super().__post_init__()
