@@ -111,19 +111,23 @@ def progress_bar(description: str, total: int) -> Iterator[Callable[..., None]]:
 
 def _lines(description: str, total: int) -> Callable[..., None]:
     """Return an `advance` that prints a line now and then."""
-    began = next_line = time.monotonic()
-    next_line += FIRST_LINE
-    first: int | None = None  # a run that goes on does not begin at zero
+    next_line = time.monotonic() + FIRST_LINE
+    begun_at: int | None = None  # a run that goes on does not begin at zero
+    first: tuple[int, float] | None = None  # what was completed when, with compilation
 
     def advance(completed: int, changed: str | None = None) -> None:
-        nonlocal description, next_line, first
+        nonlocal description, next_line, begun_at, first
         description = changed or description
-        first = completed if first is None else first
         now = time.monotonic()
-        if now < next_line or completed == first or jax.process_index() > 0:
+        begun_at = completed if begun_at is None else begun_at
+        if first is None and completed > begun_at:
+            first = completed, now
+        if first is None or completed == first[0] or now < next_line:
+            return
+        if jax.process_index() > 0:
             return
         next_line = now + LINE_EVERY
-        left = (now - began) / (completed - first) * (total - completed)
+        left = (now - first[1]) / (completed - first[0]) * (total - completed)
         print(
             f"{description}  {completed:,}/{total:,}  about {_minutes(left)} left",
             file=sys.stderr,

@@ -118,6 +118,16 @@ def test_without_a_terminal_there_is_a_line_each_half_minute(capsys, clock):
     ]
 
 
+def test_the_time_left_is_without_that_of_compilation(capsys, clock):
+    with progress_bar("training", 100) as advance:
+        advance(0)
+        for step, seconds in [(1, 60), (2, 1), (3, 1)]:
+            clock[0] += seconds
+            advance(step)
+    # 98 steps of a second each.
+    assert capsys.readouterr().err == "training  2/100  about 2 minutes left\n"
+
+
 def test_of_several_processes_the_first_prints_lines(capsys, clock, monkeypatch):
     monkeypatch.setattr(jax, "process_index", lambda: 1)
     with progress_bar("training", 10) as advance:
