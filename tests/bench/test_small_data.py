@@ -44,9 +44,9 @@ def test_sentences_are_long_enough_and_keep_their_label():
 
 def test_a_training_that_fails_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "executable", shutil.which("false"))
-    part = datasets.generate(50).test
+    reviews = datasets.generate(50)
     with pytest.raises(ValueError, match=r"experiments\.imdb .* ended with code 1"):
-        small_data.compare(part, part, tmp_path)
+        small_data.compare(reviews, "reviews-9", 0, tmp_path / "run")
 
 
 @pytest.mark.slow
