@@ -193,6 +193,13 @@ REFUSED = {
         (lambda: call(CLASSIFIER, TOKENS, num_segments=0), "num_segments", "got 0"),
         (lambda: call(classifier(pooling=("sum",)), TOKENS), "pooling", "'sum'"),
     ],
+    "models.SequenceClassifier.embed_tokens": [
+        (lambda: call(CLASSIFIER, X, method="embed_tokens"), "tokens", "float32"),
+    ],
+    "models.SequenceClassifier.from_embeddings": [
+        (lambda: call(CLASSIFIER, TOKENS, method="from_embeddings"), "inputs", "int"),
+        (lambda: call(CLASSIFIER, X, LENGTHS, method="from_embeddings"), "length 9"),
+    ],
     "models.LanguageModel": [
         (lambda: language(vocab_size=-1), "vocab_size", "got -1"),
         (lambda: language(embed_features="64"), "embed_features", "'64'"),
@@ -208,6 +215,9 @@ REFUSED = {
             "tuple",
             "Stack",
         ),
+    ],
+    "models.LanguageModel.pre_logits": [
+        (lambda: call(LANGUAGE, X, method="pre_logits"), "tokens", "float32"),
     ],
     "models.LanguageModel.step": [
         (lambda: call(LANGUAGE, X[0], (), method="step"), "tokens", "float32")

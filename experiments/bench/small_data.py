@@ -77,8 +77,8 @@ class Options(DatasetOptions):
     encoder: Annotated[
         tuple[Path, ...] | None, several(Path, "DIR"), default_is("none")
     ] = None
-    """Train from these language models, too: directories of
-    experiments.imdb.pretraining. On the cross-entropy alone, which is the fastest."""
+    """Train from these language models, too, on the cross-entropy alone.
+    Directories of experiments.imdb.pretraining."""
 
 
 def main(options: Options) -> None:
