@@ -18,6 +18,8 @@ from jaxrnn.adversarial import (
     virtual_adversarial_perturbation,
 )
 
+pytestmark = pytest.mark.slow
+
 VALID = np.array([[True, True, True, True], [True, False, True, False], [False] * 4])
 EPSILON = 0.7
 

@@ -23,7 +23,10 @@ from tests.coming_from import (
 )
 
 # Keras reads its own variables in a way that numpy will stop to allow.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning"),
+]
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,8 @@ from jaxrnn import Layer, Recurrent, Stack
 from jaxrnn.cells import ConvLSTMCell
 from tests import oracles_structured
 
+pytestmark = pytest.mark.slow
+
 D, H, T = 2, 3, 4
 SPACES = {
     "1d": ((5,), (3,)),
@@ -66,7 +68,6 @@ def test_equals_the_paper_on_packed_rows(space, reverse, rng, x64):
     jax.tree.map(np.testing.assert_array_equal, nans, zeros)
 
 
-@pytest.mark.slow
 def test_equals_flax(rng):
     x = rng.normal(size=(2, T, 5, 4, D)).astype(np.float32)
     ours = Recurrent(ConvLSTMCell(H, kernel_size=(3, 3)))

@@ -25,6 +25,8 @@ from jaxrnn import placement, sampling, training
 from jaxrnn.metrics import Mean, cross_entropy
 from jaxrnn.models import LanguageModel
 
+pytestmark = pytest.mark.slow
+
 VOCAB, HIDDEN, ROWS, TIME = 7, 8, 2, 6  # rows of each device
 
 

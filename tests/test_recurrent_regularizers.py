@@ -11,6 +11,8 @@ from jaxrnn import Layer, Recurrent, cells
 from jaxrnn.dropout import sequence_mask
 from jaxrnn.equations import NO_DROP, Drop
 
+pytestmark = pytest.mark.slow
+
 B, T, H = 40, 6, 25
 RATE = 0.3
 # Five standard errors of a share of draws, each for one unit of a sequence or a step.

@@ -12,6 +12,8 @@ import pytest
 import jaxrnn
 from tests import oracles
 
+pytestmark = pytest.mark.slow
+
 B, T, D, H = 3, 7, 3, 4
 LAYERS = {
     "lstm": jaxrnn.LSTM(H, bidirectional=True),

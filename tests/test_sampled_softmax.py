@@ -10,6 +10,8 @@ import pytest
 from jaxrnn import metrics
 from jaxrnn.sampled_softmax import CandidateSampler, sampled_cross_entropy
 
+pytestmark = pytest.mark.slow
+
 ZIPF = [1 / rank for rank in range(1, 41)]
 
 

@@ -14,6 +14,8 @@ from jaxrnn import cells, functional
 from jaxrnn import nnx as jaxrnn_nnx
 from tests.test_functional import NATIVE
 
+pytestmark = pytest.mark.slow
+
 B, T, D, H = 3, 7, 3, 4
 LAYERS = {
     "fused": jaxrnn.LSTM(H, bidirectional=True, backend="fused"),

@@ -24,6 +24,8 @@ from tests.harness.local_server import served
 from tests.harness.test_server import waits_until
 from tests.imdb.test_train import assert_refused
 
+pytestmark = pytest.mark.slow
+
 SUM = "8+6=14. "
 
 
@@ -202,9 +204,7 @@ def ask_many(url, bodies, leaves):
     return asyncio.run(ask_all())
 
 
-@pytest.mark.parametrize(
-    "number", [60, pytest.param(1_000, marks=pytest.mark.slow)], ids=str
-)
+@pytest.mark.parametrize("number", [60, 1_000], ids=str)
 def test_many_at_once_get_what_each_would_alone(url, service, writer, number):
     """Some leave in the middle; every text is that of its own seed and options."""
     choose = random.Random(0)
@@ -274,7 +274,6 @@ def test_a_port_that_is_taken(charlm_smoke, charlm_run, url):
     assert_refused(result, f"cannot listen on port {port} (Address already in use): g")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_ends_it(charlm_smoke, number):
     """With streams open: they end, and so does the program, with one line."""

@@ -25,6 +25,8 @@ from jaxrnn.checkpoints import Checkpoints
 from jaxrnn.text import PAD, UNK, Vocab
 from tests.imdb.test_train import assert_refused
 
+pytestmark = pytest.mark.slow
+
 WORDS = ("a", "good", "bad", "film", "don't", "see", "it")
 VOCAB = Vocab((PAD, UNK, *WORDS))
 SETTINGS = Settings(
@@ -177,7 +179,6 @@ def test_running_probabilities_are_those_of_the_parts():
             np.testing.assert_allclose(probabilities, expected, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_the_score_of_many_classes_is_the_log_odds_of_one():
     """Scores and running probabilities by another road, and the sum of attributions."""
     model = imdb_model.make_model(SETTINGS, len(VOCAB), num_classes=3)

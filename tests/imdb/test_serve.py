@@ -15,6 +15,8 @@ from tests.harness.local_server import served
 from tests.imdb.test_attribution import save_untrained
 from tests.imdb.test_train import assert_refused
 
+pytestmark = pytest.mark.slow
+
 TEXTS = ("A good film!", "Bad. Don't see it: <b>zyzx</b>", "good " * 100, "film " * 900)
 
 
