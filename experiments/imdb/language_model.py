@@ -222,5 +222,10 @@ def _features(
     """
     ids, own = segments.from_resets(batch["starts"], state)
     return model.apply(  # pyright: ignore[reportReturnType]
-        params, batch["inputs"], ids, state=own, method="pre_logits", **options
+        params,
+        batch["inputs"],
+        segment_ids=ids,
+        state=own,
+        method="pre_logits",
+        **options,
     )
