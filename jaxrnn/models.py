@@ -110,6 +110,7 @@ class SequenceClassifier(LayerModule):
             train=train,
         )
 
+    @needs_variables
     def embed_tokens(
         self, tokens: Int[ArrayLike, "b t"], *, train: bool = False
     ) -> Float[Array, "b t e"]:

@@ -112,7 +112,7 @@ def character_calls(directory: Path) -> Calls:
     serving.export(model, variables, directory / "characters", platforms=["cpu"])
     exported = serving.load(directory / "characters")
     writer = Writer(model, variables, Vocab(CHARACTERS))
-    step, params = jax.jit(writer.step), writer.step_params()
+    step, params = jax.jit(writer.step), writer.step_params
     state, exported_state = writer.initial_state(1), exported.initial_state(1)
 
     class LanguageModel(torch.nn.Module):

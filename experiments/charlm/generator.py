@@ -37,7 +37,7 @@ class Writer:
     Attributes:
         vocab: the characters, or other units.
         units: what the tokens are.
-        step: the model as `jaxrnn.sampling` takes it, with `step_params()`.
+        step: the model as `jaxrnn.sampling` takes it, with `step_params`.
     """
 
     def __init__(
@@ -83,12 +83,9 @@ class Writer:
         """Return the ids of a text."""
         return self.units.encode(text, self.vocab)
 
-    def step_params(self) -> Any:
-        """Return the first argument of `step`: variables and projected embedding."""
-        return self._step_params
-
     @functools.cached_property
-    def _step_params(self) -> Any:
+    def step_params(self) -> Any:
+        """The first argument of `step`: variables and projected embedding."""
         table = self._model.apply(self._variables, method="input_projection_table")
         return self._variables, table
 
@@ -148,7 +145,7 @@ class Writer:
         """
         check_min(0, length=length)
         check_min(1, texts=texts)
-        params = self.step_params()
+        params = self.step_params
         key = jax.random.key(seed)
         keys = jax.vmap(functools.partial(jax.random.fold_in, key))(np.arange(texts))
         prompts = np.tile(self.encode(prompt), (texts, 1))

@@ -105,7 +105,7 @@ class Scheduler:
 
     def __init__(self, writer: Writer, slots: int = SLOTS):
         """Start; the step is compiled before anything is drawn."""
-        self._params = writer.step_params()
+        self._params = writer.step_params
         self._initial = writer.initial_state(1)
         size = len(writer.vocab)
         state = jax.tree.map(

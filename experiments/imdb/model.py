@@ -40,7 +40,7 @@ class Settings(CommonSettings):
     dropout: float = 0.5
     """Dropout rate between recurrent layers and of the pooled features."""
     epochs: Annotated[
-        int | None, default_is("as many as make 1,000 steps, from 3 to 10")
+        int | None, default_is("about 1,000 steps, but 3 to 10 epochs")
     ] = None
     """Passes over the training texts."""
     batch: int = 64
