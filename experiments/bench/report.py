@@ -7,7 +7,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from experiments.bench.suites import OURS, Case
+from experiments.bench.suites import OURS, VARIANTS, Case
 from experiments.bench.timing import Timing, Work
 
 Panels = dict[str, dict[str, dict[str, float]]]
@@ -19,7 +19,8 @@ class Row:
 
     Seconds, or bytes where `quantity` says so: the median of a step, the quartiles, and
     the first call, which compiles. A step processes `units` units on average; `ratio`
-    is the median per unit relative to that of `baseline`.
+    is the median per unit relative to that of `baseline`. This library on one of the
+    devices or on another backend than the default is not pictured.
     """
 
     suite: str
@@ -74,7 +75,7 @@ def score(
                 unit=case.unit,
                 baseline=baseline,
                 ratio=cost[name] / cost[baseline] if baseline else None,
-                pictured=case.pictured,
+                pictured=case.pictured and name not in VARIANTS,
             )
         )
     return rows

@@ -25,10 +25,12 @@ compiles. Layers compute outputs and, backward, the gradients of parameters and 
 inputs are on the device already, batch-major.
 
 This library runs as in the programs, with the batch sharded over the CPU devices, and
-also on one device. The others run on one device with all cores. PyTorch, Keras and
-Haiku are optional (`pip install ".[bench]"`): those not installed are skipped and
-listed. So are recurrentgemma and memorax; the first contradicts this command line's
-requirements, and docs/benchmarks.md says how to measure it all the same.
+also on one of them, where the C++ kernels have one thread; with `--devices 1` there is
+one device, and it has all cores, as the other libraries have. Pictures show neither
+that nor the backends that are not the default. PyTorch, Keras and Haiku are optional
+(`pip install ".[bench]"`): those not installed are skipped and listed. So are
+recurrentgemma and memorax; the first contradicts this command line's requirements, and
+docs/benchmarks.md says how to measure it all the same.
 
 All run in the same process settings, which are printed: glibc keeps freed memory and,
 with several devices, XLA_FLAGS has --xla_cpu_multi_thread_eigen=false, with which jax

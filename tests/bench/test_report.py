@@ -131,3 +131,14 @@ def test_panels_have_the_ratios_of_pictured_cases(pictured):
     expected = {"LSTM, time relative to torch padded": {"32 x 256": bars}}
     found = bench_report.panels(score(pictured=pictured))
     assert found == (expected if pictured else {})
+
+
+def test_panels_have_this_library_as_it_is_used_alone():
+    timings = dict.fromkeys(
+        ["jaxrnn", "jaxrnn, one device", "jaxrnn, scan", "torch padded"],
+        Timing(0.0, (1.0,)),
+    )
+    rows = score(timings, (1, 1, 1, 1), tuple(timings))
+    [[(_, bars)]] = [panel.items() for panel in bench_report.panels(rows).values()]
+    assert bars == {"jaxrnn": 1.0, "torch padded": 1.0}
+    assert len(rows) == 4
