@@ -1,12 +1,14 @@
-"""Batches of token ids in few shapes: padding, length buckets, packing, TBPTT.
+"""Batches of sequences in few shapes: padding, length buckets, packing, TBPTT.
 
 NumPy only, no JAX. Padding has id 0 and segment
 id 0; the order of the data is a function of (seed, epoch) through `epoch_rng`.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from jaxrnn._validation import as_int32, check_min
 
@@ -48,35 +50,80 @@ def truncate_middle(ids: Ids, max_length: int) -> np.ndarray:
 
 
 def pad(
-    sequences: Sequence[Ids], length: int | None = None
+    sequences: Sequence[ArrayLike], length: int | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pads sequences with zeros: ids [b, t] and lengths [b].
+    """Pads sequences of ids or of features with zeros.
 
-    Both are int32; t is `length`, or the longest sequence's.
+    Args:
+        sequences: each [t] or [t, ...] with its own t; `()` is an empty one.
+        length: the number of steps to pad to; None for that of the longest sequence.
+
+    Returns:
+        The sequences [b, length, ...] and their lengths [b], int32. Integers become
+        int32; other types stay as they are, the common one of all sequences.
 
     Raises:
-        TypeError: the ids are not integers.
-        ValueError: there are no sequences, or one is longer than `length`.
+        TypeError: the sequences are not of numbers.
+        ValueError: there are no sequences, one is longer than `length`, integers do not
+            fit into 32 bits, or the steps have different shapes.
 
     >>> ids, lengths = pad([[5, 6, 7], [8]])
     >>> ids.tolist(), lengths.tolist()
     ([[5, 6, 7], [8, 0, 0]], [3, 1])
+    >>> x, lengths = pad([np.ones((3, 2), np.float32), np.ones((1, 2), np.float32)])
+    >>> x.shape, x.dtype, x[1, :, 0].tolist()
+    ((2, 3, 2), dtype('float32'), [1.0, 0.0, 0.0])
     """
-    rows = [as_int32(1, sequence=np.asarray(given)) for given in sequences]
-    if not rows:
-        raise ValueError("there are no sequences to pad")
-    lengths = np.array([row.size for row in rows], np.int32)
+    rows = _of_one_type([_as_sequence(given) for given in sequences])
+    lengths = np.array([len(row) for row in rows], np.int32)
     longest = int(lengths.max())
     length = longest if length is None else check_min(0, length=length)
     if longest > length:
         raise ValueError(
-            f"sequence {int(lengths.argmax())} has {longest} ids, more than "
+            f"sequence {int(lengths.argmax())} has {longest} steps, more than "
             f"length = {length}: truncate it or raise the length"
         )
-    ids = np.zeros((len(rows), length), np.int32)
-    for out, row in zip(ids, rows, strict=True):
-        out[: row.size] = row
-    return ids, lengths
+    padded = np.zeros((len(rows), length, *rows[0].shape[1:]), rows[0].dtype)
+    for out, row in zip(padded, rows, strict=True):
+        out[: len(row)] = row
+    return padded, lengths
+
+
+def _as_sequence(given: ArrayLike) -> np.ndarray:
+    try:
+        row = np.asarray(given)
+    except ValueError as error:
+        raise ValueError("the steps of a sequence must have one shape") from error
+    if not row.ndim:
+        raise ValueError(f"a sequence must have an axis of time, got {given!r}")
+    if row.dtype.kind in "OSUMm":
+        raise TypeError(f"a sequence must be of numbers, got {row.dtype}")
+    return row
+
+
+def _of_one_type(rows: list[np.ndarray]) -> list[np.ndarray]:
+    """The sequences with one dtype, and one shape of their steps."""
+    if not rows:
+        raise ValueError("there are no sequences to pad")
+    nothing = np.zeros(0, np.int32)
+    # An empty list is of no type.
+    known = [row for row in rows if row.shape != (0,)] or [nothing]
+    features = known[0].shape[1:]
+    for row in known:
+        if row.shape[1:] != features:
+            raise ValueError(
+                "the steps of all sequences must have one shape, got "
+                f"{features} and {row.shape[1:]}"
+            )
+    if all(np.issubdtype(row.dtype, np.integer) for row in known):
+        known = [as_int32(row.ndim, sequence=row) for row in known]
+    dtype = np.result_type(*known)
+    converted = iter(known)
+    empty = np.zeros((0, *features), dtype)
+    return [
+        empty if row.shape == (0,) else next(converted).astype(dtype, copy=False)
+        for row in rows
+    ]
 
 
 def pad_rows(batch: Mapping[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:
@@ -232,27 +279,37 @@ def plan_packing(lengths: Ids, row_length: int) -> list[np.ndarray]:
 
 
 def pack_sequences(
-    sequences: Sequence[Ids], rows: Sequence[Ids], row_length: int
+    sequences: Sequence[ArrayLike], rows: Sequence[Ids], row_length: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Packs several sequences into each row: ids [b, t] and segment_ids [b, t].
+    """Packs several sequences of ids or of features into each row, zeros behind.
 
-    Both are int32, zeros behind. `rows` names the sequences as `plan_packing` does (for
-    a batch take some of its rows); segments are numbered 1, 2, … in that order.
+    Args:
+        sequences: each [t] or [t, ...] with its own t.
+        rows: the sequences of each row, by their indices, as `plan_packing` returns
+            them; for a batch take some of them.
+        row_length: the number of steps of a row.
+
+    Returns:
+        The rows [b, row_length, ...], with the dtype that `pad` gives them, and their
+        segment ids [b, row_length], int32: 1, 2, … in the order of a row.
 
     Raises:
-        TypeError: the ids are not integers.
-        ValueError: there are no rows, a row is empty or longer than `row_length`, or a
-            sequence is empty.
+        TypeError: the sequences are not of numbers.
+        ValueError: there are no rows, a row is empty or longer than `row_length`, a
+            sequence is empty, integers do not fit into 32 bits, or the steps have
+            different shapes.
 
     >>> ids, segment_ids = pack_sequences([[5, 5], [6]], [[0, 1]], row_length=4)
     >>> ids.tolist(), segment_ids.tolist()
     ([[5, 5, 6, 0]], [[1, 1, 2, 0]])
     """
+    every = [_as_sequence(sequences[i]) for row in rows for i in row]
+    parts = iter(_of_one_type(every))
     joined, segments = [], []
     for row in rows:
-        parts = [as_int32(1, sequence=np.asarray(sequences[i])) for i in row]
-        lengths = _lengths([part.size for part in parts], minimum=1)
-        joined.append(np.concatenate(parts))
+        some = list(itertools.islice(parts, len(row)))
+        lengths = _lengths([len(part) for part in some], minimum=1)
+        joined.append(np.concatenate(some))
         segments.append(np.repeat(np.arange(1, lengths.size + 1), lengths))
     return pad(joined, row_length)[0], pad(segments, row_length)[0]
 

@@ -75,7 +75,11 @@ REFUSED = {
     ],
     "batching.pad": [
         (lambda: batching.pad([]), "no sequences"),
-        (lambda: batching.pad([[0.5]]), "sequence", "float64"),
+        (lambda: batching.pad([["a", "b"]]), "numbers", "U1"),
+        (lambda: batching.pad([[1, [2, 3]]]), "one shape"),
+        (lambda: batching.pad([3]), "axis of time", "3"),
+        (lambda: batching.pad([np.ones((2, 3)), np.ones((2, 4))]), "(3,)", "(4,)"),
+        (lambda: batching.pad([np.ones((2, 3)), [1.0]]), "(3,)", "()"),
         (lambda: batching.pad([[2**32 + 5]]), "sequence", "4294967301"),
         (lambda: batching.pad([[1, 2]], 1), "length", "1"),
         (lambda: batching.pad([[1, 2]], 1), "length = 1"),
@@ -105,7 +109,7 @@ REFUSED = {
     "batching.pack_sequences": [
         (lambda: batching.pack_sequences([[1]], [], 3), "no sequences"),
         (lambda: batching.pack_sequences([[]], [[0]], 3), "lengths", "got 0"),
-        (lambda: batching.pack_sequences([[0.5]], [[0]], 3), "sequence", "float64"),
+        (lambda: batching.pack_sequences([["a"]], [[0]], 3), "numbers", "U1"),
         (lambda: batching.pack_sequences([[1, 2]], [[0]], 1), "length = 1"),
     ],
     "batching.tbptt_batches": [

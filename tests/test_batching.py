@@ -4,6 +4,7 @@ import doctest
 import itertools
 from collections import Counter
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
@@ -102,6 +103,45 @@ def test_pad_keeps_every_sequence(sequences, spare):
         assert ids.shape == (len(sequences), width)
         assert ids.tolist() == expected
         assert lengths.tolist() == list(map(len, sequences))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, bool, jnp.bfloat16])
+@pytest.mark.parametrize("features", [(), (3,), (2, 0), (2, 3)])
+def test_pad_keeps_features_and_their_type(features, dtype, rng):
+    lengths = (4, 0, 1)
+    sequences = [rng.normal(size=(n, *features)).astype(dtype) for n in lengths]
+    padded, found = pad([*sequences, ()], 5)
+    assert padded.shape == (4, 5, *features)
+    assert padded.dtype == dtype
+    assert found.tolist() == [*lengths, 0]
+    for row, sequence in zip(padded, [*sequences, sequences[1]], strict=True):
+        np.testing.assert_array_equal(row[: len(sequence)], sequence)
+        assert not row[len(sequence) :].any()
+
+
+def test_pad_has_the_type_that_all_sequences_have_in_common():
+    padded, _ = pad([[1, 2], np.array([0.5], np.float64), ()])
+    assert padded.dtype == np.float64
+    assert padded.tolist() == [[1, 2], [0.5, 0], [0, 0]]
+    mixed = [np.array([7], np.uint64), np.array([-1, 2], np.int8)]
+    ids, _ = pad(mixed)
+    assert ids.dtype == np.int32
+    assert ids.tolist() == [[7, 0], [-1, 2]]
+    nothing, lengths = pad([(), ()], 3)
+    assert nothing.dtype == np.int32
+    assert nothing.tolist() == [[0] * 3] * 2
+    assert lengths.tolist() == [0, 0]
+
+
+def test_rows_that_sequences_of_features_share(rng):
+    sequences = [rng.normal(size=(n, 2)).astype(np.float32) for n in (2, 3, 1)]
+    rows, segment_ids = pack_sequences(sequences, [[2, 0], [1]], row_length=4)
+    assert rows.dtype == np.float32
+    assert segment_ids.tolist() == [[1, 2, 2, 0], [1, 1, 1, 0]]
+    first, second, third = sequences
+    zero = np.zeros((1, 2))
+    np.testing.assert_array_equal(rows[0], np.concatenate([third, first, zero]))
+    np.testing.assert_array_equal(rows[1], np.concatenate([second, zero]))
 
 
 def test_pad_rows_keeps_rows_and_types(rng):
@@ -249,9 +289,8 @@ def test_streams_are_contiguous_and_lose_only_the_end(spare, batch_size, time):
         (epoch_rng, (-1, 0), "seed must be at least 0, got -1"),
         (epoch_rng, (0, -1), "epoch must be at least 0, got -1"),
         (pad, ([],), "no sequences"),
-        (pad, ([[1], [1, 2, 3]], 2), "sequence 1 has 3 ids.*length = 2"),
+        (pad, ([[1], [1, 2, 3]], 2), "sequence 1 has 3 steps.*length = 2"),
         (pad, ([[]], -1), "length must be at least 0, got -1"),
-        (pad, ([[[1]]],), r"one axis, got shape \(1, 1\)"),
         (pad_rows, ({"x": np.ones(3), "y": np.ones(3)}, 2), "most 2, .*'x': 3, 'y': 3"),
         (pad_rows, ({"x": np.ones(3), "y": np.ones(2)}, 4), "agree .*'x': 3, 'y': 2"),
         (bucket_lengths, ([], 2), "there are no lengths"),
@@ -270,7 +309,7 @@ def test_streams_are_contiguous_and_lose_only_the_end(spare, batch_size, time):
         (
             pack_sequences,
             ([[1, 2], [3, 4]], [[0, 1]], 3),
-            "4 ids, more than length = 3",
+            "4 steps, more than length = 3",
         ),
         (tbptt_batches, ([], 1, 4), "0 ids are too few for batch_size = 1.* takes 2"),
         (tbptt_batches, ([1, 2, 3], 3, 4), "3 ids are too few for batch_size = 3.* 4"),
@@ -287,7 +326,7 @@ def test_values_that_are_refused_at_the_call(function, arguments, message):
     ("function", "arguments", "message"),
     [
         (pad, ([[1]], 2.0), "length must be an integer, got 2.0"),
-        (pad, ([[1.5]],), "integers, got float64"),
+        (pad, ([["a"]],), "numbers, got <U1"),
         (bucket_lengths, ([1.0], 2), "lengths must be integers"),
         (bucket_lengths, ([1], 1.5), "num_buckets must be an integer, got 1.5"),
         (bucket_batches, ([3], [4], 2.0), "batch_size must be an integer"),
