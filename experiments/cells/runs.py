@@ -19,7 +19,7 @@ import optax
 
 from experiments.cells.sizes import count_parameters, fit_hidden
 from experiments.charlm import train as charlm
-from experiments.charlm.batches import Streams, encode
+from experiments.charlm.batches import Streams
 from experiments.charlm.config import Settings
 from experiments.charlm.datasets import Text
 from experiments.charlm.evaluation import Evaluation
@@ -30,6 +30,7 @@ from experiments.charlm.model import (
     shard_state,
 )
 from experiments.charlm.options import Options as CharlmOptions
+from experiments.charlm.units import CHARACTERS
 from experiments.harness.cells import CellName
 from experiments.harness.files import write_json
 from experiments.harness.preemption import Interrupt
@@ -137,7 +138,9 @@ def _make_trial(run: charlm.Run) -> Callable[[float], float]:
     It is compiled once for all of them.
     """
     settings = dataclasses.replace(run.settings, learning_rate=1.0)
-    train_ids, validation_ids = (encode(part, run.vocab) for part in run.text.split())
+    train_ids, validation_ids = (
+        CHARACTERS.encode(part, run.vocab) for part in run.text.split()
+    )
     streams = Streams(train_ids, settings)
     steps = settings.epochs * len(streams.epoch(0))
     tenth = math.ceil(steps / TENTH)

@@ -15,13 +15,14 @@ import jax
 from experiments.bench import timing
 from experiments.bench.frameworks import Compiled
 from experiments.cells.runs import Comparison
-from experiments.charlm.batches import Streams, encode
+from experiments.charlm.batches import Streams
 from experiments.charlm.model import (
     make_optimizer,
     make_state,
     make_train_step,
     shard_state,
 )
+from experiments.charlm.units import CHARACTERS
 from experiments.harness.cells import CellName
 from experiments.harness.files import read_json, write_json
 from experiments.harness.provenance import environment
@@ -68,7 +69,7 @@ def _make(comparison: Comparison, cell: CellName) -> tuple[timing.Thunk, int]:
     """
     run = comparison.prepare("speed", comparison.settings(cell))
     settings = run.settings
-    streams = Streams(encode(run.text.split()[0], run.vocab), settings)
+    streams = Streams(CHARACTERS.encode(run.text.split()[0], run.vocab), settings)
     batches = streams.epoch(0)
     optimizer = make_optimizer(settings, settings.epochs * len(batches))
     state = shard_state(make_state(run.model, optimizer, settings), run.mesh)

@@ -1,4 +1,4 @@
-"""A text as token ids, and the training batches of its parallel streams."""
+"""The training batches of a text: its parallel streams."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -6,19 +6,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from experiments.charlm.config import Settings
-from experiments.charlm.units import CHARACTERS, Units
 from jaxrnn.batching import epoch_rng, tbptt_batches
-from jaxrnn.text import Vocab
 from jaxrnn.training import Batch
-
-
-def encode(text: str, vocab: Vocab, units: Units = CHARACTERS) -> np.ndarray:
-    """Return the ids of the characters of a text, or of its other units.
-
-    >>> encode("abba", Vocab(("a", "b")))
-    array([0, 1, 1, 0], dtype=int32)
-    """
-    return units.encode(text, vocab)
 
 
 class Streams:

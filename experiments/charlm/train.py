@@ -31,7 +31,7 @@ from jax.sharding import Mesh
 
 from experiments.charlm import dtype, inference
 from experiments.charlm.awd import Penalties
-from experiments.charlm.batches import Streams, encode
+from experiments.charlm.batches import Streams
 from experiments.charlm.config import Settings, open_workdir
 from experiments.charlm.datasets import Text
 from experiments.charlm.dynamic import Rule, mean_nats, root_mean_squares
@@ -200,7 +200,7 @@ def find_rate(options: Options) -> None:
     run = prepare(text, options)
     settings, mesh = run.settings, run.mesh
     own = placement.local_batch_slice(settings.batch, mesh)
-    ids = encode(text.split()[0], run.vocab, run.units)
+    ids = run.units.encode(text.split()[0], run.vocab)
     optimizer = make_optimizer(settings, STEPS, rising_rate)
     found = range_test(
         shard_state(make_state(run.model, optimizer, settings), mesh),
@@ -228,7 +228,7 @@ def learn(
     """Train to the end; with `previews` print a short sample after each epoch."""
     settings, model = run.settings, run.model
     train_ids, validation_ids = (
-        encode(part, run.vocab, run.units) for part in run.text.split()
+        run.units.encode(part, run.vocab) for part in run.text.split()
     )
     own = placement.local_batch_slice(settings.batch, run.mesh)
     streams = Streams(train_ids, settings, own)
@@ -339,7 +339,7 @@ def conclude(
         restored, _ = Checkpoints(run.workdir.checkpoints).restore(state, "best")
         params = evaluated_params(restored.train)
         encoded = {
-            name: encode(part, run.vocab, run.units)
+            name: run.units.encode(part, run.vocab)
             for name, part in parts.items()
             if part
         }
@@ -348,7 +348,7 @@ def conclude(
             nats |= {f"test_{name}": value for name, value in tested.items()}
         if rule:
             params = jax.device_get(params)
-            ids = encode(train, run.vocab, run.units)
+            ids = run.units.encode(train, run.vocab)
             rms = root_mean_squares(run.model, params, ids, rule.segment)
             for name, ids in encoded.items():
                 mean = mean_nats(run.model, params, rms, ids, rule)

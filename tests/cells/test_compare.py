@@ -139,7 +139,7 @@ def test_a_trial_is_the_beginning_of_a_training(comparison):
     found = runs._make_trial(run)(3e-2)
 
     train_ids, validation_ids = (
-        charlm_train.encode(part, run.vocab) for part in TEXT.split()
+        run.units.encode(part, run.vocab) for part in TEXT.split()
     )
     streams = Streams(train_ids, settings)
     batches = streams.epoch(0)

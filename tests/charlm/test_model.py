@@ -9,7 +9,6 @@ import numpy as np
 import optax
 import pytest
 
-from experiments.charlm import batches as charlm_batches
 from experiments.charlm import datasets as charlm_datasets
 from experiments.charlm import model as charlm_model
 from experiments.charlm import train as charlm_train
@@ -104,7 +103,7 @@ def test_a_long_text_takes_little_memory(tmp_path):
     # A piece and the list of its characters, of which there are four: 9 / 4 bytes; and
     # the text once more, to be split or to be fingerprinted.
     assert most < 5 * size
-    ids, most = peak(lambda: charlm_batches.encode(text.content, run.vocab))
+    ids, most = peak(lambda: run.units.encode(text.content, run.vocab))
     assert run.vocab.decode(ids[:12]) == list("to be or not")
     assert ids.size == len(text.content)
     # The ids of the pieces, then of the whole text: 4 bytes each. Two lists of all the
