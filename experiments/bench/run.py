@@ -43,6 +43,7 @@ can be run in parts. An --out with results of other versions, settings or cores 
 refused; after a change of the code give another.
 """
 
+import contextlib
 import dataclasses
 import os
 import subprocess
@@ -75,6 +76,7 @@ OUT = Path("runs/bench")
 PEERS = ("torch", "keras", "dm-haiku", "recurrentgemma", "memorax")
 DEVICES_VARIABLE = "JAX_NUM_CPU_DEVICES"
 MOST_DEVICES = str(max(DEVICES))
+POLLING = 0.2  # seconds between looks at whether to stop
 WIDTH = 120  # columns, where the output is no terminal
 
 
@@ -213,10 +215,16 @@ def run_devices(options: Options, interrupt: Interrupt) -> None:
         command += ["--out", str(options.path)]
     environment = {**os.environ, DEVICES_VARIABLE: MOST_DEVICES}
     sys.stdout.flush()
-    done = subprocess.run(command, env=environment)
-    # Ctrl-C reaches the child too, which then shows its results and returns an error.
-    if done.returncode and not interrupt.requested:
-        raise ValueError(f'the suite "devices" ended with code {done.returncode}')
+    child = subprocess.Popen(command, env=environment)
+    while child.poll() is None and not interrupt.requested:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(POLLING)
+    if interrupt.requested:
+        # Ctrl-C reaches the child, too, but SIGTERM is for this process alone.
+        child.terminate()
+    child.wait()  # it shows its results, and returns an error if it was stopped
+    if child.returncode and not interrupt.requested:
+        raise ValueError(f'the suite "devices" ended with code {child.returncode}')
 
 
 def run(

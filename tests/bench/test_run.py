@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import math
+import signal
 import subprocess
 import sys
 import types
@@ -220,12 +221,22 @@ def started(monkeypatch):
     """What is started instead of processes: commands and numbers of devices."""
     found = []
 
-    def fake_run(command, env):
-        found.append((" ".join(command[1:]), env["JAX_NUM_CPU_DEVICES"]))
-        return subprocess.CompletedProcess(command, returncode=3)
+    class Process:
+        returncode = 3
+
+        def __init__(self, command, env):
+            found.append((" ".join(command[1:]), env["JAX_NUM_CPU_DEVICES"]))
+
+        def poll(self):
+            return self.returncode
+
+        wait = poll
+
+        def terminate(self):
+            pass
 
     monkeypatch.delenv("JAX_NUM_CPU_DEVICES", raising=False)
-    monkeypatch.setattr(subprocess, "run", fake_run)
+    monkeypatch.setattr(subprocess, "Popen", Process)
     return found
 
 
@@ -238,6 +249,25 @@ def test_more_devices_than_cores_are_another_process(started):
     # Nobody stopped it: then it has failed.
     with pytest.raises(ValueError, match="ended with code 3"):
         bench_run.run_devices(options, types.SimpleNamespace(requested=False))
+
+
+def test_a_request_to_stop_reaches_the_other_process(monkeypatch):
+    children, asked = [], []
+    start, sleeping = subprocess.Popen, ["sleep", "60"]
+
+    def start_sleeping(command, env):
+        children.append(start(sleeping))
+        return children[0]
+
+    class Interrupt:
+        @property
+        def requested(self):
+            asked.append(True)
+            return len(asked) > 2  # SIGTERM came after the start
+
+    monkeypatch.setattr(subprocess, "Popen", start_sleeping)
+    bench_run.run_devices(Options(quick=True), Interrupt())
+    assert children[0].returncode == -signal.SIGTERM
 
 
 def test_the_other_process_starts_none(run, started, monkeypatch):
