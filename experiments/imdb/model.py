@@ -27,6 +27,8 @@ from jaxrnn.metrics import Mean
 from jaxrnn.models import SequenceClassifier
 from jaxrnn.segments import Pooling
 
+FEWEST_EPOCHS = 3  # by default, however many texts there are
+
 
 @dataclass(frozen=True)
 class Settings(CommonSettings):
@@ -40,7 +42,8 @@ class Settings(CommonSettings):
     dropout: float = 0.5
     """Dropout rate between recurrent layers and of the pooled features."""
     epochs: Annotated[
-        int | None, default_is("about 1,000 steps, but 3 to 10 epochs")
+        int | None,
+        default_is("about 1,000 steps, but 3 to 10 epochs; 5 to 10 with perturbations"),
     ] = None
     """Passes over the training texts."""
     batch: int = 64
@@ -103,7 +106,7 @@ class Settings(CommonSettings):
         if not self.pooling:
             raise ValueError("--pooling must be at least one of max, mean, first, last")
 
-    def resolve(self, texts: int) -> "Settings":
+    def resolve(self, texts: int, fewest_epochs: int = FEWEST_EPOCHS) -> "Settings":
         """The settings with the values that depend on the number of training texts.
 
         >>> settings = Settings(epochs=7).resolve(2_000)
@@ -112,7 +115,8 @@ class Settings(CommonSettings):
         """
         epochs, buckets, linear = self.epochs, self.buckets, self.linear
         if epochs is None:
-            epochs = min(max(1_000 // math.ceil(texts / self.batch), 3), 10)
+            steps = math.ceil(texts / self.batch)
+            epochs = min(max(1_000 // steps, fewest_epochs), 10)
         if buckets is None:
             buckets = min(max(texts // 2_000, 2), 8)
         if linear == "auto":

@@ -56,8 +56,13 @@ from experiments.imdb.evaluation import (
 )
 from experiments.imdb.finetuning import Finetuning, Plan, plan_finetuning
 from experiments.imdb.language_model import LanguageSettings
-from experiments.imdb.linear import LinearClassifier
+from experiments.imdb.linear import (
+    EXPECTED_SCALES,
+    EXPECTED_SCALES_PRETRAINED,
+    LinearClassifier,
+)
 from experiments.imdb.model import (
+    FEWEST_EPOCHS,
     Settings,
     balanced_weights,
     make_loss,
@@ -210,7 +215,8 @@ def prepare(
     Raises:
         ValueError: --vectors or --encoder cannot be used.
     """
-    settings = options.effective_settings.resolve(len(data.train.texts))
+    fewest = options.finetuning.fewest_epochs if options.finetunes else FEWEST_EPOCHS
+    settings = options.effective_settings.resolve(len(data.train.texts), fewest)
     encoders, tuning = (), None
     if options.finetunes:
         encoders = load_encoders(options.encoder or pretrain(options, data))
@@ -429,7 +435,8 @@ def add_linear(
     num_classes, vocab_size = len(run.data.classes), len(run.vocab)
     with Console(stderr=True).status("fitting the linear classifier"):
         linear = LinearClassifier.fit(run.train, num_classes, vocab_size)
-        scales = linear.fit_scales(validation, run.validation).scales
+        expected = EXPECTED_SCALES_PRETRAINED if run.encoders else EXPECTED_SCALES
+        scales = linear.fit_scales(validation, run.validation, expected).scales
         every = Examples(
             [*run.train.ids, *run.validation.ids],
             np.concatenate([run.train.labels, run.validation.labels]),

@@ -10,6 +10,7 @@ from experiments.imdb.batches import Examples
 from experiments.imdb.evaluation import cross_entropies
 from experiments.imdb.linear import (
     EXPECTED_SCALES,
+    EXPECTED_SCALES_PRETRAINED,
     PENALTY,
     SCALE_PENALTY,
     LinearClassifier,
@@ -100,25 +101,33 @@ def test_unknown_ngrams_and_empty_texts_have_the_bias(rng):
 
 
 @pytest.mark.parametrize("classes", [2, 3])
-def test_scales_have_the_least_cross_entropy(rng, classes):
+@pytest.mark.parametrize("expected", [EXPECTED_SCALES, EXPECTED_SCALES_PRETRAINED])
+def test_scales_have_the_least_cross_entropy(rng, classes, expected):
     """No step away lowers the objective, and a useless model gets little weight."""
     model = LinearClassifier.fit(some_examples(rng, classes=classes), classes, VOCAB)
     held_out = some_examples(rng, number=300, classes=classes)
     noise = rng.normal(size=(300, model.bias.size)).astype(np.float32)
-    fitted = model.fit_scales(noise, held_out)
+    fitted = model.fit_scales(noise, held_out, expected)
     assert fitted.scales[0] < 0.2 < fitted.scales[1]
 
     def objective(scales):
         found = dataclasses.replace(model, scales=np.float32(scales))
         nats = cross_entropies(found.add(noise, held_out.ids), held_out.labels)
-        return (
-            nats.sum()
-            + SCALE_PENALTY * ((np.array(scales) - EXPECTED_SCALES) ** 2).sum()
-        )
+        distance = ((np.array(scales) - expected) ** 2).sum()
+        return nats.sum() + SCALE_PENALTY * distance
 
     best = objective(fitted.scales)
     for step in ([0.1, 0], [0, 0.1], [0, -0.1]):
         assert objective(fitted.scales + step) > best
+
+
+def test_without_examples_to_speak_of_scales_are_the_expected_ones(rng):
+    model = LinearClassifier.fit(some_examples(rng), 2, VOCAB)
+    few = some_examples(rng, number=2)
+    logits = np.zeros((2, 1), np.float32)
+    for expected in (EXPECTED_SCALES, EXPECTED_SCALES_PRETRAINED):
+        found = model.fit_scales(logits, few, expected).scales
+        np.testing.assert_allclose(found, expected, atol=0.2)
 
 
 def test_a_file_holds_all_of_it(rng, tmp_path):

@@ -199,3 +199,16 @@ def test_each_part_has_a_gradient(problem, name):
         for o in (objective, NOTHING)
     )
     assert float(jnp.abs(with_part - without).max()) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("parts", "fewest"),
+    [
+        ({}, 5),
+        ({"adversarial": 0}, 5),
+        ({"virtual_adversarial": 0}, 5),
+        ({"adversarial": 0, "virtual_adversarial": 0}, 3),
+    ],
+)
+def test_with_perturbations_the_default_is_to_train_for_longer(parts, fewest):
+    assert Objective(**parts).fewest_epochs == fewest

@@ -187,5 +187,6 @@ def test_word_vectors_learn_at_their_own_rate():
 def test_defaults_follow_the_number_of_texts(texts, epochs, buckets, linear):
     found = Settings().resolve(texts)
     assert (found.epochs, found.buckets, found.linear) == (epochs, buckets, linear)
+    assert Settings().resolve(texts, fewest_epochs=5).epochs == max(epochs, 5)
     given = Settings(epochs=1, buckets=1, linear="off")
-    assert given.resolve(texts) == given
+    assert given.resolve(texts, fewest_epochs=5) == given
