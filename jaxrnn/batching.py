@@ -1,7 +1,7 @@
 """Batches of sequences in few shapes: padding, length buckets, packing, TBPTT.
 
-NumPy only, no JAX. Padding has id 0 and segment
-id 0; the order of the data is a function of (seed, epoch) through `epoch_rng`.
+NumPy only, no JAX. Padding has zeros, and segment id 0; the order of the data is a
+function of (seed, epoch) through `epoch_rng`.
 """
 
 import itertools
@@ -105,25 +105,20 @@ def _of_one_type(rows: list[np.ndarray]) -> list[np.ndarray]:
     """The sequences with one dtype, and one shape of their steps."""
     if not rows:
         raise ValueError("there are no sequences to pad")
-    nothing = np.zeros(0, np.int32)
-    # An empty list is of no type.
-    known = [row for row in rows if row.shape != (0,)] or [nothing]
-    features = known[0].shape[1:]
-    for row in known:
+    # `()` has neither: it gets those of the others, or else is a sequence of ids.
+    known = next((row for row in rows if row.shape != (0,)), np.zeros(0, np.int32))
+    rows = [known[:0] if row.shape == (0,) else row for row in rows]
+    features = known.shape[1:]
+    for row in rows:
         if row.shape[1:] != features:
             raise ValueError(
                 "the steps of all sequences must have one shape, got "
                 f"{features} and {row.shape[1:]}"
             )
-    if all(np.issubdtype(row.dtype, np.integer) for row in known):
-        known = [as_int32(row.ndim, sequence=row) for row in known]
-    dtype = np.result_type(*known)
-    converted = iter(known)
-    empty = np.zeros((0, *features), dtype)
-    return [
-        empty if row.shape == (0,) else next(converted).astype(dtype, copy=False)
-        for row in rows
-    ]
+    if all(np.issubdtype(row.dtype, np.integer) for row in rows):
+        return [as_int32(row.ndim, sequence=row) for row in rows]
+    dtype = np.result_type(*rows)
+    return [row.astype(dtype, copy=False) for row in rows]
 
 
 def pad_rows(batch: Mapping[str, np.ndarray], rows: int) -> dict[str, np.ndarray]:

@@ -30,7 +30,6 @@ from experiments.charlm.model import (
     shard_state,
 )
 from experiments.charlm.options import Options as CharlmOptions
-from experiments.charlm.units import CHARACTERS
 from experiments.harness.cells import CellName
 from experiments.harness.files import write_json
 from experiments.harness.preemption import Interrupt
@@ -139,7 +138,7 @@ def _make_trial(run: charlm.Run) -> Callable[[float], float]:
     """
     settings = dataclasses.replace(run.settings, learning_rate=1.0)
     train_ids, validation_ids = (
-        CHARACTERS.encode(part, run.vocab) for part in run.text.split()
+        run.units.encode(part, run.vocab) for part in run.text.split()
     )
     streams = Streams(train_ids, settings)
     steps = settings.epochs * len(streams.epoch(0))

@@ -22,7 +22,6 @@ from experiments.charlm.model import (
     make_train_step,
     shard_state,
 )
-from experiments.charlm.units import CHARACTERS
 from experiments.harness.cells import CellName
 from experiments.harness.files import read_json, write_json
 from experiments.harness.provenance import environment
@@ -69,7 +68,7 @@ def _make(comparison: Comparison, cell: CellName) -> tuple[timing.Thunk, int]:
     """
     run = comparison.prepare("speed", comparison.settings(cell))
     settings = run.settings
-    streams = Streams(CHARACTERS.encode(run.text.split()[0], run.vocab), settings)
+    streams = Streams(run.units.encode(run.text.split()[0], run.vocab), settings)
     batches = streams.epoch(0)
     optimizer = make_optimizer(settings, settings.epochs * len(batches))
     state = shard_state(make_state(run.model, optimizer, settings), run.mesh)
