@@ -6,8 +6,8 @@
 Expected: 1.531 nats per character on the last tenth of tiny shakespeare, in
 non-overlapping windows of 256 characters, state reset at each. That is the mean of
 seeds 0, 1 and 2, from 1.524 to 1.538, after 40 seconds on 2 cores of an AMD EPYC.
-With --preset best 1.398 (1.396 to 1.399), or 1.379 with the state carried through
-the text, after 68 minutes on one core.
+With --preset best 1.381 (seed 0), or 1.360 with the state carried through the text,
+after an hour on one core.
 
 The same command started again continues the run. With the trained model --sample
 generates text, --score prints the cross-entropy of a file, --neurons shows the
