@@ -167,6 +167,16 @@ def warn_once(message: str) -> None:
     warnings.warn(message, UserWarning, stacklevel=2)
 
 
+def linen_hint(value: Any) -> str:
+    """What to do where a module of `jaxrnn.nnx` is given in place of a Linen module.
+
+    Told by its properties: not even `flax` is imported for it.
+    """
+    if hasattr(value, "definition") and hasattr(value, "params"):
+        return ": jaxrnn.nnx.to_linen(module) returns a Linen module and its variables"
+    return ""
+
+
 def check_callable(**named: Callable[..., Any]) -> Callable[..., Any]:
     """Something to call.
 

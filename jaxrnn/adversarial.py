@@ -20,7 +20,6 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import optax
 from jax.typing import ArrayLike
 
 from jaxrnn._validation import check_scalar
@@ -185,9 +184,12 @@ def kl_divergence(
             f"reference and logits must have the same shape and an axis of classes, "
             f"got {reference.shape} and {logits.shape}"
         )
-    reference = jax.lax.stop_gradient(reference)
-    p, q = jax.nn.log_softmax(reference), jax.nn.log_softmax(logits)
-    return optax.losses.kl_divergence_with_log_targets(q, p)
+    p = _log_probabilities(jax.lax.stop_gradient(reference))
+    q = _log_probabilities(logits)
+    # A class that is ruled out, of log probability -inf, adds nothing.
+    possible = p > -jnp.inf
+    difference = jnp.where(possible, p, 0) - jnp.where(possible, q, 0)
+    return (jnp.exp(p) * difference).sum(axis=-1)
 
 
 def entropy(logits: Float[Array, "*b c"]) -> Float[Array, "*b"]:
@@ -206,8 +208,13 @@ def entropy(logits: Float[Array, "*b c"]) -> Float[Array, "*b"]:
     """
     if not logits.ndim:
         raise ValueError("logits must have an axis of classes, got shape ()")
-    logs = jax.nn.log_softmax(logits)
-    return -(jnp.exp(logs) * logs).sum(axis=-1)
+    logs = _log_probabilities(logits)
+    return -(jnp.exp(logs) * jnp.where(logs > -jnp.inf, logs, 0)).sum(axis=-1)
+
+
+def _log_probabilities(logits: Float[Array, "*b c"]) -> Float[Array, "*b c"]:
+    """In float32 at least: small differences would be rounding errors in less."""
+    return jax.nn.log_softmax(logits.astype(accumulation_dtype(logits.dtype)))
 
 
 def two_class_logits(logits: Float[Array, "*b"]) -> Float[Array, "*b 2"]:

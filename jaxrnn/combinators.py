@@ -1,20 +1,25 @@
-"""Layers made of layers: in both directions, and on top of each other.
+"""Combine layers: `Bidirectional` in opposite directions, `Stack` in sequence.
 
 They take anything with the three methods of a layer (`layers` lists them) and have the
 same three methods themselves, so that they nest.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import jax.numpy as jnp
 from flax import linen as nn
 
-from jaxrnn import segments
-from jaxrnn._validation import check_min, check_probability, warn_once
+from jaxrnn._validation import (
+    check_min,
+    check_probability,
+    linen_hint,
+    warn_once,
+)
 from jaxrnn.calls import LayerModule, call_layer, layer_call, needs_variables
-from jaxrnn.dropout import sequence_mask
+from jaxrnn.dropout import drop
 from jaxrnn.types import Dtype, State
 
 Merge = Literal["concat", "sum", "mean", "mul", "stack"]
@@ -212,12 +217,21 @@ class Stack(LayerModule):
         check_dropout_between(len(self.layers), self.dropout)
         for layer in self.layers:
             require_layer("each of layers", layer)
+        for below, layer in itertools.pairwise(self.layers):
+            apart = isinstance(below, Bidirectional) and below.merge == "stack"
+            if apart and isinstance(layer, LayerModule):
+                raise ValueError(
+                    'merge="stack" keeps the directions on an axis of their own, which '
+                    f"{type(layer).__name__} would read as time: only the last layer "
+                    "may have it"
+                )
         object.__setattr__(self, "layers", tuple(self.layers))  # A module is hashable.
         super().__post_init__()
 
     def setup(self):
         """Creates the submodules."""
-        axes = (-2,) if self.locked_dropout else ()
+        time = -1 - _num_feature_axes(self)
+        axes = (time,) if self.locked_dropout else ()
         self.drop = nn.Dropout(self.dropout, broadcast_dims=axes)
         self.drop_inputs = nn.Dropout(self.input_dropout, broadcast_dims=axes)
         if self.layer_norm:
@@ -239,15 +253,6 @@ class Stack(LayerModule):
     ):
         """As `Recurrent.__call__`."""
         x = jnp.asarray(x)
-
-        def drop(dropout, x):
-            per_row = segment_ids is None or not self.locked_dropout
-            if per_row or not (train and dropout.rate):
-                return dropout(x, deterministic=not train)
-            ids = segments.resolve(x.shape[:-1], None, segment_ids)
-            key = self.make_rng("dropout")
-            return x * sequence_mask(key, dropout.rate, x.shape, ids, x.dtype)
-
         after: State = ()
         parts = iter(_split(state, self.layers))
 
@@ -267,8 +272,13 @@ class Stack(LayerModule):
 
         if self.input_dropout:
             x, shared = self._split_features(x)
-            x = jnp.concatenate([drop(self.drop_inputs, x), shared], axis=-1)
-        return self._run(x, run, lambda x: drop(self.drop, x)), after
+            x = drop(self, self.drop_inputs, x, segment_ids, train=train)
+            x = jnp.concatenate([x, shared], axis=-1)
+
+        def drop_between(x):
+            return drop(self, self.drop, x, segment_ids, train=train)
+
+        return self._run(x, run, drop_between), after
 
     def project(self, x):
         """As `Recurrent.project`, by the first layer.
@@ -403,7 +413,10 @@ def require_layer(name: str, layer: Any) -> None:
             f"Recurrent({type(layer).__name__}(...))"
         )
     if not isinstance(layer, nn.Module):
-        raise TypeError(f"{name} must be a layer, got {layer!r}")
+        raise TypeError(
+            f"{name} must be a layer of Flax Linen, got {layer!r:.80}"
+            f"{linen_hint(layer)}"
+        )
     for method in ("step", "initial_state"):
         if not hasattr(layer, method):
             raise TypeError(
@@ -458,6 +471,17 @@ def _num_states(layer: Any) -> int:
             f"which entries of the state are those of {type(layer).__name__}, neither "
             f"initial_state((1,)) says ({error}) nor a property num_states"
         ) from error
+
+
+def _num_feature_axes(layer: Any) -> int:
+    """How many axes a step's features have; those of somebody's layer have one."""
+    if isinstance(layer, Stack):
+        return _num_feature_axes(layer.layers[0])
+    if isinstance(layer, Bidirectional):
+        return _num_feature_axes(layer.forward)
+    if hasattr(layer, "cell_type"):
+        return layer._cell(parent=None).num_feature_axes
+    return layer.cell.num_feature_axes if hasattr(layer, "cell") else 1
 
 
 def _backends(layer: Any) -> tuple[str, ...]:

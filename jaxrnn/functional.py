@@ -32,7 +32,7 @@ from jaxrnn.equations import Activation, gru_step, lstm_step, rnn_step
 from jaxrnn.fused import CellName, Loop, Masks
 from jaxrnn.native import library, primitives
 from jaxrnn.products import product
-from jaxrnn.scan import restart, select
+from jaxrnn.scan import finite_at_padding, restart, select
 from jaxrnn.types import (
     Array,
     Bool,
@@ -435,7 +435,7 @@ def _reference(loop: Loop, weights: Weights, states, x_gates: Array, masks: Mask
         x_gates, masks = inputs
         zeros = jax.tree.map(jnp.zeros_like, state)
         state = restart(state, first_state, zeros, masks.starts, masks.first)
-        after = step(state, x_gates)
+        after = step(finite_at_padding(state, masks.valid), x_gates)
         output = after.h if loop.cell == "lstm" else after
         if masks.valid is not None:
             after = select(masks.valid, after, state)

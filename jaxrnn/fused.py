@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from jaxrnn.equations import ACTIVATIONS
 from jaxrnn.products import bilinear_product, product
-from jaxrnn.scan import restart, select
+from jaxrnn.scan import finite_at_padding, restart, select
 from jaxrnn.types import Array, Bool, CellState, Dtype, Float, LSTMState
 
 CellName = Literal["lstm", "gru", "rnn-tanh", "rnn-relu"]
@@ -107,7 +107,8 @@ def forward(loop: Loop, weights: Weights, states, x_gates, masks: Masks):
         x_gates, masks = step
         x_gates = _with_bias(x_gates, weights)
         state = _restart(state, first_state, masks)
-        next_state, saved = loop.kernel.step(loop.dot, weights, state, x_gates)
+        read = finite_at_padding(state, masks.valid)
+        next_state, saved = loop.kernel.step(loop.dot, weights, read, x_gates)
         state, output = _end(next_state, state, masks)
         return state, (output, saved)
 

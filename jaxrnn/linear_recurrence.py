@@ -108,7 +108,9 @@ def linear_recurrence(
         if steps["first"] is not None:
             # What the state before them adds, as a part of b.
             from_first = steps["starts"] & steps["first"]
-            b = b + jnp.where(from_first, a * first_state[None], 0)
+            # Both factors: 0 * NaN would reach the gradients.
+            decay = jnp.where(from_first, a, 0)
+            b = b + decay * jnp.where(from_first, first_state[None], 0)
         a = jnp.where(steps["starts"], 0, a)
     states = _bind(a, b, initial, reverse)
     return states, states[0 if reverse else -1]
@@ -161,12 +163,20 @@ def _bind(a: Array, b: Array, initial: Array, reverse: bool) -> Array:
     return _recurrence.bind(a, b, initial, reverse=reverse)
 
 
+def _read(a: Array, h: Array) -> Array:
+    """`h` as a factor of `a`: zero where `a` is zero and `h` is not finite.
+
+    An `a` of zero starts a sequence, which 0 * NaN of the one before must not reach.
+    """
+    return jnp.where((a == 0) & ~jnp.isfinite(h), 0, h)
+
+
 def _loop(a: Array, b: Array, initial: Array, *, reverse: bool) -> Array:
     """Step by step."""
 
     def body(h, step):
         a, b = step
-        h = a * h + b
+        h = a * _read(a, h) + b
         return h, h
 
     return jax.lax.scan(body, initial, (a, b), reverse=reverse)[1]
@@ -177,10 +187,11 @@ def _associative_scan(a: Array, b: Array, initial: Array, *, reverse: bool) -> A
     if not isinstance(a.shape[0], int):  # exported for any
         return _loop(a, b, initial, reverse=reverse)
     begin = -1 if reverse else 0
-    b = b.at[begin].add(a[begin] * initial)
+    b = b.at[begin].add(a[begin] * _read(a[begin], initial))
 
     def combine(earlier, later):
-        return earlier[0] * later[0], later[0] * earlier[1] + later[1]
+        a, b = later
+        return a * _read(a, earlier[0]), a * _read(a, earlier[1]) + b
 
     return jax.lax.associative_scan(combine, (a, b), reverse=reverse)[1]
 
@@ -193,7 +204,15 @@ def _shifted(values: Array, begin: Array, *, reverse: bool) -> Array:
 
 
 _recurrence = Primitive("linear_recurrence")
-_recurrence.def_impl(jax.jit(_recurrence.bind, static_argnames="reverse"))
+_compiled = jax.jit(_recurrence.bind, static_argnames="reverse")
+
+
+@_recurrence.def_impl
+def _run(*arrays: Array, reverse: bool) -> Array:
+    with jax.disable_jit(False):  # It would call itself.
+        return _compiled(*arrays, reverse=reverse)
+
+
 _recurrence.def_abstract_eval(
     lambda a, b, initial, *, reverse: ShapedArray(b.shape, b.dtype)
 )
@@ -212,7 +231,8 @@ def _jvp(primals, tangents, *, reverse):
     states = _recurrence.bind(a, b, initial, reverse=reverse)
     d_b = ad.instantiate_zeros(d_b)
     if not isinstance(d_a, ad.Zero):
-        d_b = d_b + d_a * _shifted(states, initial, reverse=reverse)
+        before = _shifted(states, initial, reverse=reverse)
+        d_b = d_b + d_a * _read(a, before)
     d_initial = ad.instantiate_zeros(d_initial)
     return states, _recurrence.bind(a, d_b, d_initial, reverse=reverse)
 
@@ -227,7 +247,9 @@ def _transpose(cotangent, a, b, initial, *, reverse):
     return (
         None,
         g if ad.is_undefined_primal(b) else None,
-        a[begin] * g[begin] if ad.is_undefined_primal(initial) else None,
+        a[begin] * _read(a[begin], g[begin])
+        if ad.is_undefined_primal(initial)
+        else None,
     )
 
 

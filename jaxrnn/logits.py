@@ -118,7 +118,12 @@ def truncate(
 
     scaled = logits - logits.max(axis=-1, keepdims=True)
     greedy = _positions(scaled) == _first(scaled == 0)
+    ruled_out = scaled == -jnp.inf
+    # XLA may multiply by the reciprocal, which is zero for a large temperature, and
+    # 0 * -inf is NaN.
+    scaled = jnp.where(ruled_out, 0, scaled)
     scaled = scaled / jnp.where(temperature > 0, temperature, 1)
+    scaled = jnp.where(ruled_out, -jnp.inf, scaled)
     p = jnp.where(temperature > 0, jnp.exp(scaled), greedy.astype(scaled.dtype))
     if top_p is not None:
         top_p = _column("top_p", top_p, logits)

@@ -1,6 +1,7 @@
 """Whole networks on token ids, around any recurrent layer."""
 
 from collections.abc import Sequence
+from typing import get_args
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -11,6 +12,7 @@ from jaxrnn import segments
 from jaxrnn._validation import check_min, check_probability
 from jaxrnn.calls import LayerModule, call_layer, layer_call, needs_variables
 from jaxrnn.combinators import require_layer, supports_step
+from jaxrnn.dropout import drop
 from jaxrnn.types import Array, Float, Int, State, accumulation_dtype, sanitize_ids
 
 
@@ -60,8 +62,17 @@ class SequenceClassifier(LayerModule):
         if self.num_classes is not None:
             check_min(1, num_classes=self.num_classes)
         check_probability(word_dropout=self.word_dropout)
-        if not self.pooling:
-            raise ValueError(f"pooling must name at least one, got {self.pooling!r}")
+        if isinstance(self.pooling, str):
+            raise TypeError(
+                f"pooling must be a tuple of names, got {self.pooling!r}: give "
+                f"({self.pooling!r},)"
+            )
+        known = get_args(segments.Pooling)
+        if not self.pooling or not {*self.pooling} <= {*known}:
+            raise ValueError(
+                f"pooling must be one or more of {[*known]}, got {self.pooling!r}"
+            )
+        object.__setattr__(self, "pooling", tuple(self.pooling))  # It is hashable.
         super().__post_init__()
 
     def setup(self):
@@ -295,7 +306,8 @@ class LanguageModel(LayerModule):
         outputs, after = call_layer(
             self.encoder, x, lengths, segment_ids, state=state, train=train
         )
-        return self._project(self.drop(outputs, deterministic=not train)), after
+        outputs = drop(self, self.drop, outputs, segment_ids, train=train)
+        return self._project(outputs), after
 
     def input_projection_table(self) -> Float[Array, "v g"]:
         """The embedding of every token after the first layer's input projection.

@@ -71,7 +71,7 @@ def scan(
     def body(cell, state, step_inputs):
         x, valid, starts, first = step_inputs
         state = restart(state, first_state, fresh_state, starts, first)
-        next_state, output = step(cell, state, x)
+        next_state, output = step(cell, finite_at_padding(state, valid), x)
         if valid is not None:
             next_state = select(valid, next_state, state)
             output = select(valid, output, jnp.zeros_like(output))
@@ -108,6 +108,27 @@ def restart(
     if first is not None:
         fresh_state = select(first, first_state, fresh_state)
     return select(starts, fresh_state, state)
+
+
+def finite_at_padding(state: CellState, valid: Bool[Array, "*b"] | None) -> CellState:
+    """The state for a step to read, which computes something at padding, too.
+
+    There it is zero where it is not finite: 0 * NaN would reach the gradients.
+
+    >>> state = jnp.array([jnp.nan, jnp.nan, 1.0])
+    >>> finite_at_padding(state, jnp.array([True, False, False])).tolist()
+    [nan, 0.0, 1.0]
+    """
+    if valid is None:
+        return state
+
+    def leaf(state):
+        if not jnp.issubdtype(state.dtype, jnp.inexact):
+            return state
+        rows = jnp.expand_dims(valid, range(valid.ndim, state.ndim))
+        return jnp.where(rows | jnp.isfinite(state), state, 0)
+
+    return jax.tree.map(leaf, state)
 
 
 def select(choose: Bool[Array, "*b"], this: CellState, other: CellState) -> CellState:

@@ -288,3 +288,32 @@ def test_half_precision_keeps_the_norm(rng):
     np.testing.assert_allclose(norms, 3.0, rtol=1e-2)  # bfloat16 has 8 bits
     assert found.dtype == x.dtype
     assert adversarial.__doc__
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_divergence_and_entropy_are_computed_in_float32(dtype):
+    """The differences of close predictions would be rounding errors."""
+    logits = jax.random.normal(jax.random.key(0), (8, 5)).astype(dtype)
+    moved = logits + jnp.asarray(0.02, dtype)
+    for found, expected in (
+        (
+            adversarial.kl_divergence(logits, moved.at[:, 0].add(dtype(0.02))),
+            adversarial.kl_divergence(
+                logits.astype(jnp.float32),
+                moved.at[:, 0].add(dtype(0.02)).astype(jnp.float32),
+            ),
+        ),
+        (adversarial.entropy(logits), adversarial.entropy(logits.astype(jnp.float32))),
+    ):
+        assert found.dtype == jnp.float32
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_class_that_is_ruled_out_adds_nothing():
+    logits = jnp.array([0.0, 0.0, -jnp.inf])
+    assert adversarial.entropy(logits) == pytest.approx(np.log(2))
+    assert adversarial.kl_divergence(logits, logits) == 0
+    assert adversarial.kl_divergence(logits, jnp.zeros(3)) == pytest.approx(
+        np.log(3) - np.log(2)
+    )
+    assert np.isfinite(jax.grad(adversarial.entropy)(logits)).all()

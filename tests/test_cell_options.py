@@ -184,3 +184,17 @@ def test_options_that_a_cell_has_not():
         Layer(cells.MGUCell, features=4, cell_options={"features": 3})
     partial = functools.partial(Layer, cells.MGUCell)
     assert hash(partial(features=4)) == hash(partial(features=4))
+
+
+@pytest.mark.parametrize("r_min", [0.0, 0.9, 0.999, 0.99999])
+def test_an_lru_starts_normalized_however_close_to_1(r_min):
+    """exp(gamma) is sqrt(1 - |lambda|**2) with every digit of float32."""
+    cell = cells.LRUCell(1024, r_min=r_min, r_max=1.0)
+    state, x = cell.initial_state((1,)), np.ones((1, 3), np.float32)
+    params = cell.init(jax.random.key(0), state, x)["params"]
+    nu, gamma = (np.float64(params[name]) for name in ("nu", "gamma"))
+    assert np.isfinite(nu).all()
+    expected = np.sqrt(-np.expm1(-2 * np.exp(nu)))
+    np.testing.assert_allclose(np.exp(gamma), expected, rtol=1e-6)
+    radius = np.exp(-np.exp(nu))
+    assert ((radius >= r_min - 1e-7) & (radius < 1)).all()

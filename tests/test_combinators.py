@@ -100,3 +100,10 @@ def test_a_layer_that_cannot_say_how_many_cells_it_has():
         ValueError, match=r"of Stateless, neither initial_state.*lengths"
     ):
         jaxrnn.Stack([Stateless()]).apply({}, X, state=state)
+
+
+def test_directions_kept_apart_are_not_read_by_the_next_layer():
+    both = jaxrnn.Bidirectional(jaxrnn.GRU(3), jaxrnn.GRU(3), merge="stack")
+    with pytest.raises(ValueError, match="which GRU would read as time"):
+        jaxrnn.Stack([both, jaxrnn.GRU(3)])
+    jaxrnn.Stack([jaxrnn.GRU(3), both])

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import linen as nn
 
 import jaxrnn
@@ -87,3 +88,54 @@ def test_a_layer_of_several_locks_the_dropout_between_them():
     np.testing.assert_array_equal(dropped, np.broadcast_to(dropped[:, :1], (3, 6, 16)))
     # Of 48, half, give or take five standard errors of 7.2%.
     assert abs(dropped[:, 0].mean() - 0.5) < 0.36
+
+
+class Recorded(Identity):
+    """Sows what it reads."""
+
+    @nn.compact
+    def __call__(self, x, *ragged, **options):
+        self.sow("intermediates", "x", x)
+        return x, ()
+
+
+@pytest.mark.parametrize("ids", [None, np.array([[1, 1, 2]])])
+def test_locked_dropout_of_images_is_locked_over_time(ids):
+    """Not over their width, which is where the time of a sequence of vectors is."""
+    conv = jaxrnn.Recurrent(jaxrnn.cells.ConvLSTMCell(2))
+    layer = jaxrnn.Stack([conv, Recorded()], dropout=0.5, locked_dropout=True)
+    x = np.random.default_rng(0).normal(size=(1, 3, 4, 4, 2)).astype(np.float32)
+    variables = layer.init(jax.random.key(0), x)
+    _, seen = layer.apply(
+        {"params": variables["params"]},
+        x,
+        segment_ids=ids,
+        train=True,
+        rngs={"dropout": jax.random.key(0)},
+        mutable="intermediates",
+    )
+    (read,) = jax.tree.leaves(seen)
+    dropped = np.asarray(read == 0)
+    assert 0.2 < dropped.mean() < 0.8
+    np.testing.assert_array_equal(dropped[:, 0], dropped[:, 1])
+    assert (dropped[:, 0] == dropped[:, 2]).all() == (ids is None)
+    assert (dropped[..., 0, :] != dropped[..., 1, :]).any()
+
+
+def test_locked_dropout_of_a_language_model_is_that_of_each_sequence():
+    model = jaxrnn.models.LanguageModel(
+        7, 3, jaxrnn.LSTM(64), dropout=0.5, locked_dropout=True
+    )
+    tokens, ids = np.ones((1, 4), int), np.array([[1, 1, 2, 2]])
+    variables = model.init(jax.random.key(0), tokens)
+    outputs, _ = model.apply(
+        variables,
+        tokens,
+        segment_ids=ids,
+        train=True,
+        rngs={"dropout": jax.random.key(0)},
+        method="pre_logits",
+    )
+    dropped = np.asarray(outputs[0] == 0)
+    np.testing.assert_array_equal(dropped[[0, 2]], dropped[[1, 3]])
+    assert 0.3 < (dropped[0] != dropped[2]).mean() < 0.7

@@ -315,3 +315,51 @@ ONES = np.ones((T, B, H), np.float32)
 def test_bad_arguments(given, options, error, message):
     with pytest.raises(error, match=message):
         linear_recurrence(*given, **options)
+
+
+@pytest.mark.parametrize("compute", [_loop, _associative_scan])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_ends_with_its_sequence(compute, reverse, bad):
+    """`a` of zero starts a sequence, whatever was before; so do its derivatives."""
+    a, b = np.full((4, 1), 0.5), np.ones((4, 1))
+    start, before = (1, 3) if reverse else (2, 1)
+    a[start] = 0
+
+    def states():
+        arrays = map(jnp.asarray, (a, b, np.zeros(1)))
+        return np.asarray(compute(*arrays, reverse=reverse))
+
+    alone = states()
+    b[before] = bad
+    found = states()
+    own = slice(0, 2) if reverse else slice(2, 4)
+    np.testing.assert_array_equal(found[own], alone[own])
+
+
+def test_the_state_of_another_sequence_reaches_no_gradient():
+    a, b = np.full((4, 1), 0.5), np.ones((4, 1))
+    b[0] = np.nan
+    starts = np.array([True, False, True, False])[:, None]
+
+    def total(a, b, initial):
+        return linear_recurrence(a, b, initial, starts=starts)[0][2:].sum()
+
+    d_a, d_b, d_initial = jax.grad(total, argnums=(0, 1, 2))(a, b, np.full(1, np.nan))
+    # h_2 = b_2 and h_3 = a_3 b_2 + b_3.
+    np.testing.assert_array_equal(d_a[2:].ravel(), [0, 1])
+    np.testing.assert_array_equal(d_b.ravel(), [0, 0, 1.5, 1])
+    np.testing.assert_array_equal(d_initial, [0])
+
+
+def test_a_factor_of_zero_has_the_derivative_of_any_other():
+    a, b, initial = np.zeros((2, 1)), np.ones((2, 1)), np.full(1, 3.0)
+    d_a = jax.grad(lambda a: linear_recurrence(a, b, initial)[0].sum())(a)
+    np.testing.assert_array_equal(d_a.ravel(), [3, 1])  # the states before
+
+
+def test_without_jit():
+    a, b = np.full((3, 2), 0.5), np.ones((3, 2))
+    expected = loop(a[:, None], b[:, None], np.zeros((1, 2)))[0][:, 0]
+    with jax.disable_jit():
+        np.testing.assert_allclose(linear_recurrence(a, b)[0], expected, rtol=1e-12)

@@ -285,3 +285,13 @@ def test_penalty_against_the_loop(rng):
         else:
             expected[row, token] = logits[row, token] * penalty[row]
     np.testing.assert_array_equal(penalize(logits, seen, penalty), expected)
+
+
+@pytest.mark.parametrize("temperature", [1e-40, 1.0, 1e38, np.array([1e38])])
+def test_a_token_that_is_ruled_out_is_at_any_temperature(temperature):
+    logits = jnp.array([[1.0, 2.0, -jnp.inf]])
+    found = truncate(logits, temperature=temperature).probabilities
+    assert found[0, 2] == 0
+    assert found.sum() == pytest.approx(1)
+    if np.max(temperature) > 1:
+        np.testing.assert_allclose(found[0, :2], 0.5)

@@ -232,8 +232,10 @@ def test_lengths_that_are_no_integers_are_refused():
 
 
 def test_an_unknown_pooling_is_refused():
-    with pytest.raises(ValueError, match=r"pooling must be one of .*'middle'"):
+    with pytest.raises(ValueError, match=r"pooling must be one or more of .*'middle'"):
         make(("middle",))
+    with pytest.raises(TypeError, match=r"pooling must be a tuple.*\('mean',\)"):
+        make("mean")
 
 
 def test_classes_have_logits_of_their_own(rng):

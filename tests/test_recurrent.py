@@ -11,6 +11,13 @@ from flax import linen as nn
 import jaxrnn
 
 X = np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32)
+cells = jaxrnn.cells
+LINEAR = [
+    *(cells.MinGRUCell, cells.MinLSTMCell, cells.QRNNCell, cells.SRUCell),
+    *(cells.LRUCell, cells.RGLRUCell, cells.S5Cell),
+    functools.partial(cells.QRNNCell, window=2),
+]
+PACKED = np.array([[1, 1, 2, 2]])
 
 
 class Noisy(nn.RNNCellBase):
@@ -116,3 +123,46 @@ def test_ids_that_jit_cannot_check_go_on_where_they_should_rise(reverse, meant):
     jax.tree.map(np.testing.assert_array_equal, found, expected)
     alone, _ = layer.apply(variables, X[0, 3:4])
     np.testing.assert_allclose(found[0][3:4], alone, atol=1e-6)
+
+
+@pytest.mark.parametrize("cell_type", [*LINEAR, cells.MGUCell])
+def test_the_state_of_an_idle_row_reaches_no_gradient(cell_type):
+    """A row of length 0 keeps its state, of NaN too, and takes part in nothing."""
+    layer = jaxrnn.Recurrent(cell_type(4))
+    check_idle_row(layer)
+
+
+@pytest.mark.parametrize("backend", ["native", "fused", "scan"])
+@pytest.mark.parametrize("cell_type", [jaxrnn.LSTM, jaxrnn.GRU, jaxrnn.RNN])
+def test_nor_does_it_by_any_backend(cell_type, backend):
+    check_idle_row(cell_type(4, backend=backend))
+
+
+def check_idle_row(layer):
+    x = jax.random.normal(jax.random.key(0), (2, 3, 4))
+    variables, lengths = layer.init(jax.random.key(1), x), np.array([3, 0])
+    zeros = layer.initial_state((2,))
+    state = jax.tree.map(lambda leaf: leaf.at[1].set(jnp.nan), zeros)
+
+    def total(variables, state):
+        outputs, _ = layer.apply(variables, x, lengths, state=state)
+        return (outputs**2).sum()
+
+    found, expected = (jax.grad(total)(variables, s) for s in (state, zeros))
+    for a, b in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("cell_type", LINEAR)
+def test_a_sequence_that_is_not_finite_does_not_reach_the_next(cell_type):
+    layer = jaxrnn.Recurrent(cell_type(4))
+    x = jax.random.normal(jax.random.key(0), (1, 4, 4))
+    variables = layer.init(jax.random.key(1), x)
+
+    def outputs(x):
+        return layer.apply(variables, x, segment_ids=PACKED)[0][:, 2:]
+
+    bad = x.at[0, 0, 0].set(jnp.nan)
+    np.testing.assert_array_equal(outputs(bad), outputs(x))
+    found, expected = (jax.grad(lambda x: outputs(x).sum())(x) for x in (bad, x))
+    np.testing.assert_array_equal(found[:, 2:], expected[:, 2:])

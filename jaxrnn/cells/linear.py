@@ -140,6 +140,10 @@ class _AllSteps:
     reverse: bool
 
     def recurrence(self, a: Array, b: Array, name: str | None = None):
+        h, final = self._states(a, b, name)
+        return self._zero_at_padding(h), final
+
+    def _states(self, a: Array, b: Array, name: str | None):
         return linear_recurrence(
             a,
             b,
@@ -149,9 +153,14 @@ class _AllSteps:
             **self.masks,
         )
 
+    def _zero_at_padding(self, values: Array) -> Array:
+        """No output depends on them, but 0 * NaN would reach the gradients."""
+        valid = self.masks["valid"]
+        return values if valid is None else jnp.where(valid[..., None], values, 0)
+
     def previous(self, values: Array, name: str | None = None):
         # Of the last valid step, that is: a recurrence too, which forgets all before.
-        held, final = self.recurrence(jnp.zeros_like(values), values, name)
+        held, final = self._states(jnp.zeros_like(values), values, name)
         begin, first = (_part(s, name) for s in (self.state, self.first_state))
         if self.reverse:
             before = jnp.concatenate([held[1:], begin[None]])
@@ -163,7 +172,7 @@ class _AllSteps:
             if of_first is not None:
                 fresh = jnp.where(of_first[..., None], first[None], fresh)
             before = jnp.where(starts[..., None], fresh, before)
-        return before, final
+        return self._zero_at_padding(before), final
 
 
 def _part(state: CellState, name: str | None) -> Array:
@@ -501,11 +510,13 @@ class LRUCell(LinearCell):
 
     def _nu_init(self, key, shape, dtype):
         """Radii whose squares are uniform: an even density in the ring."""
-        uniform = jax.random.uniform(
-            key, shape, dtype, minval=self.r_min**2, maxval=self.r_max**2
-        )
-        tiny = jnp.finfo(dtype).tiny
-        return jnp.log(-0.5 * jnp.log(jnp.maximum(uniform, tiny)))
+        # By the distance of the squares from 1, which near it has more digits.
+        closest, farthest = 1 - self.r_max**2, 1 - self.r_min**2
+        uniform = jax.random.uniform(key, shape, dtype)
+        distance = farthest - (farthest - closest) * uniform
+        # Neither a radius of 1 nor one of 0, whose logarithms are infinite.
+        limits = jnp.finfo(dtype).tiny, 1 - jnp.finfo(dtype).epsneg
+        return jnp.log(-0.5 * jnp.log1p(-jnp.clip(distance, *limits)))
 
     def _theta_init(self, key, shape, dtype):
         tiny = jnp.finfo(dtype).tiny
@@ -513,8 +524,8 @@ class LRUCell(LinearCell):
 
     def _gamma_init(self, key, shape, dtype):
         del key
-        radius = jnp.exp(-jnp.exp(jnp.asarray(self.nu, dtype)))
-        return 0.5 * jnp.log1p(-(radius**2))
+        nu = jnp.asarray(self.nu, dtype)
+        return 0.5 * jnp.log(-jnp.expm1(-2 * jnp.exp(nu)))
 
 
 class RGLRUCell(LinearCell):
