@@ -14,7 +14,9 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as serialize
+
+from jaxrnn._validation import linen_hint
 
 _FORMAT = "jaxrnn 1"
 
@@ -31,9 +33,9 @@ def save(
             true, false and None. It comes back as JSON has it, tuples as lists.
 
     Raises:
-        TypeError: `variables` are no nested dicts of arrays of numbers with strings as
-            names, or `config` is not JSON.
-        ValueError: a name has a slash or is empty.
+        TypeError: `variables` are no nested dicts of arrays with strings as names, an
+            array has a dtype that the format lacks, or `config` is not JSON.
+        ValueError: a name has a slash, is empty, or is not valid Unicode.
         OSError: the file cannot be written.
 
     >>> import tempfile
@@ -58,8 +60,13 @@ def save(
         raise TypeError(f"config must have strings as keys, got {config!r:.200}")
     path = Path(path)
     partial = path.with_name(f"{path.name}.partial")
-    save_file(arrays, partial, metadata={"format": _FORMAT, "config": spelled})
-    partial.replace(path)
+    try:
+        # Not `save_file`, whose file only its owner may read.
+        metadata = {"format": _FORMAT, "config": spelled}
+        partial.write_bytes(serialize(arrays, metadata=metadata))
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def load(path: str | os.PathLike[str]) -> tuple[dict[str, Any], Any]:
@@ -113,10 +120,13 @@ def _collect(path: str, tree: Any, arrays: dict[str, np.ndarray]) -> None:
         for name, part in tree.items():
             if not isinstance(name, str):
                 raise TypeError(f"variables must have strings as names, got {name!r}")
-            if not name or "/" in name:
+            if not name or "/" in name or not _is_unicode(name):
                 raise ValueError(
-                    f"a name must not be empty nor have a slash, got {name!r}"
+                    "a name must not be empty, nor have a slash or half a surrogate "
+                    f"pair, got {name!r}"
                 )
+            if name == "__metadata__" and not path:
+                raise ValueError(f"{name!r} is an entry of the file format: rename it")
             _collect(f"{path}/{name}" if path else name, part, arrays)
         return
     if hasattr(tree, "unbox"):  # A parameter of Flax with metadata.
@@ -124,14 +134,31 @@ def _collect(path: str, tree: Any, arrays: dict[str, np.ndarray]) -> None:
     if not path or not hasattr(tree, "dtype") or "key<" in str(tree.dtype):
         raise TypeError(
             f"variables must be nested dicts of arrays, got {tree!r:.80} as "
-            f"{path or 'the whole'}"
+            f"{path or 'the whole'}{linen_hint(tree)}"
         )
     # The format stores memory as it lies: a transposed view would come back wrong.
     array = np.asarray(tree)
     array = np.ascontiguousarray(array).reshape(array.shape)
-    if array.dtype.kind in "OSUMm":
-        raise TypeError(f"{path} must be an array of numbers, got {array.dtype}")
+    if array.dtype.name not in _DTYPES:
+        raise TypeError(
+            f"{path} must have a dtype that .safetensors files and numpy know, got "
+            f"{array.dtype}"
+        )
     arrays[path] = array
+
+
+_DTYPES = {
+    *("bool", "bfloat16", "float16", "float32", "float64", "complex64"),
+    *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+}
+
+
+def _is_unicode(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _keys(config: Any) -> Any:

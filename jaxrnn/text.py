@@ -293,14 +293,23 @@ class Vocab:
     def save(self, path: str | PathLike[str]) -> None:
         """Writes one JSON string a line, in ASCII, so that any token survives.
 
+        Raises:
+            ValueError: a token has both halves of a surrogate pair, one after the
+                other, which JSON takes for one character.
+            OSError: the file cannot be written.
+
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp(), "vocab.txt")
         >>> Vocab(("to", "be", "a b")).save(path)
         >>> path.read_text().splitlines()
         ['"to"', '"be"', '"a b"']
         """
-        lines = "".join(json.dumps(token) + "\n" for token in self.tokens)
-        Path(path).write_text(lines, encoding="ascii", newline="\n")
+        lines = [json.dumps(token) for token in self.tokens]
+        for token, line in zip(self.tokens, lines, strict=True):
+            if json.loads(line) != token:
+                raise ValueError(f"token {token!r} has a surrogate pair: join it")
+        text = "".join(f"{line}\n" for line in lines)
+        Path(path).write_text(text, encoding="ascii", newline="\n")
 
     def encode(self, tokens: Sequence[str]) -> np.ndarray:
         """The int32 ids of tokens; an unknown token has the id of `UNK`.

@@ -23,12 +23,13 @@ is not needed, and a file is read without executing any of it.
 
 from collections.abc import Iterator, Mapping
 from os import PathLike
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
-from jaxrnn._validation import shape_faults
+from jaxrnn._validation import linen_hint, shape_faults
 
 Arrays = dict[str, np.ndarray]
 
@@ -216,11 +217,11 @@ def save_safetensors(arrays: Mapping[str, Any], path: str | PathLike[str]) -> No
     """
     _require_arrays(arrays=arrays)
     # The format stores memory as it lies: a transposed view would come back wrong.
-    dense = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+    dense = {name: np.array(value, order="C") for name, value in arrays.items()}
     for name, array in dense.items():
         if array.dtype.kind in "OSUMm":
             raise TypeError(f"{name} must be an array of numbers, got {array.dtype}")
-    save_file(dense, path)
+    Path(path).write_bytes(save(dense))
 
 
 def _require_arrays(**named: Any) -> None:
@@ -245,7 +246,7 @@ def _require_layer(layer: Any) -> None:
     if not hasattr(layer, "cell_type"):
         raise TypeError(
             "layer must be an RNN, LSTM or GRU, one of their cells, or a Dense or "
-            f"Embed of flax.linen, got {layer!r:.80}"
+            f"Embed of flax.linen, got {layer!r:.80}{linen_hint(layer)}"
         )
     # By name, as this file knows no layers. Another cell with as many gates has other
     # equations, and would take the weights all the same.

@@ -321,3 +321,14 @@ def test_examples_in_the_docstrings():
     failed, attempted = doctest.testmod(text)
     assert failed == 0
     assert attempted >= 5
+
+
+def test_a_surrogate_pair_is_refused_before_the_file_is_written(tmp_path):
+    """JSON takes it for one character, which would be another token."""
+    path = tmp_path / "vocab.txt"
+    with pytest.raises(ValueError, match="surrogate pair"):
+        Vocab(("<unk>", "\ud83d\ude00")).save(path)
+    assert not path.exists()
+    halves = Vocab(("<unk>", "\ud83d", "\ude00\ud83d"))
+    halves.save(path)
+    assert Vocab.load(path) == halves

@@ -371,3 +371,11 @@ def test_a_prefix_that_is_not_there_says_which_is():
 def test_a_cell_with_a_projection_is_none_of_torch():
     with pytest.raises(TypeError, match="LSTMCell has no projection: load an LSTM"):
         torch_weights.from_torch({}, jaxrnn.LSTMCell(H, proj_size=2))
+
+
+def test_files_keep_the_shapes_of_scalars(tmp_path):
+    path = tmp_path / "scalar.safetensors"
+    torch_weights.save_safetensors({"steps": np.array(7)}, path)
+    assert torch_weights.load_safetensors(path)["steps"].shape == ()
+    with pytest.raises(OSError, match="nowhere"):
+        torch_weights.save_safetensors({"steps": np.array(7)}, tmp_path / "nowhere/x")

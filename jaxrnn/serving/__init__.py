@@ -32,6 +32,7 @@ from flax import linen as nn
 from jax import export as jax_export
 from safetensors.numpy import save
 
+from jaxrnn._validation import linen_hint
 from jaxrnn.models import LanguageModel, SequenceClassifier
 from jaxrnn.serving import loader
 from jaxrnn.serving.loader import Model, load
@@ -111,8 +112,8 @@ def export(
             )
     else:
         raise TypeError(
-            "model must be a SequenceClassifier or a LanguageModel, got "
-            f"{type(model).__name__}"
+            "model must be a SequenceClassifier or a LanguageModel of Flax Linen, got "
+            f"{type(model).__name__}{linen_hint(model)}"
         )
     if vocabulary is not None and len(vocabulary) != model.vocab_size:
         raise ValueError(

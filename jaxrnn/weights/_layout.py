@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from jaxrnn._validation import shape_faults
+from jaxrnn._validation import linen_hint, shape_faults
 
 Arrays = dict[str, np.ndarray]
 Shapes = dict[str, tuple[int, ...]]
@@ -106,7 +106,7 @@ def _walk(layer: Any, path: tuple[str, ...], inputs: int | None) -> Iterator[Cel
     else:
         raise TypeError(
             "layer must be an RNN, LSTM, GRU, Recurrent, Bidirectional or Stack, got "
-            f"{layer!r:.80}"
+            f"{layer!r:.80}{linen_hint(layer)}"
         )
 
 
@@ -169,9 +169,10 @@ def load_cells(
     elif isinstance(source, Sequence) and not isinstance(source, str | bytes):
         found = {f"weights[{k}]": flatten(cell) for k, cell in enumerate(source)}
     else:
+        hint = ": give nnx.state(module, nnx.Param)" if library == "flax.nnx" else ""
         raise TypeError(
             "weights must be a dict of arrays, or a list of one for each cell, got "
-            f"{source!r:.80}"
+            f"{source!r:.80}{hint}"
         )
     if len(found) != len(cells):
         raise ValueError(
@@ -286,7 +287,13 @@ def find_cells(
             f"{prefix!r}, only {shapes[:8]}"
         )
     if ordered:
-        return found
+        names = [*below]
+
+        def first(path: str) -> int:
+            start = f"{path}/" if path else ""
+            return next(k for k, name in enumerate(names) if name.startswith(start))
+
+        return {path: found[path] for path in sorted(found, key=first)}
     if len({_without_order(path) for path in found}) > 1:
         raise ValueError(
             f"the names {sorted(found)} do not say which cell comes first: give one "
@@ -351,6 +358,11 @@ def flatten(tree: Any, path: str = "") -> Arrays:
         }
     for read in ("get_value", "numpy"):  # of Flax NNX, and of Keras
         tree = getattr(tree, read)() if hasattr(tree, read) else tree
+    if "key<" in str(getattr(tree, "dtype", "")):
+        raise TypeError(
+            f"{path} is a PRNG key, no weight: of a module of Flax NNX give "
+            "nnx.state(module, nnx.Param)"
+        )
     array = np.asarray(tree)
     if array.dtype.kind in "OSUMm":
         raise TypeError(

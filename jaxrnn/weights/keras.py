@@ -27,6 +27,7 @@ from jaxrnn.weights._layout import (
     Cell,
     Format,
     Shapes,
+    cells_of,
     dump_cells,
     flatten,
     load_cells,
@@ -77,7 +78,12 @@ def from_keras(
         weights = _read_h5(weights)
     elif hasattr(weights, "weights") and not isinstance(weights, Mapping):
         keras_layer: Any = weights
-        _check_activations(keras_layer)
+        simple = {c.activation for c in cells_of(layer) if c.kind == "RNNCell"}
+        _check_activations(keras_layer, simple)
+        if not keras_layer.weights:
+            raise ValueError(
+                f"{keras_layer.name} has no weights yet: call it once, or its build()"
+            )
         weights = {w.path: w for w in keras_layer.weights}
         ordered = True
     return load_cells(weights, layer, _FORMATS, prefix, "Keras", ordered)
@@ -146,22 +152,27 @@ _FORMATS: dict[str, Format] = dict.fromkeys(
 )
 
 
-def _check_activations(part: Any) -> None:
-    """Of a layer of Keras and all layers in it."""
+def _check_activations(part: Any, simple: set[str]) -> None:
+    """Of a layer of Keras and all layers in it; `simple` are ours of simple cells."""
     names = ("forward_layer", "backward_layer", "cell")
     inner = [getattr(part, name) for name in names if hasattr(part, name)]
     for attribute in ("layers", "cells"):
         inner += getattr(part, attribute, [])
     for other in inner:
-        _check_activations(other)
+        _check_activations(other, simple)
     if hasattr(part, "recurrent_activation"):
-        wanted = {"activation": "tanh", "recurrent_activation": "sigmoid"}
-        for name, expected in wanted.items():
-            found = getattr(getattr(part, name), "__name__", None)
-            if found != expected:
-                raise ValueError(
-                    f"{name} of {part.name} must be {expected}, got {found}"
-                )
+        wanted = {"activation": {"tanh"}, "recurrent_activation": {"sigmoid"}}
+    elif hasattr(part, "activation") and hasattr(part, "recurrent_initializer"):
+        wanted = {"activation": simple or {"tanh", "relu"}}
+    else:
+        return
+    for name, expected in wanted.items():
+        found = getattr(getattr(part, name), "__name__", None)
+        if found not in expected:
+            raise ValueError(
+                f"{name} of {part.name} must be {' or '.join(sorted(expected))}, "
+                f"got {found}"
+            )
 
 
 def _read_h5(path: str | os.PathLike[str]) -> Arrays:
@@ -183,7 +194,12 @@ def _read_h5(path: str | os.PathLike[str]) -> Arrays:
             file.visititems(keep)
     except (OSError, RuntimeError, KeyError) as error:
         cause = " ".join(str(error).split())
-        raise ValueError(f"{path} is no readable .weights.h5 file: {cause}") from None
+        hint = ""
+        if str(path).endswith(".keras"):
+            hint = ". Give the model: keras.models.load_model(path)"
+        raise ValueError(
+            f"{path} is no readable .weights.h5 file: {cause}{hint}"
+        ) from None
     named = {}
     for name, array in arrays.items():
         # A layer's arrays have numbers there, in the order that Keras made them.

@@ -243,3 +243,10 @@ def test_variables_that_are_none():
         weights.from_linen({"a": "text"}, layer)
     with pytest.raises(ValueError, match="lstm must be 'OptimizedLSTMCell' or"):
         weights.to_nnx({"params": {}}, layer, lstm="LSTM")
+
+
+def test_a_module_of_nnx_in_the_place_of_its_parameters():
+    module = nnx.RNN(nnx.LSTMCell(3, 4, rngs=nnx.Rngs(0)))
+    for given in (module, nnx.state(module)):
+        with pytest.raises(TypeError, match=r"nnx\.state\(module, nnx\.Param\)"):
+            weights.from_nnx(given, jaxrnn.LSTM(4))

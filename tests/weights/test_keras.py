@@ -255,3 +255,44 @@ def test_a_file_without_such_a_layer(tmp_path):
 def test_a_missing_file_is_named_by_the_system(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"none\.weights\.h5"):
         weights.from_keras(tmp_path / "none.weights.h5", jaxrnn.LSTM(H))
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("kinds", ["LSTM LSTM LSTM", "LSTM GRU LSTM"])
+def test_layers_that_alternate_keep_their_order(kinds):
+    """In size or in kind."""
+    sizes = (2, 3, 2) if len({*kinds.split()}) == 1 else (2, 2, 2)
+    named = [*zip(kinds.split(), sizes, strict=True)]
+    model = keras.Sequential(
+        [getattr(keras.layers, k)(n, return_sequences=True) for k, n in named]
+    )
+    x = np.random.default_rng(0).normal(size=(2, 5, 3))
+    expected = np.asarray(model(x))
+    options = {"param_dtype": jnp.float64}
+    layer = jaxrnn.Stack([getattr(jaxrnn, k)(n, **options) for k, n in named])
+    found, _ = layer.apply(weights.from_keras(model, layer), x)
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("theirs", ["relu", "tanh", "sigmoid"])
+@pytest.mark.parametrize("ours", ["relu", "tanh"])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_the_activation_of_a_simple_rnn_must_be_the_same(theirs, ours, wrapped):
+    layer = keras.layers.SimpleRNN(4, activation=theirs)
+    if wrapped:
+        layer = keras.layers.RNN(keras.layers.SimpleRNNCell(4, activation=theirs))
+    layer.build((2, 5, 3))
+    if theirs == ours:
+        weights.from_keras(layer, jaxrnn.RNN(4, activation=ours))
+        return
+    with pytest.raises(ValueError, match=f"must be {ours}, got {theirs}"):
+        weights.from_keras(layer, jaxrnn.RNN(4, activation=ours))
+
+
+def test_what_has_no_weights_or_another_format_names_the_remedy(tmp_path):
+    with pytest.raises(ValueError, match="no weights yet: call it once"):
+        weights.from_keras(keras.layers.LSTM(4), jaxrnn.LSTM(4))
+    (tmp_path / "model.keras").write_bytes(b"PK")
+    with pytest.raises(ValueError, match=r"keras\.models\.load_model"):
+        weights.from_keras(tmp_path / "model.keras", jaxrnn.LSTM(4))
