@@ -1,10 +1,11 @@
-"""Recurrent networks for JAX: right, fast and pleasant.
+"""Recurrent neural networks for JAX and Flax.
 
-Layers, cells and what combines them are here; everything else is in the modules, each
-about one thing: `adversarial`, `batching`, `checkpoints`, `functional`, `metrics`,
-`models`, `placement`, `regularizers`, `sampled_softmax`, `sampling`, `segments`,
-`serving`, `text`, `torch_weights`, `training`, `weights`; and `nnx`, which is imported
-when it is first used.
+The top level has the layers (`LSTM`, `GRU`, `RNN`, `Layer`, `Recurrent`,
+`Bidirectional`, `Stack`), their classic cells, and `save` and `load`. Everything else
+is in a module: `adversarial`, `batching`, `cells`, `checkpoints`, `functional`,
+`linear_recurrence`, `metrics`, `models`, `placement`, `regularizers`,
+`sampled_softmax`, `sampling`, `segments`, `serving`, `text`, `torch_weights`,
+`training` and `weights`. `nnx` is imported on first use.
 """
 
 __version__ = "0.1.0"

@@ -8,8 +8,8 @@ transformations `flax.linen.vmap` and `flax.linen.scan` pass on. The state never
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any, ParamSpec, TypeVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ Returned = TypeVar("Returned")
 _DROP_KEYWORDS = ("Vmap", "Scan")
 
 # What other libraries call an argument of the call, and what it is here.
-_CALLED_ELSEWHERE = {
+CALLED_ELSEWHERE = {
     "hx": "state=",
     "h_0": "state=",
     "initial_state": "state=",
@@ -43,10 +43,11 @@ _CALLED_ELSEWHERE = {
 
 
 # What other libraries call a field, and what it is here.
-_FIELDS_ELSEWHERE = {
+FIELDS_ELSEWHERE = {
     "hidden_size": "features",
     "units": "features",
     "hidden_features": "features",
+    "out_features": "features",
     "input_size": "nothing: the first inputs decide",
     "bias": "use_bias",
     "nonlinearity": "activation",
@@ -69,6 +70,51 @@ _FIELDS_ELSEWHERE = {
 }
 
 
+def check_names(
+    owner: str,
+    given: Iterable[str],
+    known: Collection[str],
+    elsewhere: Mapping[str, str],
+) -> None:
+    """Refuses keywords that are not known, with what they are called here.
+
+    Raises:
+        TypeError: one of `given` is not among the `known`.
+
+    >>> check_names("LSTM", ["features"], ["features"], FIELDS_ELSEWHERE)
+    """
+    for name in given:
+        if name not in known:
+            hint = elsewhere.get(name)
+            raise TypeError(
+                f"{owner} has no argument {name!r}"
+                + (f": here it is {hint}" if hint else "")
+            )
+
+
+def check_fields(cls: Any, args: tuple[Any, ...], options: Mapping[str, Any]) -> None:
+    """Refuses what a Flax module of this class cannot be made with.
+
+    Raises:
+        TypeError: a field is not known, or too many are given by position.
+    """
+    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
+    check_names(cls.__name__, options, fields, FIELDS_ELSEWHERE)
+    first = [
+        name
+        for name, field in fields.items()
+        if not field.kw_only and name not in ("parent", "name")
+    ]
+    if len(args) > len(first):
+        raise TypeError(
+            f"{cls.__name__} takes {', '.join(first)} by position and all else by "
+            f"name, got {args!r:.80}: the number of features going in is not an "
+            "argument, the first inputs decide"
+        )
+
+
+# That `dataclasses.field` makes a field is what type checkers need to be told.
+@dataclass_transform(field_specifiers=(dataclasses.field,))
 class LayerModule(nn.Module):
     """A Flax module that is called as a layer, by methods with `layer_call`.
 
@@ -82,24 +128,7 @@ class LayerModule(nn.Module):
 
     def __new__(cls, *args: Any, **options: Any):
         """Checks the arguments, and makes an object for `__init__` to fill."""
-        fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
-        for name in options.keys() - fields.keys():
-            hint = _FIELDS_ELSEWHERE.get(name)
-            raise TypeError(
-                f"{cls.__name__} has no argument {name!r}"
-                + (f": here it is {hint}" if hint else "")
-            )
-        first = [
-            name
-            for name, field in fields.items()
-            if not field.kw_only and name not in ("parent", "name")
-        ]
-        if len(args) > len(first):
-            raise TypeError(
-                f"{cls.__name__} takes {', '.join(first)} by position and all else by "
-                f"name, got {args!r:.80}: the number of features going in is not an "
-                "argument, the first inputs decide"
-            )
+        check_fields(cls, args, options)
         return super().__new__(cls)
 
     def __init_subclass__(cls, **options: Any):
@@ -150,12 +179,8 @@ def layer_call(
     @functools.wraps(call)
     def checked(self: Any, *args: Any, **options: Any) -> Any:
         _require_variables(self, "x")
-        for name in options.keys() - signature.parameters.keys():
-            hint = _CALLED_ELSEWHERE.get(name)
-            raise TypeError(
-                f"{type(self).__name__} has no argument {name!r}"
-                + (f": here it is {hint}" if hint else "")
-            )
+        owner = type(self).__name__
+        check_names(owner, options, signature.parameters, CALLED_ELSEWHERE)
         given = signature.bind(self, *args, **options).arguments
         check_ragged(given.get("lengths"), given.get("segment_ids"))
         for flag in ("reverse", "train"):
@@ -267,8 +292,14 @@ def check_ragged(lengths: Any, segment_ids: Any) -> None:
         floating = [dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]
         if parts or floating:
             got = type(value).__name__ if parts else floating[0]
+            hint = (
+                ". A state is given by name, state=...; layers on top of each other "
+                "are a Stack, not a flax.linen.Sequential, which gives each one the "
+                "state of the last"
+            )
+            # Of one number for each row, it is lengths of another type.
+            is_state = parts or max(map(jnp.ndim, leaves)) > 1
             raise TypeError(
-                f"{name} must be an array of integers, got {got}. A state is given by "
-                "name, state=...; layers on top of each other are a Stack, not a "
-                "flax.linen.Sequential, which gives each one the state of the last"
+                f"{name} must be an array of integers, got {got}"
+                + (hint if is_state else "")
             )

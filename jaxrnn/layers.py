@@ -1,6 +1,6 @@
 """The recurrent layers: `Layer` of any cell, and `RNN`, `LSTM` and `GRU`.
 
-The latter three compute the numbers of PyTorch's layers, with much the same arguments.
+`RNN`, `LSTM` and `GRU` match PyTorch's layers and take almost the same arguments.
 
 Every layer of the library has the same three methods, so that each can stand where
 another does:
@@ -39,11 +39,11 @@ from jaxrnn.types import Array, Dtype, Float, Int, State
 class Layer(LayerModule):
     """`num_layers` layers of one kind of cell, in one or both directions.
 
-    The parameters have PyTorch's suffixes: `l0`, `l0_reverse`, `l1`, and so on, and so
-    has the order of the state's entries.
+    Parameters and state entries are ordered and named as in PyTorch: `l0`,
+    `l0_reverse`, `l1`, and so on.
 
-    All but the first are given by name: PyTorch's `(inputs, outputs)` would else be
-    taken for something else.
+    All arguments but the first are keyword-only, so that PyTorch's
+    `(input_size, hidden_size)` raises an error instead of being misread.
 
     >>> import jax
     >>> layer = Layer(cells.MGUCell, features=8, num_layers=2, bidirectional=True)
@@ -305,7 +305,7 @@ class RNN(Layer):
     cell_options: Mapping[str, Any] = dataclasses.field(
         default=FrozenDict(), init=False
     )
-    features: int  # pyright: ignore[reportGeneralTypeIssues]
+    features: int = dataclasses.field(kw_only=False)
     _: dataclasses.KW_ONLY
     activation: Activation = "tanh"
 
@@ -336,7 +336,7 @@ class LSTM(Layer):
     cell_options: Mapping[str, Any] = dataclasses.field(
         default=FrozenDict(), init=False
     )
-    features: int  # pyright: ignore[reportGeneralTypeIssues]
+    features: int = dataclasses.field(kw_only=False)
     _: dataclasses.KW_ONLY
     proj_size: int = 0
     forget_bias: float = 1.0
@@ -363,5 +363,5 @@ class GRU(Layer):
     cell_options: Mapping[str, Any] = dataclasses.field(
         default=FrozenDict(), init=False
     )
-    features: int  # pyright: ignore[reportGeneralTypeIssues]
+    features: int = dataclasses.field(kw_only=False)
     _: dataclasses.KW_ONLY  # of the fields that Flax adds

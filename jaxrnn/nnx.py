@@ -15,8 +15,11 @@ has none, that of the first submodule that has one. A module without any randomn
 keeps no stream.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Unpack
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +30,24 @@ from flax.errors import InvalidRngError
 from jax.typing import ArrayLike
 
 from jaxrnn import cells, combinators, layers, models, recurrent
+from jaxrnn._nnx_options import (
+    GRUOptions,
+    LanguageModelOptions,
+    LayerOptions,
+    LSTMOptions,
+    RecurrentOptions,
+    RNNOptions,
+    SequenceClassifierOptions,
+    StackOptions,
+)
 from jaxrnn._validation import check_min, shape_faults
+from jaxrnn.calls import (
+    CALLED_ELSEWHERE,
+    FIELDS_ELSEWHERE,
+    Arguments,
+    Returned,
+    check_names,
+)
 from jaxrnn.combinators import Merge
 from jaxrnn.recurrent import REGULARIZERS
 from jaxrnn.types import Array, Float, Int, State
@@ -55,6 +75,21 @@ class _Module(nnx.Module):
         deterministic: whether dropout and zoneout are off; see `train` and `eval`.
         rngs: the stream of keys for them; None if nothing is random, or none was given.
     """
+
+    _linen: ClassVar[Any]  # the class of `definition`
+
+    def __new__(cls, *args: Any, **options: Any):
+        """Checks the arguments, and makes an object for `__init__` to fill."""
+        signature = inspect.signature(cls.__init__)
+        if "options" in signature.parameters:
+            fields = [field.name for field in dataclasses.fields(cls._linen)]
+            known = [*signature.parameters, *fields]
+            check_names(cls.__name__, options, known, _FIELDS_ELSEWHERE)
+        try:
+            signature.bind(None, *args, **options)
+        except TypeError as error:
+            raise TypeError(f"{cls.__name__}: {error}") from None
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -100,7 +135,7 @@ class _Module(nnx.Module):
         return {
             name: _arrays(value)
             for name, value in vars(self).items()
-            if isinstance(value, (_Module, nnx.Param, nnx.Dict))
+            if isinstance(value, (_Module, *_PARAMETERS))
         }
 
     def _apply(self, *args: Any, method: str | None = None, **options: Any) -> Any:
@@ -147,6 +182,25 @@ class _Module(nnx.Module):
             self.deterministic = deterministic
 
 
+# What other libraries call an argument, where it is not what Linen's layers say.
+_FIELDS_ELSEWHERE = FIELDS_ELSEWHERE | {"input_size": "in_features"}
+_CALLED_ELSEWHERE = CALLED_ELSEWHERE | dict.fromkeys(
+    ("train", "training"), "deterministic=, which is its opposite"
+)
+
+
+def _checked(call: Callable[Arguments, Returned]) -> Callable[Arguments, Returned]:
+    """A method of a module, with a hint for keywords that other libraries have."""
+    known = inspect.signature(call).parameters
+
+    @functools.wraps(call)
+    def checked(self: Any, *args: Any, **options: Any) -> Any:
+        check_names(type(self).__name__, options, known, _CALLED_ELSEWHERE)
+        return call(self, *args, **options)  # pyright: ignore[reportCallIssue]
+
+    return checked  # pyright: ignore[reportReturnType]
+
+
 _MODELS = (models.SequenceClassifier, models.LanguageModel)
 
 # The fields of Linen modules that are probabilities.
@@ -176,8 +230,13 @@ def _arrays(value: Any) -> Any:
     if isinstance(value, _Module):
         return value.params
     if isinstance(value, nnx.Dict):
-        return {name: _arrays(part) for name, part in value.items()}
+        # Not `items()`, which `nnx.tabulate` would take for a call of a module.
+        parts = vars(value).items()
+        return {k: _arrays(v) for k, v in parts if isinstance(v, _PARAMETERS)}
     return value[...]
+
+
+_PARAMETERS = (nnx.Param, nnx.Dict)
 
 
 def _created(
@@ -206,6 +265,7 @@ def _definition(role: str, module: Any) -> nn.Module:
 class _LayerMethods(_Module):
     """The methods that all layers have."""
 
+    @_checked
     def __call__(
         self,
         x: Float[Array, "*b t d"],
@@ -292,13 +352,15 @@ class Recurrent(_CellLayer):
     ((2, 5, 8), True)
     """
 
+    _linen = recurrent.Recurrent
+
     def __init__(
         self,
         cell: nn.RNNCellBase,
         in_features: int,
         *,
         rngs: nnx.Rngs,
-        **options: Any,
+        **options: Unpack[RecurrentOptions],
     ):
         definition = recurrent.Recurrent(cell, **options, parent=None)
         super().__init__(definition, in_features, rngs)
@@ -322,6 +384,8 @@ class Layer(_CellLayer):
     (8, 16)
     """
 
+    _linen = layers.Layer
+
     def __init__(
         self,
         cell_type: type[cells.Cell],
@@ -329,7 +393,7 @@ class Layer(_CellLayer):
         features: int,
         *,
         rngs: nnx.Rngs,
-        **options: Any,
+        **options: Unpack[LayerOptions],
     ):
         definition = layers.Layer(cell_type, features=features, **options, parent=None)
         super().__init__(definition, in_features, rngs)
@@ -337,8 +401,6 @@ class Layer(_CellLayer):
 
 class _NamedLayer(_CellLayer):
     """A layer whose cell its class says: that of the Linen class `_linen`."""
-
-    _linen: ClassVar[Any]
 
     def __init__(
         self, in_features: int, features: int, *, rngs: nnx.Rngs, **options: Any
@@ -366,6 +428,16 @@ class RNN(_NamedLayer):
 
     _linen = layers.RNN
 
+    def __init__(
+        self,
+        in_features: int,
+        features: int,
+        *,
+        rngs: nnx.Rngs,
+        **options: Unpack[RNNOptions],
+    ):
+        super().__init__(in_features, features, rngs=rngs, **options)
+
 
 class LSTM(_NamedLayer):
     """`jaxrnn.LSTM`: long short-term memory.
@@ -387,6 +459,16 @@ class LSTM(_NamedLayer):
 
     _linen = layers.LSTM
 
+    def __init__(
+        self,
+        in_features: int,
+        features: int,
+        *,
+        rngs: nnx.Rngs,
+        **options: Unpack[LSTMOptions],
+    ):
+        super().__init__(in_features, features, rngs=rngs, **options)
+
 
 class GRU(_NamedLayer):
     """`jaxrnn.GRU`: the gated recurrent unit.
@@ -407,6 +489,16 @@ class GRU(_NamedLayer):
     """
 
     _linen = layers.GRU
+
+    def __init__(
+        self,
+        in_features: int,
+        features: int,
+        *,
+        rngs: nnx.Rngs,
+        **options: Unpack[GRUOptions],
+    ):
+        super().__init__(in_features, features, rngs=rngs, **options)
 
 
 def _example(definition: Any, in_features: int) -> Array:
@@ -450,6 +542,8 @@ class Bidirectional(_LayerMethods):
     (2, 5, 8)
     """
 
+    _linen = combinators.Bidirectional
+
     def __init__(
         self,
         forward: _LayerMethods,
@@ -487,12 +581,14 @@ class Stack(_LayerMethods):
     ((2, 5, 4), (4,))
     """
 
+    _linen = combinators.Stack
+
     def __init__(
         self,
         layers: Sequence[_LayerMethods],
         *,
         rngs: nnx.Rngs | None = None,
-        **options: Any,
+        **options: Unpack[StackOptions],
     ):
         definitions = [_definition("each of layers", layer) for layer in layers]
         definition = combinators.Stack(definitions, **options, parent=None)
@@ -506,8 +602,6 @@ class Stack(_LayerMethods):
 
 class _Model(_Module):
     """A model on token ids around an encoder: that of the Linen class `_linen`."""
-
-    _linen: ClassVar[Any]
 
     def __init__(
         self,
@@ -554,6 +648,18 @@ class SequenceClassifier(_Model):
 
     _linen = models.SequenceClassifier
 
+    def __init__(
+        self,
+        vocab_size: int,
+        embed_features: int,
+        encoder: _LayerMethods,
+        *,
+        rngs: nnx.Rngs,
+        **options: Unpack[SequenceClassifierOptions],
+    ):
+        super().__init__(vocab_size, embed_features, encoder, rngs=rngs, **options)
+
+    @_checked
     def __call__(
         self,
         tokens: Int[ArrayLike, "b t"],
@@ -570,6 +676,7 @@ class SequenceClassifier(_Model):
             tokens, lengths, segment_ids, num_segments=num_segments, **options
         )
 
+    @_checked
     def embed_tokens(
         self,
         tokens: Int[ArrayLike, "b t"],
@@ -581,6 +688,7 @@ class SequenceClassifier(_Model):
         options = {"deterministic": deterministic, "rngs": rngs}
         return self._call(tokens, method="embed_tokens", **options)
 
+    @_checked
     def from_embeddings(
         self,
         x: Float[ArrayLike, "b t e"],
@@ -620,6 +728,18 @@ class LanguageModel(_Model):
 
     _linen = models.LanguageModel
 
+    def __init__(
+        self,
+        vocab_size: int,
+        embed_features: int,
+        encoder: _LayerMethods,
+        *,
+        rngs: nnx.Rngs,
+        **options: Unpack[LanguageModelOptions],
+    ):
+        super().__init__(vocab_size, embed_features, encoder, rngs=rngs, **options)
+
+    @_checked
     def __call__(
         self,
         tokens: Int[ArrayLike, "*b t"],
@@ -634,6 +754,7 @@ class LanguageModel(_Model):
         options = {"deterministic": deterministic, "rngs": rngs}
         return self._call(tokens, lengths, segment_ids, state=state, **options)
 
+    @_checked
     def pre_logits(
         self,
         tokens: Int[ArrayLike, "*b t"],
@@ -668,11 +789,11 @@ class LanguageModel(_Model):
 
 
 _CLASSES: dict[type[nn.Module], type[_Module]] = {
-    recurrent.Recurrent: Recurrent,
-    layers.Layer: Layer,
-    combinators.Bidirectional: Bidirectional,
-    combinators.Stack: Stack,
-    **{cls._linen: cls for cls in (RNN, LSTM, GRU, SequenceClassifier, LanguageModel)},
+    cls._linen: cls
+    for cls in (
+        *(Recurrent, Layer, RNN, LSTM, GRU, Bidirectional, Stack),
+        *(SequenceClassifier, LanguageModel),
+    )
 }
 
 

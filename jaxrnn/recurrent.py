@@ -31,12 +31,12 @@ REGULARIZERS = ("zoneout_h", "zoneout_c", "recurrent_dropout", "update_dropout")
 
 
 class Recurrent(LayerModule):
-    """One cell of this library, or any `flax.linen.RNNCellBase`, run over time.
+    """Runs one cell of this library, or any `flax.linen.RNNCellBase`, over time.
 
-    The cells of this library have their inputs projected for all steps at once. Others
-    are called as they are, `cell(carry, x) -> (carry, output)`; every leaf of their
-    carry must lead with the batch, and a sequence starts from `initialize_carry`. So
-    are ours where a subclass or `nn.remat` changed how they are called.
+    For cells of this library the inputs of all steps are projected in one product.
+    Other cells, and ours if a subclass or `nn.remat` overrides `__call__`, are called
+    step by step as `cell(carry, x) -> (carry, output)`; the first axes of every leaf of
+    the carry must be the batch, and a sequence starts from `initialize_carry`.
 
     Attributes:
         cell: what is run at each step.

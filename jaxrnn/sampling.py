@@ -26,6 +26,8 @@ from typing import NamedTuple, TypeAlias, TypedDict, Unpack
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
+from flax import nnx
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key, PyTree
 
 from jaxrnn._jax_compat import concrete_or_none
@@ -469,6 +471,18 @@ def _uniforms(key: Key[Array, "b"], position: Int[Array, "b"]) -> Float[Array, "
 
 
 def _check_step(step: Step) -> None:
+    owner = getattr(step, "__self__", None)
+    if isinstance(owner, nnx.Module):
+        raise TypeError(
+            "step is a method of an NNX module, whose parameters would be compiled in: "
+            "give graph, params = nnx.split(model), step = lambda params, tokens, "
+            "state: nnx.merge(graph, params).step(tokens, state), and params=params"
+        )
+    if isinstance(owner, nn.Module) and getattr(step, "__name__", "") == "apply":
+        raise TypeError(
+            "step is the apply of a Flax module, which has to know the method: give "
+            'functools.partial(model.apply, method="step")'
+        )
     try:
         hash(check_callable(step=step))
     except TypeError as error:

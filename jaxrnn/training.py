@@ -8,7 +8,7 @@ masked rows and uneven parts change nothing: the step is that of one device with
 whole batch. Random numbers are the exception: each device draws its own.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.struct
@@ -26,6 +26,10 @@ from jaxrnn.types import accumulation_dtype
 
 Batch = dict[str, Any]
 Metrics = dict[str, Mean]
+
+
+# Collections of Flax that hold no parameters.
+_FIXED = {"batch_stats", "cache", "intermediates", "perturbations"}
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -58,15 +62,23 @@ class TrainState(flax.struct.PyTreeNode):
 
         Arrays are copied, since a train step donates its state.
 
+        Raises:
+            TypeError: `optimizer` is none of Optax.
+            ValueError: `params` has one of Flax's collections that are no parameters,
+                such as `"batch_stats"`.
+
         >>> params = {"w": jnp.ones(2)}
         >>> state = TrainState.create(params, optax.sgd(0.1), jax.random.key(0))
         >>> state.params, state.params["w"] is params["w"]
         ({'w': Array([1., 1.], dtype=float32)}, False)
         """
-        if not isinstance(optimizer, optax.GradientTransformation):
-            raise TypeError(
-                f"optimizer must be an optax.GradientTransformation, got {optimizer!r}"
+        fixed = _FIXED & {*params} if isinstance(params, Mapping) else None
+        if fixed:
+            raise ValueError(
+                f"params has {sorted(fixed)}, which is not for an optimizer to change "
+                "and which a train step does not carry: give the parameters alone"
             )
+        optimizer = _transformation(optimizer)
         step = jnp.zeros((), jnp.int32)
         state = cls(step, params, optimizer.init(params), key)
         return jax.tree.map(jnp.copy, state)
@@ -169,6 +181,7 @@ def make_stateful_train_step(
     (Array(2., dtype=float32), Array([2., 6.], dtype=float32))
     """
     check_callable(loss=loss)
+    optimizer = optax.with_extra_args_support(_transformation(optimizer))
 
     def step_on_device(state, carry, batch):
         key = jax.random.fold_in(state.key, state.step)
@@ -193,7 +206,7 @@ def make_stateful_train_step(
         # Adam in optax takes float powers of an int: strict promotion would refuse it.
         with jax.numpy_dtype_promotion("standard"):
             updates, opt_state = optimizer.update(
-                gradients, state.opt_state, state.params
+                gradients, state.opt_state, state.params, value=metrics["loss"].value
             )
         state = state.replace(
             step=state.step + 1,
@@ -277,6 +290,16 @@ def make_stateful_eval_step(
         return compiled(placement.replicate(params, mesh), carry, batch)
 
     return step
+
+
+def _transformation(optimizer: Any) -> optax.GradientTransformation:
+    if isinstance(optimizer, optax.MultiSteps):
+        return optimizer.gradient_transformation()
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(
+            f"optimizer must be an optax.GradientTransformation, got {optimizer!r}"
+        )
+    return optimizer
 
 
 def _require_means(name: str, measured: Any) -> None:

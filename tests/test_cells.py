@@ -115,3 +115,21 @@ def test_inputs_wider_than_the_weights(x64):
     cell = jaxrnn.GRUCell(2)
     with pytest.raises(ValueError, match="float64, but the cell computes in float32"):
         cell.init(jax.random.key(0), cell.initial_state((1,)), jnp.zeros((1, 3)))
+
+
+def test_a_cell_that_is_called_in_another_order_says_how_it_is_called():
+    x, h, key = np.ones((2, 3), np.float32), jnp.zeros((2, 4)), jax.random.key(0)
+    lstm, gru = jaxrnn.LSTMCell(4), jaxrnn.GRUCell(4)
+    called = r"a cell is called as cell\(state, x\), got "
+    with pytest.raises(TypeError, match=f"x must be an array: {called}"):
+        lstm.init(key, x, jaxrnn.LSTMState(h, h))
+    with pytest.raises(TypeError, match=f"must be of type LSTMState.*: {called}"):
+        lstm.init(key, (h, h), x)
+    with pytest.raises(TypeError, match=f"GRUCell must be one array.*: {called}"):
+        gru.init(key, (h,), x)
+    with pytest.raises(ValueError, match=rf"must have shape \(2, 4\) for .*: {called}"):
+        gru.init(key, x, h)
+    with pytest.raises(TypeError, match="no argument 'hidden_size': here it is feat"):
+        jaxrnn.LSTMCell(hidden_size=4)
+    with pytest.raises(TypeError, match="give all but the number of features by name"):
+        jaxrnn.cells.ConvLSTMCell(4, (3, 3))

@@ -335,7 +335,6 @@ def test_dropout_with_no_place_for_it_warns_once(make):
         (0, STATE, "tuple"),
         (0, STATE[0], "LSTMState"),
         (0, {"h": STATE[0].h}, "dict"),
-        (0, [5.0, 1], "float32"),
         (0, STATE[0].h, "float32"),
         (1, STATE, "tuple"),
         (1, X[..., 0], "float32"),
@@ -356,6 +355,11 @@ def test_a_state_in_the_place_of_lengths_or_segment_ids(make, position, given, g
     message = f"{name} must be an array of integers, got {got}.*state=.*Stack"
     with pytest.raises(TypeError, match=message):
         layer.init(jax.random.key(0), X, *[None] * position, given)
+
+
+def test_lengths_of_another_type_are_told_no_more_than_that():
+    with pytest.raises(TypeError, match=r"lengths must be .* integers, got float32\n"):
+        jaxrnn.LSTM(4).init(jax.random.key(0), X, [5.0, 1])
 
 
 @pytest.mark.parametrize("lengths", [[5, 1], (5, 1), np.array([5, 1], np.uint8)])

@@ -1,6 +1,9 @@
 """The NNX modules against the Linen modules, and as a user of NNX uses them."""
 
 import copy
+import dataclasses
+import inspect
+from typing import get_args, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -608,3 +611,70 @@ class OwnLayer(nn.Module):
 def test_refusals(create, error, words):
     with pytest.raises(error, match=words):
         create()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "message"),
+    [
+        ((3,), {"hidden_features": 8}, "no argument 'hidden_features': here .*feature"),
+        ((), {"input_size": 3, "features": 8}, "'input_size': here it is in_features"),
+        ((3, 8, 2), {}, "LSTM: too many positional arguments"),
+        ((3,), {}, "LSTM: missing a required argument: 'features'"),
+        ((3, 8), {"num_layer": 2}, "LSTM has no argument 'num_layer'"),
+    ],
+)
+def test_arguments_of_other_libraries_have_a_hint(arguments, options, message):
+    with pytest.raises(TypeError, match=message):
+        rnn.LSTM(*arguments, **options, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize(
+    ("option", "here"),
+    [
+        ("train", "deterministic="),
+        ("mask", "segment_ids=segments"),
+        ("initial_carry", "state="),
+    ],
+)
+def test_a_call_of_other_libraries_has_a_hint(option, here):
+    layer = rnn.LSTM(3, 8, rngs=nnx.Rngs(0))
+    with pytest.raises(TypeError, match=f"LSTM has no argument '{option}': .*{here}"):
+        layer(jnp.ones((2, 5, 3)), **{option: None})
+
+
+def test_a_table_of_a_model_and_the_model_after_it():
+    encoder = rnn.GRU(3, 8, rngs=nnx.Rngs(0))
+    layer, x = rnn.Stack([encoder]), jnp.ones((2, 5, 3))
+    table = nnx.tabulate(layer, x, console_kwargs={"width": 200})
+    assert "Stack Summary" in table
+    assert "296" in table  # parameters: 3 * 24 + 8 * 24 + 24 + 8
+    assert layer(x)[0].shape == (2, 5, 8)
+
+
+def test_functions_for_linen_say_how_to_convert(tmp_path):
+    layer = rnn.LSTM(3, 4, rngs=nnx.Rngs(0))
+    remedy = r"jaxrnn\.nnx\.to_linen\(module\)"
+    for use in (
+        lambda: jaxrnn.serving.export(layer, {}, tmp_path / "model"),
+        lambda: jaxrnn.torch_weights.from_torch({}, layer),
+        lambda: jaxrnn.weights.from_linen({}, layer),
+        lambda: jaxrnn.save(tmp_path / "model", layer),
+        lambda: jaxrnn.models.LanguageModel(5, 3, layer),
+    ):
+        with pytest.raises(TypeError, match=remedy):
+            use()
+
+
+@pytest.mark.parametrize("name", sorted(set(rnn.__all__) - {"from_linen", "to_linen"}))
+def test_type_checkers_know_every_option(name):
+    """Those of Linen's module but what NNX modules have as arguments of their own."""
+    signature = inspect.signature(getattr(rnn, name).__init__).parameters
+    known = {*signature}
+    if "options" in signature:
+        known |= {*get_type_hints(get_args(signature["options"].annotation)[0])}
+    linen = {
+        field.name
+        for field in dataclasses.fields(getattr(rnn, name)._linen)
+        if field.init and field.name not in ("parent", "name")
+    }
+    assert known - {"self", "in_features", "rngs", "options"} == linen

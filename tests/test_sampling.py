@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from flax import nnx
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -364,3 +365,17 @@ def test_the_last_piece_of_a_stream_compiles_nothing(caplog):
         [last] = pieces
     assert last.lengths.max() == 2
     assert not compilations()
+
+
+def test_methods_that_would_be_compiled_with_their_parameters_are_refused():
+    """The same method of a module that has learned since is equal to itself."""
+    rngs = nnx.Rngs(0)
+    encoder = jaxrnn.nnx.GRU(4, 6, rngs=rngs)
+    model = jaxrnn.nnx.LanguageModel(9, 4, encoder, rngs=rngs)
+    keys = jax.random.split(jax.random.key(0), 1)
+    with pytest.raises(TypeError, match=r"method of an NNX module.*nnx\.split"):
+        sampling.generate(model.step, model.initial_state((1,)), [[1]], 5, keys)
+    linen, variables = jaxrnn.nnx.to_linen(model)
+    state = linen.initial_state((1,))
+    with pytest.raises(TypeError, match=r"partial\(model\.apply, method=.step.\)"):
+        sampling.generate(linen.apply, state, [[1]], 5, keys, params=variables)

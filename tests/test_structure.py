@@ -37,6 +37,7 @@ ORDER = [
     ["combinators"],
     ["layers"],
     ["models"],
+    ["_nnx_options"],
     ["nnx"],
 ]
 NO_JAX = {"_validation", "text", "batching", "torch_weights", "weights"}

@@ -316,3 +316,37 @@ def test_loss_function_without_a_loss(rng):
 
     with pytest.raises(ValueError, match=r'named "loss", not only \[\'nats\'\]'):
         run([random_batch(rng)], 2, loss=unnamed)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        optax.chain(optax.adam(1e-2), optax.contrib.reduce_on_plateau()),
+        optax.polyak_sgd(),
+        optax.MultiSteps(optax.sgd(0.1), every_k_schedule=2),
+    ],
+    ids=["plateau", "polyak", "multi-steps"],
+)
+def test_optimizers_that_need_more_than_gradients(optimizer):
+    """They get the loss of the whole batch, on any number of devices."""
+
+    def loss(params, batch, key):
+        return {"loss": Mean.of((params["w"] - batch["x"]) ** 2)}
+
+    found = []
+    for devices in (1, 2):
+        step = make_train_step(loss, optimizer, data_mesh(devices))
+        state = TrainState.create(
+            {"w": jnp.full((), 3.0)}, optimizer, jax.random.key(0)
+        )
+        for _ in range(4):
+            state, metrics = step(state, {"x": np.array([0.0, 2.0], np.float32)})
+        assert metrics["loss"].value < 5  # (9 + 1) / 2 before the first step
+        found.append(state.params["w"])
+    np.testing.assert_allclose(*found, rtol=1e-6)
+
+
+def test_statistics_that_no_optimizer_should_change_are_refused():
+    variables = {"params": {"w": jnp.zeros(1)}, "batch_stats": {"mean": jnp.zeros(1)}}
+    with pytest.raises(ValueError, match=r"params has .*batch_stats"):
+        TrainState.create(variables, optax.sgd(0.1), jax.random.key(0))

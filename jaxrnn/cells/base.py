@@ -12,6 +12,7 @@ from flax.core import meta
 from flax.typing import Initializer
 
 from jaxrnn._validation import check_min, check_shape
+from jaxrnn.calls import check_fields
 from jaxrnn.equations import Drop
 from jaxrnn.products import product
 from jaxrnn.types import Array, CellState, Dtype, Float, accumulation_dtype
@@ -71,12 +72,22 @@ class Cell(nn.RNNCellBase):
     # `_step` takes as `drop`, "recurrent_dropout" and "update_dropout".
     regularizers: ClassVar[frozenset[str]] = frozenset()
 
+    def __new__(cls, *args: Any, **options: Any):
+        """Checks the arguments, and makes an object for `__init__` to fill."""
+        check_fields(cls, args, options)
+        return super().__new__(cls)
+
     def __post_init__(self):
         check_min(1, features=self.features)
         if not isinstance(self.use_bias, bool):
+            hint = "give all but the number of features by name"
+            if isinstance(self.use_bias, int):
+                hint = (
+                    "the number of features going in is not an argument, the first "
+                    "inputs decide"
+                )
             raise TypeError(
-                f"use_bias must be True or False, got {self.use_bias!r}: the number of "
-                "features going in is not an argument, the first inputs decide"
+                f"use_bias must be True or False, got {self.use_bias!r}: {hint}"
             )
         for name in ("dtype", "param_dtype"):
             dtype = getattr(self, name)
@@ -170,6 +181,10 @@ class Cell(nn.RNNCellBase):
     ) -> tuple[CellState, Float[Array, "*b h"]]:
         """One step from raw inputs: the next state, and the output.
 
+        Raises:
+            TypeError: `state` is none of the cell's, as `initial_state` makes them.
+            ValueError: its shape does not fit the inputs; or as `project`.
+
         >>> from jaxrnn import RNNCell
         >>> cell = RNNCell(2, activation="relu", kernel_init=nn.initializers.ones)
         >>> h, x = cell.initial_state((1,)), jnp.array([[1.0, 0.5, 0.25]])
@@ -177,7 +192,29 @@ class Cell(nn.RNNCellBase):
         >>> y
         Array([[1.75, 1.75]], dtype=float32)
         """
+        self._check_call(state, x)
         return self.recur(state, self.project(x))
+
+    @nn.nowrap
+    def _check_call(self, state: CellState, x: Any) -> None:
+        called = f"a cell is called as cell(state, x), got {_spelled((state, x))}"
+        if not hasattr(x, "shape"):
+            raise TypeError(f"x must be an array: {called}")
+        self._check_inputs(x)
+        key = jax.random.key(0)  # The protocol wants one.
+        expected = jax.eval_shape(lambda: self.initialize_carry(key, jnp.shape(x)))
+        if jax.tree.structure(state) != jax.tree.structure(expected):
+            kind = type(expected).__name__
+            kind = f"of type {kind}" if isinstance(expected, tuple) else "one array"
+            raise TypeError(
+                f"the state of {type(self).__name__} must be {kind}, as initial_state "
+                f"returns it: {called}"
+            )
+        if jax.tree.map(jnp.shape, state) != jax.tree.map(jnp.shape, expected):
+            raise ValueError(
+                f"the state must have shape {_spelled(expected)} for inputs of shape "
+                f"{x.shape}: {called}"
+            )
 
     @nn.nowrap
     def initial_state(self, batch_shape: tuple[int, ...]) -> CellState:
@@ -402,6 +439,15 @@ class Cell(nn.RNNCellBase):
                     f"inputs have {x.shape[-1]} features, "
                     f"but the weights were made for {made_for}"
                 )
+
+
+def _spelled(tree: Any) -> str:
+    """The shapes of arrays, and the types of what has none."""
+
+    def leaf(value: Any) -> Any:
+        return getattr(value, "shape", type(value).__name__)
+
+    return str(jax.tree.map(leaf, tree))
 
 
 def narrowed(init: Initializer) -> Initializer:

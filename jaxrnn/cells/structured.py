@@ -1,6 +1,6 @@
 """Cells with a structured recurrent matrix, or that follow a differential equation.
 
-Gradients through them neither vanish nor explode.
+They are designed to keep gradients from vanishing or exploding over time.
 """
 
 from typing import ClassVar, NamedTuple
