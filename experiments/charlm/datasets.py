@@ -215,7 +215,13 @@ def read(path: Path, by_byte: bool) -> str:
         ValueError: a file cannot be read or is not UTF-8.
     """
     if path.is_dir():
-        inside = [file for file in path.iterdir() if not file.name.startswith(".")]
+        # Nothing that is no file, such as a pipe, and no link that leads back.
+        inside = [
+            file
+            for file in path.iterdir()
+            if not file.name.startswith(".")
+            and (file.is_file() or (file.is_dir() and not file.is_symlink()))
+        ]
         return "".join(read(file, by_byte) for file in sorted(inside))
     return decode(read_bytes(path), str(path), by_byte)
 

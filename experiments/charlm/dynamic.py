@@ -12,6 +12,7 @@ in equation 5 is that of the means of the parameter arrays.
 """
 
 import functools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -164,6 +165,15 @@ def dynamic_nats(
 def mean_nats(
     model: LanguageModel, params: PyTree, rms: PyTree, ids: np.ndarray, rule: Rule
 ) -> float:
-    """Return the mean of `dynamic_nats`."""
+    """Return the mean of `dynamic_nats`.
+
+    Raises:
+        ValueError: it is not finite.
+    """
     parts = dynamic_nats(model, params, rms, ids, rule)
-    return sum(float(part.sum(dtype=np.float64)) for part in parts) / (ids.size - 1)
+    total = sum(float(part.sum(dtype=np.float64)) for part in parts)
+    if not math.isfinite(total):
+        raise ValueError(
+            "dynamic evaluation left the finite numbers: lower --dynamic-rate"
+        )
+    return total / (ids.size - 1)

@@ -1,7 +1,6 @@
 """Inference with a trained language model: sampling, scoring, activations."""
 
 import itertools
-import math
 import os
 import sys
 from dataclasses import dataclass
@@ -66,7 +65,8 @@ class Sampling:
                 "--prompt @ names no file: give @FILE, or - and the text on standard "
                 "input"
             )
-        COUNT.check(self, "length", "num_samples")
+        COUNT.check(self, "length")
+        COUNT._replace(most=100_000).check(self, "num_samples")
         CHARACTERS.check(self, "top_k")
         AMOUNT.check(self, "temperature")
         SHARE_ABOVE_0.check(self, "top_p")
@@ -296,7 +296,8 @@ def in_words(nats: float, units: Units) -> str:
     '4.0000 nats, perplexity 54.60 per word'
     """
     if units is WORDS:
-        return f"{nats:.4f} nats, perplexity {math.exp(nats):,.2f} per word"
+        perplexity = float(metrics.perplexity(nats))
+        return f"{nats:.4f} nats, perplexity {perplexity:,.2f} per word"
     bits = float(metrics.nats_to_bits(nats))
     return f"{nats:.4f} nats, {bits:.4f} bits per {units.name}"
 

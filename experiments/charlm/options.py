@@ -30,7 +30,7 @@ class Options(CommonOptions):
     devices: Annotated[int | None, default_is("the most that divide the batch")] = None
     preset: Literal["quick", "best", "large", "awd", "chapter"] = "quick"
     """Settings to start from; other options change them.
-    quick: a GRU of 256 units, one or two minutes on 2 cores.
+    quick: a GRU of 256 units, about a minute on 2 cores.
     best: an LSTM of 2 x 768 units, about an hour on one core.
     large: an LSTM of 2 x 1,024 units, for texts of 5 to 100 MB; hours.
     awd: the AWD-LSTM of 1,150, 1,150 and 400 units, of words; days without a GPU.

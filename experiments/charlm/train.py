@@ -17,7 +17,6 @@ activations of the hidden units, --export writes files that JAX alone can run an
 
 import contextlib
 import dataclasses
-import math
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -139,11 +138,11 @@ def train(options: Options, ready: Callable[[Run], None] = lambda run: None) -> 
     run = prepare(text, options)
     ready(run)
     with run.workdir.claimed(run.identity, options.typed):
+        run.workdir.write_vocab(run.vocab)
         lacking = options.dynamic.dynamic_evaluation and (
             "validation_nats_dynamic" not in (run.workdir.results or {})
         )
         if lacking or not run.workdir.print_if_finished(summary):
-            run.workdir.write_vocab(run.vocab)
             state, done = learn(run, began, options.tensorboard)
             if jax.process_index() == 0:
                 plot_run(run, done.history)
@@ -255,7 +254,7 @@ def learn(
     def evaluate(state: StatefulTrainState) -> dict[str, float]:
         found = evaluation(evaluated_params(state.train))
         if run.units is WORDS:
-            found["perplexity"] = math.exp(found["nats_stateful"])
+            found["perplexity"] = float(metrics.perplexity(found["nats_stateful"]))
         return {f"validation_{name}": value for name, value in found.items()}
 
     def average(
@@ -354,7 +353,7 @@ def conclude(
                 mean = mean_nats(run.model, params, rms, ids, rule)
                 nats[f"{name}_nats_dynamic"] = mean
     unit, convert = (
-        ("perplexity", math.exp)
+        ("perplexity", metrics.perplexity)
         if run.units is WORDS
         else ("bits", metrics.nats_to_bits)
     )
@@ -424,7 +423,7 @@ def sample(options: Options) -> None:
         inference.check_prompt(writer, sampling, prompt, skip=skip)
         if not trained:
             missing = f"there is no trained model in {workdir.path}: training one first"
-            print(f"{missing} (the default takes a minute or two)", file=sys.stderr)
+            print(f"{missing} (the default takes about a minute)", file=sys.stderr)
 
     if not trained:
         train_to_stderr(options, ready)

@@ -4,6 +4,7 @@ Wrong input and unusable files end with one line and exit code 2, Ctrl-C and SIG
 with 130, a closed pipe quietly with 141. A warning is one line, too.
 """
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -103,7 +104,7 @@ def _wrap(description: str) -> str:
     <BLANKLINE>
         a command
     """
-    width = min(shutil.get_terminal_size().columns, 88) - 1
+    width = max(min(shutil.get_terminal_size().columns, 88) - 1, 20)
     return "\n\n".join(
         paragraph
         if paragraph.startswith((" ", "- "))
@@ -245,4 +246,5 @@ def _show_in_one_line(message: Warning | str, *_: object, **__: object) -> None:
 def _print_line(text: str) -> None:
     """Print to standard error; a file may have any name, line breaks in it too."""
     line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-    print(line, file=sys.stderr)
+    with contextlib.suppress(OSError):  # Ctrl-C ends who reads a pipe, too
+        print(line, file=sys.stderr)

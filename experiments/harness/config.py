@@ -6,7 +6,16 @@ from typing import Literal
 import optax
 
 from experiments.harness.cells import CellName
-from experiments.harness.validation import AMOUNT, COUNT, POSITIVE, SEED, SHARE
+from experiments.harness.validation import (
+    AMOUNT,
+    COUNT,
+    EPOCHS,
+    FEATURES,
+    LAYERS,
+    POSITIVE,
+    SEED,
+    SHARE,
+)
 
 
 @dataclass(frozen=True)
@@ -48,7 +57,10 @@ class CommonSettings:
         Raises:
             ValueError: a field is out of range; the option is named.
         """
-        COUNT.check(self, "embed", "hidden", "layers", "epochs", "batch", "patience")
+        COUNT.check(self, "batch", "patience")
+        FEATURES.check(self, "embed", "hidden")
+        LAYERS.check(self, "layers")
+        EPOCHS.check(self, "epochs")
         SHARE.check(self, "dropout")
         AMOUNT.check(self, "learning_rate")
         POSITIVE.check(self, "clip")

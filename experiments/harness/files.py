@@ -36,18 +36,18 @@ def decode_utf8(content: bytes, name: str, remedy: str) -> str:
         ) from error
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path, remedy: str = "remove it") -> dict[str, Any] | None:
     """Return the object in a JSON file, or None if there is no such file.
 
     Raises:
-        ValueError: it is damaged.
+        ValueError: it is damaged; the message has the `remedy`.
     """
     if not path.exists():
         return None
     try:
         return parse_object(path.read_text(encoding="utf-8"))
     except (RecursionError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({error}): remove it") from error
+        raise ValueError(f"{path} is damaged ({error}): {remedy}") from error
 
 
 def write_json(path: Path, content: Any, option: str) -> None:
@@ -82,13 +82,22 @@ def format_json(content: Any) -> str:
 def replace_file(path: Path, make: Callable[[Path], Any], option: str) -> None:
     """Replace a file atomically by what `make` writes to the path it is given.
 
+    A link stays one, and what is no file, such as a pipe, is written to as it is.
+
     Raises:
         ValueError: it cannot be written; the message has the `option` that names it.
     """
-    partial = path.with_name(f"{path.name}.partial")
     try:
-        make(partial)
-        partial.replace(path)
+        target = path.resolve()
+        if target.exists() and not target.is_file():
+            make(target)
+            return
+        partial = target.with_name(f"{target.name}.partial")
+        try:
+            make(partial)
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
     except OSError as error:
         raise ValueError(unwritable_message(path, error, option)) from error
 

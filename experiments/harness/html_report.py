@@ -15,6 +15,8 @@ from typing import Any
 
 import jax
 
+from experiments.harness.files import replace_file
+
 PAGE = Path(__file__).parent / "templates" / "page"
 
 
@@ -27,12 +29,8 @@ def write_page(path: Path, template: Path, title: str, data: Any) -> None:
     if jax.process_index() > 0:
         return
     page = render(template, title, data)
-    try:
-        path.write_text(page, encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise ValueError(
-            f"cannot write {path} ({error.strerror}): give another --html"
-        ) from error
+    content = page.encode()
+    replace_file(path, lambda partial: partial.write_bytes(content), "--html")
 
 
 def render(template: Path, title: str, data: Any, *, served: bool = False) -> str:

@@ -11,6 +11,8 @@ from matplotlib.legend import Legend
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from experiments.harness.files import replace_file
+
 
 def plot_curves(
     path: Path,
@@ -46,7 +48,7 @@ def plot_curves(
         axes.grid(alpha=0.3)
         _show_verbatim(axes.legend(handles, list(lines)))
     figure.suptitle(title, parse_math=False)
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
 
 
 def plot_history(
@@ -105,7 +107,7 @@ def plot_rates(
     axes.grid(alpha=0.3)
     axes.legend()
     figure.suptitle(title, parse_math=False)
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
 
 
 def plot_confusion(
@@ -138,7 +140,7 @@ def plot_confusion(
             color="white" if share > 0.5 else "black",
         )
     figure.suptitle(title, wrap=True, fontsize=10, parse_math=False)
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
 
 
 def plot_bars(
@@ -182,7 +184,14 @@ def plot_bars(
         figure.legend(handles, names, loc="outside lower center", ncols=5, fontsize=8)
     )
     figure.suptitle(title, parse_math=False)
-    figure.savefig(path, dpi=120)
+    _save(figure, path)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    kind = path.suffix.removeprefix(".") or "png"
+    replace_file(
+        path, lambda partial: figure.savefig(partial, dpi=120, format=kind), "path"
+    )
 
 
 def _show_verbatim(legend: Legend) -> None:

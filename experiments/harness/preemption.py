@@ -5,8 +5,9 @@ the new one does not exist yet. Several processes must stop after the same step:
 preemption service agrees on one when any of them gets a SIGTERM.
 """
 
+import contextlib
+import os
 import signal
-import sys
 
 import jax
 from jax.experimental import multihost_utils
@@ -31,7 +32,9 @@ class Interrupt:
         if jax.process_count() == 1:
             numbers.append(signal.SIGTERM)  # of several processes it is JAX's
         self._before = {
-            number: signal.signal(number, self._request) for number in numbers
+            number: signal.signal(number, self._request)
+            for number in numbers
+            if signal.getsignal(number) is not signal.SIG_IGN  # as under nohup
         }
         return self
 
@@ -48,7 +51,11 @@ class Interrupt:
 
     def _request(self, number: int, frame: object) -> None:
         self.requested = True
-        signal.signal(signal.SIGINT, self._before[signal.SIGINT])
-        print("saving after this step; Ctrl-C again stops at once", file=sys.stderr)
+        if signal.SIGINT in self._before:
+            signal.signal(signal.SIGINT, self._before[signal.SIGINT])
+        # Nothing may leave a handler: Ctrl-C ends what reads a pipe, too. And a print
+        # may have been interrupted, which must not be entered again.
+        with contextlib.suppress(OSError):
+            os.write(2, b"saving after this step; Ctrl-C again stops at once\n")
         if jax.process_count() > 1:
             signal.raise_signal(signal.SIGTERM)

@@ -128,11 +128,13 @@ def _lines(description: str, total: int) -> Callable[..., None]:
             return
         next_line = now + LINE_EVERY
         left = (now - first[1]) / (completed - first[0]) * (total - completed)
-        print(
-            f"{description}  {completed:,}/{total:,}  about {_minutes(left)} left",
-            file=sys.stderr,
-            flush=True,
-        )
+        # Where nobody reads it any more, what is done still counts.
+        with contextlib.suppress(OSError):
+            print(
+                f"{description}  {completed:,}/{total:,}  about {_minutes(left)} left",
+                file=sys.stderr,
+                flush=True,
+            )
 
     return advance
 

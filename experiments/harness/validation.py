@@ -21,6 +21,7 @@ class Range(NamedTuple):
 
     words: str
     holds: Callable[[Any], bool]
+    most: int | None = None
 
     def check(self, options: Any, *names: str) -> None:
         """Check that the options of these names are in the range, or None.
@@ -39,6 +40,8 @@ class Range(NamedTuple):
         """
         if value is not None and not self.holds(_in_float32(value)):
             raise ValueError(f"{name} must be {self.words}, got {value}")
+        if value is not None and self.most is not None and value > self.most:
+            raise ValueError(f"{name} must be at most {self.most:,}, got {value}")
 
 
 def _in_float32(value: Any) -> Any:
@@ -48,7 +51,11 @@ def _in_float32(value: Any) -> Any:
         return float(np.float32(value))
 
 
-COUNT = Range("at least 1", lambda x: x >= 1)
+COUNT = Range("at least 1", lambda x: x >= 1, most=2**31 - 1)
+# More than any machine has memory or time for.
+FEATURES = COUNT._replace(most=1_000_000)
+LAYERS = COUNT._replace(most=1_000)
+EPOCHS = COUNT._replace(most=1_000_000)
 # The number of code points in Unicode.
 CHARACTERS = Range("from 1 to 1114112", lambda x: 1 <= x <= 0x110000)
 # An unknown word, the end of a line, and one to know.

@@ -4,6 +4,7 @@
     vocab.txt         the vocabulary, in the order of the ids
     metrics.jsonl     one JSON object a line
     results.json      written last: a run that has it is finished
+    results-before.json   those of a finished run that goes on for more epochs
     checkpoints/      see jaxrnn.checkpoints
     lock              held by the program that trains; empty
 
@@ -96,18 +97,22 @@ class WorkDir:
 
         Raises:
             HeldError: another program holds the directory.
-            ClaimError: the directory cannot be written to, or it belongs to a run with
-                other settings. The differences among `typed`
-                are named; without one of those, all.
+            ClaimError: the directory cannot be written to; it has files of another
+                program, or a run without its settings; or it belongs to a run with
+                other settings. The differences among `typed` are named; without one of
+                those, all.
         """
         with contextlib.ExitStack() as stack:
             if jax.process_index() == 0:
                 stack.enter_context(self._locked())
                 if not self._begun:
+                    self._refuse_others(settings)
                     self._write("settings.json", settings)
                 elif self._extended_by(settings):
                     # First the results: a program killed in between is not finished.
-                    (self.path / "results.json").unlink(missing_ok=True)
+                    if self.results is not None:
+                        before = self.path / "results-before.json"
+                        (self.path / "results.json").replace(before)
                     self._write("settings.json", settings)
             multihost_utils.sync_global_devices("experiments.harness.workdir.claim")
             self._check(settings, typed)
@@ -148,9 +153,26 @@ class WorkDir:
     @property
     def _begun(self) -> bool:
         """Whether a run has anything to keep, a checkpoint or results."""
-        if self.settings is None:
-            return False
-        return self.results is not None or any(self.checkpoints.glob("*/record.json"))
+        begun = self.results is not None or any(self.checkpoints.glob("*/record.json"))
+        if begun and self.settings is None:
+            raise ClaimError(
+                f"there is a run in {self.path} without its settings.json: put that "
+                f"back, or give another {OPTION}"
+            )
+        return begun
+
+    def _refuse_others(self, settings: dict[str, Any]) -> None:
+        """Refuse a directory with files of these names that another program wrote."""
+        found, name = self.settings, ""
+        if found is None and (self.path / "vocab.txt").exists():
+            name = "vocab.txt"
+        elif found and not found.keys() & settings:
+            name = "settings.json"
+        if name:
+            raise ClaimError(
+                f"{self.path} has a {name} of another program, which would be "
+                f"replaced: give another {OPTION}"
+            )
 
     def _check(self, settings: dict[str, Any], typed: Sequence[str]) -> None:
         found = self.settings
@@ -196,7 +218,8 @@ class WorkDir:
     @property
     def settings(self) -> dict[str, Any] | None:
         """The settings of the run; None if there is no run."""
-        found = self._read("settings.json")
+        remedy = f"put back the one of the run, or give another {OPTION}"
+        found = self._read("settings.json", remedy)
         return None if found is None else self._added | found
 
     def settings_as(self, kind: type[Settings]) -> Settings:
@@ -315,9 +338,9 @@ class WorkDir:
                 ) from error
         return found
 
-    def _read(self, name: str) -> dict[str, Any] | None:
+    def _read(self, name: str, remedy: str = "remove it") -> dict[str, Any] | None:
         with self._readable(name):
-            return read_json(self.path / name)
+            return read_json(self.path / name, remedy)
 
     @contextlib.contextmanager
     def _readable(self, name: str) -> Iterator[None]:

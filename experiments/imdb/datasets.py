@@ -5,6 +5,7 @@ No tokenization, batching or JAX here.
 Reference: Maas et al. (2011), "Learning Word Vectors for Sentiment Analysis".
 """
 
+import contextlib
 import csv
 import hashlib
 import importlib.metadata
@@ -374,7 +375,9 @@ def _key(label: str) -> str:
     """What labels of one class have in common."""
     integer = INTEGER.fullmatch(label)
     if integer:
-        return str(int(integer[1]))  # pandas writes 1 as 1.0 where a label is missing
+        with contextlib.suppress(ValueError):  # of thousands of digits
+            # pandas writes 1 as 1.0 where a label is missing.
+            return str(int(integer[1]))
     return unicodedata.normalize("NFC", label.strip()).casefold()
 
 

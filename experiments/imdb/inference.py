@@ -27,7 +27,7 @@ def predict(texts: Iterable[str], path: Path, devices: int | None) -> None:
     lines = read_lines(texts)
     WorkDir(path).tell_unfinished("predicting")
     examples = reader.encode(lines)
-    found = reader.probabilities(examples)
+    found = reader.probabilities(examples, progress=True)
     for line, ids, probabilities in zip(lines, examples.ids, found, strict=True):
         print(f"{_answer(reader, ids, probabilities)}\t{' '.join(line.split())}")
 
@@ -42,7 +42,9 @@ def _answer(reader: Reader, ids: np.ndarray, probabilities: np.ndarray) -> str:
         return "(no label)\t"
     shares = [f"{probabilities[reader.classes.index(name)]:.4f}" for name in labels]
     separator = reader.separator or ""  # of one label it is not seen
-    return f"{separator.join(labels)}\t{separator.join(shares)}"
+    # Labels are whatever a table has: one line and two tabs for each text all the same.
+    told = "".join(c if c.isprintable() else " " for c in separator.join(labels))
+    return f"{told}\t{separator.join(shares)}"
 
 
 def predict_csv(
@@ -57,12 +59,18 @@ def predict_csv(
     They are empty in rows whose text has no words, or too many. Where texts may have
     several labels, the column of the label has those with a probability above 0.5, with
     the separator between them: none, or any number.
+
+    Raises:
+        ValueError: `out` is the file to read, or a file cannot be read or written.
     """
+    if out.exists() and out.samefile(table_path):
+        raise ValueError(f"--out {out} is the file to read: give another")
     reader = Reader.load(path, devices)
     table = read_table(table_path)
     column = table.find("text", text_column)
     WorkDir(path).tell_unfinished("predicting")
-    found = reader.probabilities(reader.encode([row[column] for _, row in table.rows]))
+    examples = reader.encode([row[column] for _, row in table.rows])
+    found = reader.probabilities(examples, progress=True)
     known = np.asarray(~np.isnan(found).any(axis=1))
     separator = reader.separator or ""  # of one label it is not seen
     labels = [

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 from scipy.optimize import minimize
 from scipy.sparse import csr_matrix
 
@@ -153,19 +153,26 @@ class LinearClassifier:
 
     def save(self, path: Path) -> None:
         """Writes the file that `load` reads."""
-        save_file(vars(self), path)
+        path.write_bytes(save(vars(self)))
 
     @classmethod
-    def load(cls, path: Path) -> "LinearClassifier":
-        """The classifier in a file.
+    def load(cls, path: Path, num_logits: int, vocab_size: int) -> "LinearClassifier":
+        """The classifier in a file, of so many logits and words.
 
         Raises:
-            ValueError: the file is damaged.
+            ValueError: the file is damaged or missing, or of another model.
         """
         try:
-            return cls(**load_file(path))
-        except (TypeError, OSError, SafetensorError) as error:
-            raise ValueError(f"{path} is damaged ({error}): train again") from error
+            found = cls(**load_file(path))
+            shapes = found.weights.shape, found.bias.shape, int(found.base)
+            if shapes != ((found.keys.size, num_logits), (num_logits,), vocab_size):
+                raise ValueError("it is of another model")
+        except (TypeError, ValueError, OSError, SafetensorError) as error:
+            raise ValueError(
+                f"{path} is damaged ({error}): remove results.json beside it, and the "
+                "command that trained the model makes both again"
+            ) from error
+        return found
 
 
 def _ngrams(ids: Sequence[np.ndarray], base: int) -> tuple[np.ndarray, np.ndarray]:

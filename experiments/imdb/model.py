@@ -55,7 +55,7 @@ class Settings(CommonSettings):
     seed: int = 0
     """Seed of initialisation, data order and dropout, and of how a --csv is split."""
     bidirectional: bool = True
-    """Read the texts in both directions; with --no-bidirectional forwards only."""
+    """Use both directions; --no-bidirectional uses the forward direction only."""
     pooling: tuple[Pooling, ...] = ("max", "mean")
     """How the outputs over time become one vector; several are concatenated."""
     word_dropout: float = 0.3

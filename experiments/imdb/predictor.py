@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -10,6 +11,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from experiments.harness.progress import progress_bar
 from experiments.harness.workdir import WorkDir
 from experiments.imdb.batches import Batches, Examples
 from experiments.imdb.combined import combine
@@ -82,6 +84,7 @@ class Reader:
         workdir = WorkDir(path)
         workdir.require_trained("imdb")
         settings, vocab = workdir.settings_as(Settings), workdir.vocab
+        settings.check()
         classes = workdir.settings_as(Classes).classes
         model = make_model(settings, len(vocab), len(classes))
         optimizer = make_optimizer(settings, steps=1)
@@ -92,7 +95,9 @@ class Reader:
         # A run that is not finished has no linear part yet.
         linear = None
         if settings.linear == "on" and workdir.results is not None:
-            linear = LinearClassifier.load(workdir.path / LINEAR)
+            linear = LinearClassifier.load(
+                workdir.path / LINEAR, model.num_classes or 1, len(vocab)
+            )
         variables = divide_logits(state.params, _temperature(workdir))
         return cls(model, variables, vocab, settings, mesh, classes, linear)
 
@@ -106,11 +111,14 @@ class Reader:
             raise TypeError(f"texts must be a list of texts, got {texts!r:.40}")
         return Examples.encode(texts, np.zeros(len(texts), np.int32), self.vocab)
 
-    def probabilities(self, examples: Examples) -> np.ndarray:
+    def probabilities(
+        self, examples: Examples, *, progress: bool = False
+    ) -> np.ndarray:
         """The probability of each class for each example, float64 [n, c].
 
         Where texts may have several labels, they do not sum to 1. They are NaN for
-        those without words, and for those with more than `LONGEST_TEXT`.
+        those without words, and for those with more than `LONGEST_TEXT`. With
+        `progress` it is shown on standard error.
         """
         sizes = np.array([ids.size for ids in examples.ids], int)
         usable = np.flatnonzero((sizes > 0) & (sizes <= LONGEST_TEXT))
@@ -124,7 +132,10 @@ class Reader:
                 self._mesh,
             )
             predict = make_predictor(self.model, self._mesh)
-            logits = predict(self.variables, batches)
+            number = len(batches.epoch())
+            silent = nullcontext(lambda done: None)
+            with progress_bar("predicting", number) if progress else silent as advance:
+                logits = predict(self.variables, batches, advance)
             found[usable] = self.from_logits(logits, ids)
         return found
 

@@ -138,8 +138,8 @@ def pretrain(
     began = time.perf_counter()
     run = prepare(data, settings, workdir, devices)
     with workdir.claimed(run.identity, typed):
+        workdir.write_vocab(run.vocab)
         if not workdir.print_if_finished(summary):
-            workdir.write_vocab(run.vocab)
             results = learn(run, began, tensorboard)
             workdir.finish(results)
             print(summary(results), flush=True)

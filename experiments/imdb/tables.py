@@ -3,7 +3,7 @@
 import codecs
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,7 +74,7 @@ def read_table(path: str | Path) -> Table:
     )
     line, rows = 1, []
     try:
-        header = [name.strip() for name in next(reader, [])]
+        header = [name.strip() for name in _first_row(reader)]
         line = reader.line_num + 1
         for row in reader:
             if row and len(row) != len(header):
@@ -86,7 +86,9 @@ def read_table(path: str | Path) -> Table:
                 rows.append((line, row))
             line = reader.line_num + 1
     except csv.Error as error:
-        raise ValueError(f"{path}, line {line}: {error}") from error
+        raise ValueError(
+            f"{path}, line {line}: {error}: is a quote there not closed?"
+        ) from error
     return Table(path, delimiter, header, rows)
 
 
@@ -126,13 +128,18 @@ def _sniff(decoded: str) -> str:
     def suitability(delimiter: str) -> tuple[int, int]:
         lines = io.StringIO(decoded, newline="")
         try:
-            header = next(csv.reader(lines, delimiter=delimiter), [])
+            header = _first_row(csv.reader(lines, delimiter=delimiter))
         except csv.Error:
             return 0, 0
         known = sum(bool(_matching(header, names)) for names in COLUMNS.values())
         return known, len(header)
 
     return max(DELIMITERS, key=suitability)  # the first, where they are as good
+
+
+def _first_row(rows: Iterable[list[str]]) -> list[str]:
+    """The first that is not a blank line."""
+    return next((row for row in rows if row), [])
 
 
 def _matching(header: Sequence[str], names: Sequence[str]) -> list[int]:

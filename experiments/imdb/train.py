@@ -195,8 +195,8 @@ def train(options: Options) -> None:
     workdir, mesh = WorkDir(options.workdir), placement.data_mesh(options.devices)
     run = prepare(data, options, workdir, mesh)
     with run.workdir.claimed(run.identity, options.typed):
+        run.workdir.write_vocab(run.vocab)
         if not run.workdir.print_if_finished(summary):
-            run.workdir.write_vocab(run.vocab)
             results = learn(run, began, options.tensorboard)
             run.workdir.finish(results)
             print(summary(results))
@@ -224,6 +224,8 @@ def prepare(
         settings, tuning = encoder_settings(settings, encoders), options.finetuning
     with Console(stderr=True).status("building the vocabulary"):
         tokenized = [word_tokens(text) for text in data.train.texts]
+        if not any(tokenized):
+            raise ValueError(f"{data.name}: no text to train on has words")
         if encoders:
             vocab = encoders[0].vocab
         else:

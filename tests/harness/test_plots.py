@@ -13,9 +13,7 @@ from experiments.harness import plots
 def figures(monkeypatch):
     """The figures that are saved, instead of files."""
     saved = []
-    monkeypatch.setattr(
-        Figure, "savefig", lambda figure, *_, **__: saved.append(figure)
-    )
+    monkeypatch.setattr(plots, "_save", lambda figure, path: saved.append(figure))
     return saved
 
 

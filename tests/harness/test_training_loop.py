@@ -174,18 +174,16 @@ def test_epochs_checkpoints_and_lines(uninterrupted, capsys):
     "stops",
     [[1], [3], [STEPS], [STEPS + 2], [EPOCHS * STEPS - 1], [EPOCHS * STEPS], [2, 3, 9]],
 )
-def test_a_stopped_run_ends_as_one_never_stopped(
-    tmp_path, capsys, uninterrupted, stops
-):
+def test_a_stopped_run_ends_as_one_never_stopped(tmp_path, capfd, uninterrupted, stops):
     train_step = stopping_at(stops)
     for stop in stops:
         message = f"stopped after step {stop}, all is saved in {tmp_path}: the same"
         with pytest.raises(KeyboardInterrupt, match=message):
             run(tmp_path, train_step=train_step)
         assert checkpoints(tmp_path).steps()[-1] == stop
-    assert capsys.readouterr().err == SAID * len(stops)
+    assert capfd.readouterr().err == SAID * len(stops)
     state, done = run(tmp_path, train_step=train_step)
-    assert f"continuing in {tmp_path} after step {stops[-1]}" in capsys.readouterr().out
+    assert f"continuing in {tmp_path} after step {stops[-1]}" in capfd.readouterr().out
     assert_as_uninterrupted(tmp_path, state, done, uninterrupted)
 
 

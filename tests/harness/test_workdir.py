@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 
 import jaxrnn
+from experiments.harness.files import write_json
 from experiments.harness.provenance import environment
-from experiments.harness.workdir import WorkDir, fingerprint
+from experiments.harness.workdir import ClaimError, WorkDir, fingerprint
 from jaxrnn.text import Vocab
 from tests.imdb.test_train import assert_refused
 
@@ -398,3 +399,55 @@ def test_a_file_that_cannot_be_read_names_the_remedy(tmp_path, name):
     with pytest.raises(ValueError, match=message) as error:
         getattr(WorkDir(tmp_path), attribute)
     assert str(error.value).endswith("give another --workdir")
+
+
+def test_more_epochs_keep_the_results_of_before(tmp_path):
+    workdir = WorkDir(tmp_path)
+    with workdir.claimed({"seed": 0, "epochs": 1}):
+        workdir.finish({"accuracy": 0.5})
+    before = (tmp_path / "results.json").read_bytes()
+    claim(tmp_path, {"seed": 0, "epochs": 2})
+    assert workdir.results is None
+    assert (tmp_path / "results-before.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("left", ["results.json", "checkpoints/step_00000001"])
+def test_a_run_without_its_settings_is_nobodys(tmp_path, left):
+    """Else any settings would take it over, and its results would be of others."""
+    begin(tmp_path)
+    (tmp_path / "results.json").unlink()
+    kept = tmp_path / left
+    if kept.suffix:
+        kept.write_text("{}")
+    else:
+        kept.mkdir(parents=True)
+        (kept / "record.json").write_text("{}")
+    (tmp_path / "settings.json").unlink()
+    with pytest.raises(ClaimError, match=r"without its settings\.json"):
+        claim(tmp_path, SETTINGS)
+    assert not (tmp_path / "settings.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("vocab.txt", "[PAD]\n"), ("settings.json", '{"editor.fontSize": 12}')],
+)
+def test_files_of_another_program_are_kept(tmp_path, name, content):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ClaimError, match=f"{name} of another program"):
+        claim(tmp_path, SETTINGS)
+    assert (tmp_path / name).read_text() == content
+
+
+def test_a_pipe_is_written_to_and_a_link_stays_one(tmp_path):
+    pipe, link, target = (tmp_path / name for name in ("pipe", "link", "target"))
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_json(pipe, {"seed": 0}, "--out")
+    assert json.loads(os.read(reader, 100)) == {"seed": 0}
+    os.close(reader)
+    assert not pipe.is_file()
+    link.symlink_to(target)
+    write_json(link, {"seed": 1}, "--out")
+    assert link.is_symlink()
+    assert json.loads(target.read_text()) == {"seed": 1}

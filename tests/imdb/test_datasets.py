@@ -56,6 +56,18 @@ def test_csv_splits_are_a_function_of_the_seed(tmp_path):
     assert first.train.texts != in_file_order
 
 
+def test_blank_lines_before_the_header_are_left_out(tmp_path):
+    plain = write(tmp_path / "plain.csv", "label;text\n" + "1;a\n0;b\n" * 20)
+    blank = write(tmp_path / "blank.csv", "\n\nlabel;text\n" + "1;a\n0;b\n" * 20)
+    assert texts_of(read_csv(blank)) == texts_of(read_csv(plain))
+
+
+def test_a_number_of_thousands_of_digits_is_a_label_like_any_other(tmp_path):
+    long = "1" * 5000
+    path = write(tmp_path / "a.csv", "label,text\n" + f"{long},a\nno,b\n" * 20)
+    assert read_csv(path).classes == (long, "no")
+
+
 GOOD = "text,label\n" + rows(30)  # lines 2 to 31
 
 
@@ -74,7 +86,10 @@ GOOD = "text,label\n" + rows(30)  # lines 2 to 31
         ("text,stars\nx,1\n", r"line 1: no label column (label, sentiment, class, "),
         ("", r"line 1: no text column"),
         (GOOD + "yes, fine,1\n", r"line 32: 3 columns, not 2: 'yes, fine,1': quote"),
-        (GOOD + '"not closed,1\n', r"line 32: unexpected end of data"),
+        (
+            GOOD + '"not closed,1\n',
+            r"line 32: unexpected end of data: is a quote there",
+        ),
         (GOOD + "word " * 10**6 + ",1\n", r"line 32: field larger than field limit"),
         (
             GOOD.encode() + b"caf\xe9,1\n",

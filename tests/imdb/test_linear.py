@@ -135,9 +135,18 @@ def test_a_file_holds_all_of_it(rng, tmp_path):
     model = dataclasses.replace(model, scales=np.array([0.5, 2.0], np.float32))
     path = tmp_path / "linear.safetensors"
     model.save(path)
-    found = LinearClassifier.load(path)
+    found = LinearClassifier.load(path, 1, VOCAB)
     for name, value in vars(model).items():
         np.testing.assert_array_equal(getattr(found, name), value)
     path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(ValueError, match=r"linear\.safetensors is damaged .*again"):
-        LinearClassifier.load(path)
+    remedy = r"linear\.safetensors is damaged .*remove results\.json"
+    with pytest.raises(ValueError, match=remedy):
+        LinearClassifier.load(path, 1, VOCAB)
+
+
+def test_a_file_of_another_model_is_refused(rng, tmp_path):
+    path = tmp_path / "linear.safetensors"
+    LinearClassifier.fit(some_examples(rng), 2, VOCAB).save(path)
+    for num_logits, words in ((3, VOCAB), (1, VOCAB + 1)):
+        with pytest.raises(ValueError, match="of another model"):
+            LinearClassifier.load(path, num_logits, words)
