@@ -1,7 +1,7 @@
 """What arguments must be, and what is said of those that are not: name and value.
 
 Numpy only, so that every file may use it. An argument is given by its name,
-`at_least(1, rows=rows)`, and comes back as it will be used.
+`check_min(1, rows=rows)`, and comes back as it will be used.
 """
 
 import contextlib

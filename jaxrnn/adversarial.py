@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from jaxrnn._validation import check_scalar
+from jaxrnn._validation import check_min, check_scalar
 from jaxrnn.types import Array, Bool, Float, accumulation_dtype
 
 
@@ -149,8 +149,7 @@ def virtual_adversarial_perturbation(
     xi = check_scalar(xi=xi)
     if not 0 < xi < float("inf"):
         raise ValueError(f"xi must be above 0 and finite, got {xi}")
-    if num_iterations < 1:
-        raise ValueError(f"num_iterations must be at least 1, got {num_iterations}")
+    check_min(1, num_iterations=num_iterations)
     x = jax.lax.stop_gradient(x)
     logits = _constant_but_for_input(logits, x)
     if reference is None:

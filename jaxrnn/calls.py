@@ -245,7 +245,7 @@ def call_layer(
 ) -> tuple[Array, State]:
     """Calls `layer` with those of the arguments that are not the defaults.
 
-    So somebody's layer need not know all of them, and a lifted transformation of it
+    So a user-defined layer need not know all of them, and a lifted transformation of it
     neither drops them nor makes tracers of them.
 
     >>> from jaxrnn import GRU

@@ -166,8 +166,8 @@ class Checkpoints:
     ) -> tuple[PyTree, dict[str, Any]]:
         """The state and the info of the last checkpoint, the best, or that of a step.
 
-        In the place of a damaged one comes the last or the best of the others, and a
-        `UserWarning` says so. The state has the structure, dtypes and shardings of
+        If that of `"last"` or `"best"` is damaged, the next candidate is restored with
+        a `UserWarning`. The state has the structure, dtypes and shardings of
         `template`, whose leaves are arrays or `jax.ShapeDtypeStruct`s (without a
         sharding: the first device): also on other devices than it was saved from.
 
@@ -231,6 +231,8 @@ class Checkpoints:
         if which == "best":
             ranked = self._ranked(self._record)
             return [*(step for step in steps if step not in ranked), *ranked]
+        if not isinstance(which, str):
+            which = check_min(0, which=which)
         if which not in steps:
             raise ValueError(
                 f"there is no checkpoint {which!r} in {self._directory}: "

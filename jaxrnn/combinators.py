@@ -280,6 +280,7 @@ class Stack(LayerModule):
 
         return self._run(x, run, drop_between), after
 
+    @needs_variables
     def project(self, x):
         """As `Recurrent.project`, by the first layer.
 
@@ -399,7 +400,7 @@ def check_dropout_between(layers: int, dropout: float) -> None:
 
 
 def require_layer(name: str, layer: Any) -> None:
-    """Refuses what is no layer: what has not its methods `step` and `initial_state`.
+    """Checks that `layer` has the methods of a layer, `step` and `initial_state`.
 
     Raises:
         TypeError: it is not a layer; with what to do of a cell.
@@ -426,7 +427,7 @@ def require_layer(name: str, layer: Any) -> None:
 
 
 def supports_step(layer: Any) -> bool:
-    """Whether a layer has `step`; somebody's layer that does not say so has it.
+    """Whether a layer has `step`; a user-defined layer that does not say so has it.
 
     >>> from jaxrnn import LSTM
     >>> supports_step(LSTM(2)), supports_step(LSTM(2, bidirectional=True))
@@ -461,7 +462,7 @@ def _split(state: State | None, layers: Sequence[Any]) -> list[State | None]:
 
 
 def _num_states(layer: Any) -> int:
-    """That of a layer, or of somebody's layer the length of its initial state."""
+    """That of a layer, or of a user-defined layer the length of its initial state."""
     if hasattr(layer, "num_states"):
         return layer.num_states
     try:
@@ -474,7 +475,7 @@ def _num_states(layer: Any) -> int:
 
 
 def _num_feature_axes(layer: Any) -> int:
-    """How many axes a step's features have; those of somebody's layer have one."""
+    """How many axes a step's features have; those of a user-defined layer have one."""
     if isinstance(layer, Stack):
         return _num_feature_axes(layer.layers[0])
     if isinstance(layer, Bidirectional):
@@ -485,6 +486,6 @@ def _num_feature_axes(layer: Any) -> int:
 
 
 def _backends(layer: Any) -> tuple[str, ...]:
-    """Those of a layer; of somebody's layer they are unknown."""
+    """Those of a layer; of a user-defined layer they are unknown."""
     unknown = ("unknown",) * _num_states(layer)
     return getattr(layer, "resolved_backends", unknown)

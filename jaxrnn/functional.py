@@ -3,8 +3,8 @@
     outputs, state = lstm(weights, state, x, valid=..., starts=..., reverse=...)
 
 Weights are a dictionary with the names and shapes of the parameters of a layer of
-`jaxrnn`, and `x` is `[*b, t, d]`. These functions are what the layers run, and know
-nothing of Flax. Each is compiled once for its shapes and options, under `jax.jit` and
+`jaxrnn`, and `x` is `[*b, t, d]`. These functions are what the layers run; they take no
+Flax modules. Each is compiled once for its shapes and options, under `jax.jit` and
 outside of it.
 
 Three backends compute the same, to rounding:
@@ -13,9 +13,9 @@ Three backends compute the same, to rounding:
     "fused"   pure JAX with derivatives written by hand (`jaxrnn.fused`)
     "native"  C++ kernels for CPUs in float32 (`jaxrnn.native`), if they were compiled
 
-`"auto"` takes the last of them that there is. All keep forward mode, second
-derivatives, `vmap`, `jax.checkpoint` and sharding. `"native"` is pure JAX where it is
-exported (`jax.export`), and in forward mode and second derivatives.
+`"auto"` picks the last one that is available. All support forward-mode differentiation,
+second derivatives, `vmap`, `jax.checkpoint` and sharding. `"native"` runs in pure JAX
+when it is exported (`jax.export`), in forward mode and for second derivatives.
 """
 
 import functools
@@ -74,8 +74,8 @@ def lstm(
     has the equations.
 
     Args:
-        weights: `w_x [d, 4h]`, `w_h [h, 4h]` and perhaps a bias `b [4h]`, gates in the
-            order i f g o; with a projection `w_p [h, p]`, outputs are `p` wide and
+        weights: `w_x [d, 4h]`, `w_h [h, 4h]` and an optional bias `b [4h]`, gates in
+            the order i f g o; with a projection `w_p [h, p]`, outputs are `p` wide and
             `w_h` is `[p, 4h]`.
         state: the one before the first step read; zeros if None.
         x: the inputs; what is not valid is not read.
@@ -186,7 +186,7 @@ def rnn(
     The last state is the one after the last step read. `jaxrnn.equations.rnn_step`
     has the equation.
 
-    Weights are `w_x [d, h]`, `w_h [h, h]` and perhaps a bias `b [h]`. All else is as
+    Weights are `w_x [d, h]`, `w_h [h, h]` and an optional bias `b [h]`. All else is as
     for `lstm`.
 
     Raises:
@@ -268,6 +268,10 @@ def recurrence(
             f"{', '.join(['b', *_MORE.get(cell, ())])}, got {sorted(weights)}"
         )
     dtype = jnp.dtype(weights["w_h"].dtype if dtype is None else dtype)
+    dtypes = {"dtype": dtype, **{name: w.dtype for name, w in weights.items()}}
+    for name, kind in dtypes.items():
+        if not jnp.issubdtype(kind, jnp.floating):
+            raise ValueError(f"{name} must be floating point, got {kind}")
     x = jnp.asarray(x)
     masks = Masks(*(None if mask is None else jnp.asarray(mask) for mask in masks))
     expected = _expected_state(cell, weights, x, masks)
@@ -300,6 +304,10 @@ def _expected_state(cell: CellName, weights: Weights, x: Array, masks: Masks) ->
     if weights["w_h"].ndim != 2:
         raise ValueError(f"w_h must have two axes, got shape {weights['w_h'].shape}")
     gates, (outputs, width) = _GATES[cell], weights["w_h"].shape
+    if width % gates:
+        raise ValueError(
+            f"w_h must have a multiple of {gates} columns, got shape {(outputs, width)}"
+        )
     hidden = width // gates
     shapes = {
         "w_x": (x.shape[-1], gates * hidden),

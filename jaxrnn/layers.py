@@ -87,8 +87,8 @@ class Layer(LayerModule):
         cell_options: what else the cells are made with, by name.
 
     Raises:
-        TypeError: `cell_type` is no such class, the cell has not one of `cell_options`,
-            or what should be a number is not one.
+        TypeError: `cell_type` is no such class, `cell_options` names an option that the
+            cell does not have, or what should be a number is not one.
         ValueError: a number is out of range.
     """
 
@@ -181,6 +181,7 @@ class Layer(LayerModule):
             train=train,
         )
 
+    @needs_variables
     def project(self, x: Float[Array, "*b d"]) -> Float[Array, "*b g"]:
         """As `Recurrent.project`, by the first layer; not with `bidirectional`."""
         return self.stack.project(x)

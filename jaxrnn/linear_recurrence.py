@@ -186,8 +186,8 @@ def _associative_scan(a: Array, b: Array, initial: Array, *, reverse: bool) -> A
     """In parallel, in rounds whose number depends on that of steps."""
     if not isinstance(a.shape[0], int):  # exported for any
         return _loop(a, b, initial, reverse=reverse)
-    begin = -1 if reverse else 0
-    b = b.at[begin].add(a[begin] * _read(a[begin], initial))
+    first = -1 if reverse else 0
+    b = b.at[first].add(a[first] * _read(a[first], initial))
 
     def combine(earlier, later):
         a, b = later
@@ -196,11 +196,11 @@ def _associative_scan(a: Array, b: Array, initial: Array, *, reverse: bool) -> A
     return jax.lax.associative_scan(combine, (a, b), reverse=reverse)[1]
 
 
-def _shifted(values: Array, begin: Array, *, reverse: bool) -> Array:
-    """The value one step earlier in reading order, `begin` at the first step."""
+def _shifted(values: Array, initial: Array, *, reverse: bool) -> Array:
+    """The value one step earlier in reading order, `initial` at the first step."""
     if reverse:
-        return jnp.concatenate([values[1:], begin[None]])
-    return jnp.concatenate([begin[None], values[:-1]])
+        return jnp.concatenate([values[1:], initial[None]])
+    return jnp.concatenate([initial[None], values[:-1]])
 
 
 _recurrence = Primitive("linear_recurrence")
@@ -243,11 +243,11 @@ def _transpose(cotangent, a, b, initial, *, reverse):
         return None, ad.Zero(b.aval), ad.Zero(initial.aval)
     later = _shifted(a, jnp.zeros_like(a[0]), reverse=not reverse)
     g = _recurrence.bind(later, cotangent, jnp.zeros_like(a[0]), reverse=not reverse)
-    begin = -1 if reverse else 0
+    first = -1 if reverse else 0
     return (
         None,
         g if ad.is_undefined_primal(b) else None,
-        a[begin] * _read(a[begin], g[begin])
+        a[first] * _read(a[first], g[first])
         if ad.is_undefined_primal(initial)
         else None,
     )

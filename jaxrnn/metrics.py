@@ -78,10 +78,10 @@ class Mean(NamedTuple):
 
 
 def merge(measured: Iterable[Mapping[str, Mean]]) -> dict[str, Mean]:
-    """The means of all batches together, by name; an empty dict of no batches.
+    """The means over all batches, by name; an empty dict if there are none.
 
-    A mean that only some batches have is of those. Batches are merged as they come, so
-    that a generator is not kept in memory.
+    A metric that only some batches report is averaged over those. Batches are merged as
+    they come, so that a generator is not kept in memory.
 
     Raises:
         TypeError: a value is not a `Mean`.

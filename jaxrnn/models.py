@@ -309,6 +309,7 @@ class LanguageModel(LayerModule):
         outputs = drop(self, self.drop, outputs, segment_ids, train=train)
         return self._project(outputs), after
 
+    @needs_variables
     def input_projection_table(self) -> Float[Array, "v g"]:
         """The embedding of every token after the first layer's input projection.
 

@@ -160,6 +160,8 @@ class _Module(nnx.Module):
         if isinstance(stream, nnx.RngStream):
             stream = stream()
         keys = {} if stream is None else {"dropout": stream}
+        if stream is not None and _has_noise(self._definition):
+            keys["noise"] = jax.random.fold_in(stream, 1)
         try:
             return self._apply(*args, train=True, rngs=keys, **options)
         except InvalidRngError as error:
@@ -214,7 +216,17 @@ def _is_random(definition: nn.Module) -> bool:
     """
     if any(getattr(definition, name, 0) for name in _RATES):
         return True
+    if _has_noise(definition):
+        return True
     return any(map(_is_random, _children(definition).values()))
+
+
+def _has_noise(definition: Any) -> bool:
+    """Whether a cell draws from the stream `"noise"`, as `cells.LeakyRNNCell` may."""
+    cell, options = (getattr(definition, n, None) for n in ("cell", "cell_options"))
+    if getattr(cell, "noise", 0) or (options or {}).get("noise", 0):
+        return True
+    return any(map(_has_noise, _children(definition).values()))
 
 
 def _variables(value: Any) -> nnx.Param | nnx.Dict:

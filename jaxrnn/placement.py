@@ -97,7 +97,7 @@ def shard_batch(batch: dict[str, ArrayLike], mesh: Mesh) -> dict[str, Array]:
 
 
 def shard_leading_axis(tree: PyTree, mesh: Mesh, name: str) -> PyTree:
-    """As `shard_batch`, of any tree of arrays; messages call it `name`.
+    """Like `shard_batch`, for any pytree of arrays; messages call it `name`.
 
     >>> shard_leading_axis((np.ones(2), np.zeros(4)), data_mesh(1), "carry")
     (Array([1., 1.], dtype=float32), Array([0., 0., 0., 0.], dtype=float32))

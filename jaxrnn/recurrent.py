@@ -47,28 +47,29 @@ class Recurrent(LayerModule):
         remat_chunk: the backward pass keeps the state after that many steps only, and
             computes what lies between again: for sequences too long for the memory.
             About the square root of their length needs the least. None keeps all.
-        unroll: steps in an iteration of the compiled loop, as in `jax.lax.scan`: more
-            compile longer, and may run faster where a step is little work for a GPU or
-            TPU. It changes the loops of `"fused"` and `"scan"`, and with `remat_chunk`
-            that inside of a chunk; `"native"` and `"parallel"` have none of JAX's.
+        unroll: steps in an iteration of the compiled loop, as in `jax.lax.scan`. Larger
+            values compile more slowly, and can be faster where a step is little work
+            for a GPU or TPU. It changes the loops of `"fused"` and `"scan"`, and with
+            `remat_chunk` those inside a chunk; `"native"` and `"parallel"` have no loop
+            of JAX's.
         zoneout_h: probability that a unit of the output stays as it was before the
             step, other units at each step; at evaluation each is the mean (Krueger et
             al., 2017, "Zoneout", arXiv:1606.01305).
-        zoneout_c: the same of the memory cell.
+        zoneout_c: the same for the memory cell.
         recurrent_dropout: probability that a feature of the state is zero in the step's
             products with weights; the same features at all steps of a sequence, also
             where several share a row (Gal and Ghahramani, 2016, arXiv:1512.05287).
         update_dropout: probability that a feature of what is new is not added to the
             memory, others at each step (Semeniuta, Severyn and Barth, 2016, "Recurrent
             dropout without memory loss", arXiv:1603.05118).
-        learned_initial_state: sequences start from parameters, `h` and what else the
-            state has, zero at first, instead of zeros; so does `initial_state`, which
-            then needs the variables: `layer.apply(variables, batch_shape,
-            method="initial_state")`.
+        learned_initial_state: sequences start from a learned state, initialized to
+            zero, instead of zeros. `initial_state` then needs the variables:
+            `layer.apply(variables, batch_shape, method="initial_state")`.
 
-    Zoneout and dropout draw from the rng stream `"dropout"`, and run by the reference
-    recurrence, as learned initial states do. The class of a cell says in `regularizers`
-    which of the four it has.
+    Zoneout and dropout draw from the rng stream `"dropout"`. With them, and with a
+    learned initial state, the reference recurrence runs, whatever `backend` is; other
+    cells than LSTM, GRU and RNN have no other one either, unless they run in parallel.
+    The attribute `regularizers` of a cell's class lists which of the four it supports.
 
     >>> layer = Recurrent(nn.OptimizedLSTMCell(features=8))
     >>> x = jnp.ones((2, 5, 3))
@@ -237,10 +238,11 @@ class Recurrent(LayerModule):
         )
         return outputs, (cell_state,)
 
+    @needs_variables
     def project(self, x: Float[Array, "*b d"]) -> Float[Array, "*b g"]:
         """The inputs' share of the gates, for `step` with `projected`.
 
-        Of a cell that is not of this library it is the inputs themselves.
+        For cells from outside this library, returns `x` unchanged.
 
         >>> layer = Recurrent(cells.RNNCell(2, kernel_init=nn.initializers.ones))
         >>> x = jnp.array([[1.0, 0.5, 0.25]])

@@ -34,7 +34,7 @@ class CandidateSampler(NamedTuple):
 
     It is systematic sampling (Madow, 1949): the probabilities of being drawn stand side
     by side on a line of the length `size`, and the classes are taken at equal distances
-    of 1 from a random beginning.
+    of 1 from a random offset.
 
     Attributes:
         ends: the ends of the classes on the line, int32 [v], in units of `1 / unit`.
@@ -100,8 +100,8 @@ class CandidateSampler(NamedTuple):
         >>> CandidateSampler.of([1, 1, 1], size=3).draw(jax.random.key(0)).tolist()
         [0, 1, 2]
         """
-        begin = jax.random.randint(key, (), 0, self.unit, jnp.int32)
-        places = begin + jnp.arange(self.size, dtype=jnp.int32) * self.unit
+        offset = jax.random.randint(key, (), 0, self.unit, jnp.int32)
+        places = offset + jnp.arange(self.size, dtype=jnp.int32) * self.unit
         found = jnp.searchsorted(jnp.asarray(self.ends), places, side="right")
         return found.astype(jnp.int32)
 

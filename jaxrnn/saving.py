@@ -59,7 +59,7 @@ def save(
     if _keys(config) != _keys(same):
         raise TypeError(f"config must have strings as keys, got {config!r:.200}")
     path = Path(path)
-    partial = path.with_name(f"{path.name}.partial")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         # Not `save_file`, whose file only its owner may read.
         metadata = {"format": _FORMAT, "config": spelled}

@@ -165,9 +165,9 @@ def make_stateful_train_step(
     It is for truncated backpropagation through time (Williams and Peng, 1990). As
     `make_train_step`, of a `loss(params, batch, carry, key) -> (metrics, carry)`:
     what it returns as carry, such as the state of a recurrent layer, the next step
-    gives back to it. To a step the carry is data: no gradient reaches the batch before.
-    It is split over the devices as the batch is, so every array of it leads with the
-    rows. Unlike the state it is not donated.
+    gives back to it. The carry is a constant to the step: gradients do not flow into
+    the batch before. It is split over the devices as the batch is, so the first axis of
+    every array is the batch. Unlike the state it is not donated.
 
     >>> def loss(params, batch, carry, key):
     ...     return {"loss": Mean.of(params["w"] * carry)}, carry + batch["x"]

@@ -1,4 +1,4 @@
-"""Names shared by the whole library: dimension letters, arrays, dtypes, states, values.
+"""Type aliases of the whole library, and helpers for dtypes and token ids.
 
 Shapes are written in types, with these letters (jaxtyping):
 
@@ -6,7 +6,7 @@ Shapes are written in types, with these letters (jaxtyping):
     t  time: steps of a row                 h  features coming out of a layer
     s  segments: sequences sharing a row    g  gates times hidden features
     v  vocabulary: distinct tokens          p  features after a projection
-    c  classes of sequences
+    c  classes of sequences                 e  features of an embedding
 
 `*b` is any number of batch axes, none included.
 """

@@ -270,3 +270,12 @@ def test_what_could_not_be_read_again_is_not_written(tmp_path, state, info, mess
 def test_a_url_is_no_directory():
     with pytest.raises(ValueError, match="must be a path, got 'gs://bucket/run'"):
         Checkpoints("gs://bucket/run")
+
+
+def test_a_step_may_be_an_array(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(5, {"w": jnp.ones(2)}, info={}, metric=0.0)
+    state, _ = checkpoints.restore({"w": jnp.zeros(2)}, jnp.array(5))
+    np.testing.assert_array_equal(state["w"], [1, 1])
+    with pytest.raises(TypeError, match="which must be an integer, got True"):
+        checkpoints.restore({"w": jnp.zeros(2)}, True)

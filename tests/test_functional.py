@@ -239,3 +239,18 @@ GOOD = {"w_x": W, "w_h": np.ones((4, 16), np.float32)}
 def test_what_is_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize(
+    ("weights", "dtype", "message"),
+    [
+        ({"w_h": np.ones((4, 15))}, None, r"w_h must have a multiple of 4 columns"),
+        ({"w_x": np.ones((3, 16), int)}, None, "w_x must be floating point, got int"),
+        ({}, jnp.int32, "dtype must be floating point, got int32"),
+    ],
+)
+def test_weights_that_are_none_are_named(weights, dtype, message):
+    weights = {"w_x": np.ones((3, 16)), "w_h": np.ones((4, 16))} | weights
+    weights = {k: w if w.dtype == int else np.float32(w) for k, w in weights.items()}
+    with pytest.raises(ValueError, match=message):
+        functional.lstm(weights, None, np.ones((2, 5, 3), np.float32), dtype=dtype)

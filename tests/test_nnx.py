@@ -678,3 +678,13 @@ def test_type_checkers_know_every_option(name):
         if field.init and field.name not in ("parent", "name")
     }
     assert known - {"self", "in_features", "rngs", "options"} == linen
+
+
+def test_noise_of_a_cell_is_drawn_in_training():
+    layer = rnn.Layer(
+        cells.LeakyRNNCell, 3, 4, cell_options={"noise": 0.5}, rngs=nnx.Rngs(0)
+    )
+    x = jnp.ones((2, 5, 3))
+    assert (layer(x)[0] != layer(x)[0]).any()
+    layer.eval()
+    np.testing.assert_array_equal(layer(x)[0], layer(x)[0])

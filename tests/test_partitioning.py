@@ -11,6 +11,13 @@ from jaxrnn import regularizers, torch_weights
 from jaxrnn.models import LanguageModel, SequenceClassifier
 
 X = np.random.default_rng(0).normal(size=(3, 5, 6)).astype(np.float32)
+zeros = nn.initializers.zeros_init()
+CELLS = {
+    name: kind
+    for name, kind in vars(jaxrnn.cells).items()
+    if isinstance(kind, type) and issubclass(kind, jaxrnn.cells.Cell)
+    if name not in ("Cell", "LinearCell")
+}
 TOKENS = np.random.default_rng(1).integers(9, size=(3, 5))
 LENGTHS = np.array([5, 3, 0])
 
@@ -109,3 +116,19 @@ def test_weights_in_boxes_go_to_torch_and_are_dropped():
     found = nn.meta.unbox(dropped)["params"]["l0"]
     assert 0 < (found["w_h"] == 0).mean() < 1
     np.testing.assert_array_equal(found["w_x"], plain["params"]["l0"]["w_x"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(CELLS.keys() - {"ConvLSTMCell"}))
+def test_every_cell_takes_initializers_with_metadata(name):
+    """The parameters are those without it, in boxes."""
+    plain = {"recurrent_init": nn.initializers.orthogonal()}
+    plain |= {"kernel_init": nn.initializers.normal(), "bias_init": zeros}
+    boxed = {key: split(init, None) for key, init in plain.items()}
+    found, expected = (
+        jaxrnn.Recurrent(CELLS[name](6, **options)).init(jax.random.key(0), X)
+        for options in (boxed, plain)
+    )
+    found = nn.meta.unbox(found)
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    jax.tree.map(np.testing.assert_array_equal, found, expected)

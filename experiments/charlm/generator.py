@@ -169,7 +169,11 @@ class Writer:
                 "".join(self.units.written(drawn, last))
                 for drawn, last in zip(tokens, before, strict=True)
             ]
-            before = [drawn[-1] for drawn in tokens]
+            # A text that has ended draws nothing more.
+            before = [
+                drawn[-1] if drawn else last
+                for drawn, last in zip(tokens, before, strict=True)
+            ]
 
     def export(self, path: str | Path) -> None:
         """Write the model into a new directory, from which JAX alone runs it.

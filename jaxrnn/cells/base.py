@@ -11,7 +11,7 @@ from flax import linen as nn
 from flax.core import meta
 from flax.typing import Initializer
 
-from jaxrnn._validation import check_min, check_shape
+from jaxrnn._validation import check_min, check_scalar, check_shape
 from jaxrnn.calls import check_fields
 from jaxrnn.equations import Drop
 from jaxrnn.products import product
@@ -353,6 +353,18 @@ class Cell(nn.RNNCellBase):
             return jax.tree.map(lambda *gate: jnp.concatenate(gate, axis=-1), *gates)
 
         return self.param(name, each_gate, shape, self.param_dtype)
+
+    @nn.nowrap
+    def _add_to_gate(self, b: Any, gate: int, value: float) -> Any:
+        """The biases, which may be in a box, with `value` added to those of a gate."""
+        value = check_scalar(bias=value)
+        part = slice(gate * self.features, (gate + 1) * self.features)
+
+        def added(b: Array) -> Array:
+            b = jnp.asarray(b)
+            return b.at[part].add(jnp.asarray(value, b.dtype))
+
+        return jax.tree.map(added, b)
 
     @nn.nowrap
     def _vector(

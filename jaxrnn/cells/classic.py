@@ -6,7 +6,6 @@ The GRU is here in PyTorch's and in the published form. The cells run the steps 
 
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
@@ -133,10 +132,8 @@ class LSTMCell(Cell):
 
     @nn.nowrap
     def _bias_init(self, key, shape, dtype):
-        forget = slice(self.features, 2 * self.features)
-        forget_bias = self.forget_bias if not self.torch_init else 0.0
-        more = jnp.zeros(shape, dtype).at[forget].set(forget_bias)
-        return jax.tree.map(lambda b: b + more, super()._bias_init(key, shape, dtype))
+        b = super()._bias_init(key, shape, dtype)
+        return b if self.torch_init else self._add_to_gate(b, 1, self.forget_bias)
 
 
 class GRUCell(Cell):

@@ -121,6 +121,4 @@ class ConvLSTMCell(Cell):
         return out.reshape(*batch, *out.shape[1:]).astype(self.state_dtype)
 
     def _bias_init(self, key, shape, dtype):
-        b = jnp.asarray(self.bias_init(key, shape, dtype))
-        forget = slice(self.features, 2 * self.features)
-        return b.at[forget].add(jnp.asarray(self.forget_bias, dtype))
+        return self._add_to_gate(self.bias_init(key, shape, dtype), 1, self.forget_bias)

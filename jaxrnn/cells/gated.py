@@ -5,6 +5,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from flax.core import meta
 from flax.typing import Initializer
 
 from jaxrnn._validation import (
@@ -35,10 +36,8 @@ class _ForgetBias(Cell):
 
     @nn.nowrap
     def _bias_init(self, key, shape, dtype):
-        b = jnp.asarray(self.bias_init(key, shape, dtype))
-        begin = self.forget_gate * self.features
-        forget = slice(begin, begin + self.features)
-        return b.at[forget].add(jnp.asarray(self.forget_bias, dtype))
+        b = self.bias_init(key, shape, dtype)
+        return self._add_to_gate(b, self.forget_gate, self.forget_bias)
 
 
 class _LSTMLike(_ForgetBias):
@@ -407,13 +406,8 @@ class MogrifierLSTMCell(_LSTMLike):
                 self._matrix(name, part, self.kernel_init, (part[1],))
         return x
 
-    @property
-    def _widths(self):
-        # Also of the biases, which are made before the inputs are known.
-        return (self.features,) * 4
-
     def _check_gates(self, state, x_gates):
-        size = self.get_variable("params", "w_x").shape[0]
+        size = self._weight("w_x").shape[0]
         if jnp.shape(x_gates)[-1] != size:
             raise ValueError(
                 f"inputs have {jnp.shape(x_gates)[-1]} features, "
@@ -431,7 +425,7 @@ class MogrifierLSTMCell(_LSTMLike):
                 x = 2 * jax.nn.sigmoid(self._mogrify(h, k)) * x
             else:
                 h = 2 * jax.nn.sigmoid(self._mogrify(x, k)) * h
-        gates = self._dot(x, self.get_variable("params", "w_x")) + self._dot(h, w_h)
+        gates = self._dot(x, self._weight("w_x")) + self._dot(h, w_h)
         i, f, g, o = jnp.split(super()._with_bias(gates), 4, axis=-1)
         c = jax.nn.sigmoid(f) * state.c + jax.nn.sigmoid(i) * drop.of_update(
             jnp.tanh(g)
@@ -444,8 +438,11 @@ class MogrifierLSTMCell(_LSTMLike):
         if self.rank is not None:
             names = [f"mogrify_{k}_left", f"mogrify_{k}_right"]
         for name in names:
-            a = self._dot(a, self.get_variable("params", name))
+            a = self._dot(a, self._weight(name))
         return a
+
+    def _weight(self, name):
+        return meta.unbox(self.get_variable("params", name))
 
 
 class MGUCell(_ForgetBias):
@@ -634,9 +631,10 @@ class RHNCell(Cell):
 
     @nn.nowrap
     def _bias_init(self, key, shape, dtype):
-        b = jnp.asarray(self.bias_init(key, shape, dtype))
-        is_gate = jnp.arange(shape[0]) // self.features % 2 == 1
-        return b + jnp.where(is_gate, self.gate_bias, 0.0).astype(dtype)
+        b = self.bias_init(key, shape, dtype)
+        for gate in range(1, 2 * self.depth, 2):
+            b = self._add_to_gate(b, gate, self.gate_bias)
+        return b
 
 
 class MinimalRNNCell(Cell):

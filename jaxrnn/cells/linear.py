@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from flax.core import meta
 from flax.typing import Initializer
 
 from jaxrnn._validation import check_min, check_positive, check_scalar
@@ -161,11 +162,11 @@ class _AllSteps:
     def previous(self, values: Array, name: str | None = None):
         # Of the last valid step, that is: a recurrence too, which forgets all before.
         held, final = self._states(jnp.zeros_like(values), values, name)
-        begin, first = (_part(s, name) for s in (self.state, self.first_state))
+        initial, first = (_part(s, name) for s in (self.state, self.first_state))
         if self.reverse:
-            before = jnp.concatenate([held[1:], begin[None]])
+            before = jnp.concatenate([held[1:], initial[None]])
         else:
-            before = jnp.concatenate([begin[None], held[:-1]])
+            before = jnp.concatenate([initial[None], held[:-1]])
         starts, of_first = self.masks["starts"], self.masks["first"]
         if starts is not None:
             fresh = jnp.zeros_like(first)[None]
@@ -253,8 +254,7 @@ class MinLSTMCell(LinearCell):
         return final, h
 
     def _bias_init(self, key, shape, dtype):
-        b = jnp.asarray(self.bias_init(key, shape, dtype))
-        return b.at[: self.features].add(jnp.asarray(self.forget_bias, dtype))
+        return self._add_to_gate(self.bias_init(key, shape, dtype), 0, self.forget_bias)
 
 
 class SRUCell(LinearCell):
@@ -714,11 +714,11 @@ class S5Cell(LinearCell):
         _, vectors = _hippo(2 * states // self.blocks, self.blocks)
         keys = jax.random.split(key)
         # With the inputs as rows: x (V* B)^T = x B^T conj(V).
-        b = self.kernel_init(keys[0], (shape[0], 2 * states), dtype)
+        b = meta.unbox(self.kernel_init(keys[0], (shape[0], 2 * states), dtype))
         re, im = (
             b @ jnp.asarray(p, dtype) for p in (np.real(vectors), -np.imag(vectors))
         )
-        direct = self.kernel_init(keys[1], (shape[0], features), dtype)
+        direct = meta.unbox(self.kernel_init(keys[1], (shape[0], features), dtype))
         return jnp.concatenate([re, im, direct], axis=-1)
 
     def _w_y_init(self, key, shape, dtype):
@@ -727,7 +727,7 @@ class S5Cell(LinearCell):
         With it, outputs are twice a real part.
         """
         _, vectors = _hippo(shape[0] // self.blocks, self.blocks)
-        c = self.kernel_init(key, shape, dtype).T
+        c = meta.unbox(self.kernel_init(key, shape, dtype)).T
         re, im = (
             c @ jnp.asarray(p, dtype) for p in (np.real(vectors), np.imag(vectors))
         )

@@ -268,11 +268,11 @@ def read_safetensors(content):
 
 _DTYPES = {
     "BOOL": np.bool_,
-    "I8": np.int8,
-    "I32": np.int32,
-    "I64": np.int64,
+    **{f"I{bits}": np.dtype(f"int{bits}") for bits in (8, 16, 32, 64)},
+    **{f"U{bits}": np.dtype(f"uint{bits}") for bits in (8, 16, 32, 64)},
     "F16": np.float16,
     "BF16": jnp.bfloat16,
     "F32": np.float32,
     "F64": np.float64,
+    "C64": np.complex64,
 }

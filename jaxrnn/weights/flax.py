@@ -100,7 +100,7 @@ def to_linen(variables: Mapping[str, Any], layer: Any) -> list[dict[str, Any]]:
 def from_nnx(
     state: Mapping[Any, Any] | Sequence[Any], layer: Any, *, prefix: str = ""
 ) -> dict[str, Any]:
-    """As `from_linen`, of cells of `flax.nnx`.
+    """Like `from_linen`, for `flax.nnx` cells.
 
     `state` is `nnx.state(module, nnx.Param)` of a cell, an `nnx.RNN`, an
     `nnx.Bidirectional` or a model; `prefix` has no "params/".

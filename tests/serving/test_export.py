@@ -295,7 +295,7 @@ def test_options_that_do_not_fit(options, match, tmp_path):
 
 
 def test_only_whole_models(tmp_path):
-    with pytest.raises(TypeError, match="LanguageModel, got LSTM"):
+    with pytest.raises(TypeError, match="LanguageModel of Flax Linen, got LSTM"):
         serving.export(jaxrnn.LSTM(2), {}, tmp_path / "model")
     model, variables = language_model(jaxrnn.RNN(2))
     with pytest.raises(ValueError, match="a language model has none"):
@@ -305,3 +305,14 @@ def test_only_whole_models(tmp_path):
 def test_a_function_of_another_kind_of_model(exported):
     with pytest.raises(ValueError, match=r"a classifier has no step, only \['classi"):
         serving.load(exported).step([1], {})
+
+
+@pytest.mark.slow
+def test_a_complex_state_is_loaded_again(tmp_path):
+    layer = jaxrnn.Layer(jaxrnn.cells.LRUCell, features=4)
+    model, tokens = jaxrnn.models.LanguageModel(9, 4, layer), np.array([[3, 1]])
+    variables = model.init(jax.random.key(0), tokens)
+    jaxrnn.serving.export(model, variables, tmp_path / "model", platforms=["cpu"])
+    loaded = jaxrnn.serving.load(tmp_path / "model")
+    (state,) = jax.tree.leaves(loaded.initial_state(1))
+    assert state.dtype == np.complex64
