@@ -25,7 +25,7 @@ Returned = TypeVar("Returned")
 # Flax's classes of this name take keywords and do not pass them on.
 _DROP_KEYWORDS = ("Vmap", "Scan")
 
-# What other libraries call an argument of the call, and what it is here.
+# Arguments of a call in other libraries, and their names here.
 CALLED_ELSEWHERE = {
     "hx": "state=",
     "h_0": "state=",
@@ -42,7 +42,7 @@ CALLED_ELSEWHERE = {
 }
 
 
-# What other libraries call a field, and what it is here.
+# Fields in other libraries, and their names here.
 FIELDS_ELSEWHERE = {
     "hidden_size": "features",
     "units": "features",

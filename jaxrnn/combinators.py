@@ -73,7 +73,10 @@ class Bidirectional(LayerModule):
         reverse: bool = False,
         train: bool = False,
     ):
-        """As `Recurrent.__call__`. With `reverse` the two layers swap directions."""
+        """Runs both layers; arguments as for `Recurrent.__call__`.
+
+        With `reverse` the two layers swap directions.
+        """
         forward, backward = _split(state, (self.forward, self.backward))
         ragged = (lengths, segment_ids)
         ahead, forward = call_layer(
@@ -251,7 +254,7 @@ class Stack(LayerModule):
         reverse: bool = False,
         train: bool = False,
     ):
-        """As `Recurrent.__call__`."""
+        """Runs the layers in order; arguments as for `Recurrent.__call__`."""
         x = jnp.asarray(x)
         after: State = ()
         parts = iter(_split(state, self.layers))
@@ -282,7 +285,7 @@ class Stack(LayerModule):
 
     @needs_variables
     def project(self, x):
-        """As `Recurrent.project`, by the first layer.
+        """Like `Recurrent.project`, of the first layer.
 
         Raises:
             ValueError: a layer has no `step`, which projected inputs are for; with
@@ -298,7 +301,7 @@ class Stack(LayerModule):
 
     @needs_variables
     def step(self, x, state, *, projected: bool = False):
-        """As `Recurrent.step`."""
+        """Like `Recurrent.step`, for all layers in order."""
         after: State = ()
         parts = iter(_split(state, self.layers))
 

@@ -168,7 +168,9 @@ class Layer(LayerModule):
         reverse: bool = False,
         train: bool = False,
     ) -> tuple[Float[Array, "*b t h"], State]:
-        """As `Recurrent.__call__`; `train` turns dropout on (rng stream `"dropout"`).
+        """Runs the layers; arguments as for `Recurrent.__call__`.
+
+        `train` turns dropout on (rng stream `"dropout"`).
 
         With `bidirectional`, the outputs of both directions stand side by side.
         """
@@ -183,14 +185,14 @@ class Layer(LayerModule):
 
     @needs_variables
     def project(self, x: Float[Array, "*b d"]) -> Float[Array, "*b g"]:
-        """As `Recurrent.project`, by the first layer; not with `bidirectional`."""
+        """Like `Recurrent.project`, of the first layer; not with `bidirectional`."""
         return self.stack.project(x)
 
     @needs_variables
     def step(
         self, x: Float[Array, "*b d"], state: State, *, projected: bool = False
     ) -> tuple[Float[Array, "*b h"], State]:
-        """As `Recurrent.step`: without dropout, and not with `bidirectional`."""
+        """Like `Recurrent.step`: without dropout, and not with `bidirectional`."""
         return self.stack.step(x, state, projected=projected)
 
     def initial_state(self, batch_shape: tuple[int, ...]) -> State:

@@ -179,7 +179,7 @@ class _Module(nnx.Module):
         return next((stream for stream in inside if stream is not None), None)
 
     def set_view(self, deterministic: bool | None = None) -> None:
-        """As `flax.nnx.Dropout.set_view`, which `flax.nnx.view` calls."""
+        """Like `flax.nnx.Dropout.set_view`, which `flax.nnx.view` calls."""
         if deterministic is not None:
             self.deterministic = deterministic
 
@@ -289,7 +289,7 @@ class _LayerMethods(_Module):
         deterministic: bool | None = None,
         rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
     ) -> tuple[Float[Array, "*b t h"], State]:
-        """As `jaxrnn.Recurrent.__call__`.
+        """Outputs for every step and the final state, as `jaxrnn.Recurrent.__call__`.
 
         Args:
             x: the inputs; what padding holds is not read.
@@ -301,20 +301,20 @@ class _LayerMethods(_Module):
             rngs: keys for dropout and zoneout; those of the module if None.
 
         Raises:
-            TypeError, ValueError: as there.
+            TypeError, ValueError: as `jaxrnn.Recurrent.__call__`.
         """
         options = {"state": state, "reverse": reverse}
         options |= {"deterministic": deterministic, "rngs": rngs}
         return self._call(x, lengths, segment_ids, **options)
 
     def project(self, x: Float[Array, "*b d"]) -> Float[Array, "*b g"]:
-        """As `jaxrnn.Recurrent.project`."""
+        """Like `jaxrnn.Recurrent.project`."""
         return self._apply(x, method="project")
 
     def step(
         self, x: Float[Array, "*b d"], state: State, *, projected: bool = False
     ) -> tuple[Float[Array, "*b h"], State]:
-        """As `jaxrnn.Recurrent.step`: one time step, without dropout."""
+        """One time step, without dropout, as `jaxrnn.Recurrent.step`."""
         return self._apply(x, state, projected=projected, method="step")
 
     def initial_state(self, batch_shape: tuple[int, ...]) -> State:
@@ -356,7 +356,7 @@ class Recurrent(_CellLayer):
         options: those of `jaxrnn.Recurrent`, by name.
 
     Raises:
-        TypeError, ValueError: as there; `in_features` is not a positive number.
+        TypeError, ValueError: as `jaxrnn.Recurrent`; `in_features` is not positive.
 
     >>> layer = Recurrent(cells.MGUCell(8), 3, rngs=nnx.Rngs(0))
     >>> outputs, (h,) = layer(jnp.ones((2, 5, 3)), jnp.array([5, 2]))
@@ -389,7 +389,7 @@ class Layer(_CellLayer):
         options: those of `jaxrnn.Layer`, by name.
 
     Raises:
-        TypeError, ValueError: as there; `in_features` is not a positive number.
+        TypeError, ValueError: as `jaxrnn.Layer`; `in_features` is not positive.
 
     >>> layer = Layer(cells.MGUCell, 3, 8, num_layers=2, rngs=nnx.Rngs(0))
     >>> layer.l1["w_x"].shape
@@ -431,7 +431,7 @@ class RNN(_NamedLayer):
         options: those of `jaxrnn.RNN`, by name.
 
     Raises:
-        TypeError, ValueError: as there; `in_features` is not a positive number.
+        TypeError, ValueError: as `jaxrnn.RNN`; `in_features` is not positive.
 
     >>> layer = RNN(3, 8, activation="relu", rngs=nnx.Rngs(0))
     >>> layer(jnp.ones((2, 5, 3)))[0].shape
@@ -461,7 +461,7 @@ class LSTM(_NamedLayer):
         options: those of `jaxrnn.LSTM`, by name.
 
     Raises:
-        TypeError, ValueError: as there; `in_features` is not a positive number.
+        TypeError, ValueError: as `jaxrnn.LSTM`; `in_features` is not positive.
 
     >>> layer = LSTM(3, 8, bidirectional=True, rngs=nnx.Rngs(0))
     >>> outputs, (forward, backward) = layer(jnp.ones((2, 5, 3)), jnp.array([5, 0]))
@@ -492,7 +492,7 @@ class GRU(_NamedLayer):
         options: those of `jaxrnn.GRU`, by name.
 
     Raises:
-        TypeError, ValueError: as there; `in_features` is not a positive number.
+        TypeError, ValueError: as `jaxrnn.GRU`; `in_features` is not positive.
 
     >>> layer = GRU(3, 8, rngs=nnx.Rngs(0))
     >>> y, state = layer.step(jnp.ones((2, 3)), layer.initial_state((2,)))
@@ -541,12 +541,12 @@ class Bidirectional(_LayerMethods):
     Args:
         forward: reads from the first step to the last.
         backward: reads from the last step to the first.
-        merge: as there.
+        merge: as for `jaxrnn.Bidirectional`.
         rngs: stream `"dropout"`, needed only if the layers drop out.
 
     Raises:
         TypeError: a layer is not one of this module.
-        ValueError: as there.
+        ValueError: as `jaxrnn.Bidirectional`.
 
     >>> rngs = nnx.Rngs(0)
     >>> layer = Bidirectional(GRU(3, 8, rngs=rngs), GRU(3, 8, rngs=rngs), merge="sum")
@@ -570,6 +570,12 @@ class Bidirectional(_LayerMethods):
             merge,
             parent=None,
         )
+        sizes = forward.in_features, backward.in_features
+        if None not in sizes and sizes[0] != sizes[1]:
+            raise ValueError(
+                f"both directions read the same inputs, but forward reads {sizes[0]} "
+                f"features and backward {sizes[1]}"
+            )
         children = {"forward": forward, "backward": backward}
         super().__init__(definition, forward.in_features, children, {}, rngs)
 
@@ -585,7 +591,7 @@ class Stack(_LayerMethods):
 
     Raises:
         TypeError: a layer is not one of this module.
-        ValueError: as there; `rngs` is needed.
+        ValueError: as `jaxrnn.Stack`; `rngs` is needed.
 
     >>> rngs = nnx.Rngs(0)
     >>> layer = Stack([LSTM(3, 8, rngs=rngs), GRU(8, 4, rngs=rngs)])
@@ -650,7 +656,8 @@ class SequenceClassifier(_Model):
 
     Raises:
         TypeError: the encoder is not a layer of this module.
-        ValueError: as there; the encoder reads another number of features.
+        ValueError: as the Linen model; the encoder reads another number of
+            features.
 
     >>> rngs = nnx.Rngs(0)
     >>> model = SequenceClassifier(100, 16, GRU(16, 8, rngs=rngs), rngs=rngs)
@@ -729,7 +736,8 @@ class LanguageModel(_Model):
 
     Raises:
         TypeError: the encoder is not a layer of this module.
-        ValueError: as there; the encoder reads another number of features.
+        ValueError: as the Linen model; the encoder reads another number of
+            features.
 
     >>> rngs = nnx.Rngs(0)
     >>> model = LanguageModel(100, 16, LSTM(16, 8, rngs=rngs), rngs=rngs)

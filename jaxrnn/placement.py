@@ -84,14 +84,15 @@ def local_batch_slice(rows: int, mesh: Mesh) -> slice:
 def shard_batch(batch: dict[str, ArrayLike], mesh: Mesh) -> dict[str, Array]:
     """The batch split along the first axis over the devices of `mesh`.
 
-    With several processes each gives its own rows, `local_batch_slice`. The steps do
-    this to every batch they are given; a batch split beforehand passes as it is.
-
-    >>> shard_batch({"x": np.ones(2)}, data_mesh(1))
-    {'x': Array([1., 1.], dtype=float32)}
+    With several processes each gives its own rows, `local_batch_slice`. The steps of
+    `jaxrnn.training` call this on every batch; one that is already split is returned
+    unchanged.
 
     Raises:
         ValueError: arrays without rows, or rows that the devices do not divide.
+
+    >>> shard_batch({"x": np.ones(2)}, data_mesh(1))
+    {'x': Array([1., 1.], dtype=float32)}
     """
     return shard_leading_axis(batch, mesh, "batch")
 

@@ -358,7 +358,7 @@ class Recurrent(LayerModule):
 
     @nn.nowrap
     def _recur(self, cell: Any, state, inputs, train: bool = False):
-        """As `Cell.recur`, with what the regularizers make of it."""
+        """Like `Cell.recur`, with the regularizers applied."""
         x_gates, mask = inputs
         drop = None if mask is None else Drop(state=mask)
         if train and self.update_dropout:

@@ -155,7 +155,7 @@ def prefill(
     *,
     params: PyTree = None,
 ) -> DecodeState:
-    """Runs the model over the prompt; every padded length of it is compiled once.
+    """Runs the model over the prompt; compiles once per padded prompt length.
 
     Args:
         step: the model, `step(params, tokens, state) -> (logits, state)`, or without

@@ -120,7 +120,7 @@ def from_dones(
     *,
     done_before: Bool[ArrayLike, "*b"] | None = None,
 ) -> tuple[Int[Array, "*b t"], State | None]:
-    """As `from_resets`, for flags of where a sequence ended.
+    """Like `from_resets`, for flags of where a sequence ended.
 
     The next one begins at the step after it.
 

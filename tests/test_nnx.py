@@ -688,3 +688,9 @@ def test_noise_of_a_cell_is_drawn_in_training():
     assert (layer(x)[0] != layer(x)[0]).any()
     layer.eval()
     np.testing.assert_array_equal(layer(x)[0], layer(x)[0])
+
+
+def test_both_directions_must_read_as_many_features():
+    forward, backward = (rnn.GRU(n, 4, rngs=nnx.Rngs(0)) for n in (3, 5))
+    with pytest.raises(ValueError, match="forward reads 3 features and backward 5"):
+        rnn.Bidirectional(forward, backward)

@@ -229,7 +229,7 @@ class Cell(nn.RNNCellBase):
 
     @nn.nowrap
     def initialize_carry(self, rng, input_shape: tuple[int, ...]) -> CellState:
-        """As `initial_state`, under the name that `flax.linen.RNN` calls it by."""
+        """The same as `initial_state`, under the name that `flax.linen.RNN` uses."""
         return self.initial_state(input_shape[: -self.num_feature_axes])
 
     @property

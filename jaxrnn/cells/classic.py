@@ -121,7 +121,7 @@ class LSTMCell(Cell):
 
     @property
     def output_features(self) -> int:
-        """As `Cell.output_features`, after the projection if there is one."""
+        """Like `Cell.output_features`, after the projection if there is one."""
         return self.proj_size or self.features
 
     @nn.nowrap

@@ -44,7 +44,7 @@ class _ContinuousCell(Cell):
 
     @property
     def time_features(self) -> int:
-        """As `Cell.time_features`, one if the cell reads it."""
+        """Like `Cell.time_features`: 1 if the cell reads it."""
         return int(self.time_feature)
 
     def _project(self, x):

@@ -48,7 +48,7 @@ class _LSTMLike(_ForgetBias):
     regularizers: ClassVar[frozenset[str]] = _OF_LSTM
 
     def initial_state(self, batch_shape):
-        """As `LSTMCell.initial_state`, without a projection."""
+        """Like `LSTMCell.initial_state`, without a projection."""
         h, c = (super(_LSTMLike, self).initial_state(batch_shape) for _ in range(2))
         return LSTMState(h, c)
 

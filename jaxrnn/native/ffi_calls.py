@@ -85,13 +85,14 @@ def backward(
         for name in wanted
     }
     operands = (*OPERANDS, "y", *_KEPT, "d_y", "d_h_last", "d_c_last")
-    order = ("x", "w_x", "b", "w_h", "b_n", "w_p", *OPERANDS[6:10])
-    found = _call(BACKWARD, cell, given, (operands, MASKS), sizes, order, rows, reverse)
+    found = _call(
+        BACKWARD, cell, given, (operands, MASKS), sizes, DIFFERENTIABLE, rows, reverse
+    )
     return [found[name] for name in wanted]
 
 
 def threads() -> int:
-    """Threads for one call: with one device for each core, each has but its own.
+    """Threads for one call: with one device per core, a call has one thread.
 
     >>> threads() >= 1
     True
@@ -108,8 +109,8 @@ def _gates(cell: CellName) -> int:
 def _call(target, cell, given, operands, sizes, order, rows, reverse) -> Arrays:
     """The results of `target` with these sizes, by name.
 
-    Those without rows are of weights. What there is not is an empty array for the
-    kernels.
+    Those without rows are of weights. Missing operands are passed to the kernels as
+    empty arrays.
     """
     names, masks = operands
     count = math.prod(rows)

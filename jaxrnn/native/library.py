@@ -1,4 +1,4 @@
-"""The compiled kernels: found, loaded, and made known to XLA.
+"""Finds the compiled kernels, loads them and registers them with XLA.
 
 The environment variable `JAXRNN_ISA` chooses among the instruction sets that the
 processor has: `avx512`, `avx2` or `portable`; `none` leaves the kernels out.

@@ -11,8 +11,8 @@ calls the kernels. A primitive, unlike `jax.custom_vjp` around a call, keeps all
 transformations: forward mode, `vmap`, and sharding, where each device calls the kernels
 for its rows.
 
-Operands have names (`ffi_calls.OPERANDS`); the parameter `names` of a primitive has
-those that there are. Before the axes of its rows every operand has `stacked` axes of
+Operands have names (`ffi_calls.OPERANDS`); the parameter `names` of a primitive lists
+those that are present. Before the axes of its rows every operand has `stacked` axes of
 separate recurrences, as `vmap` over weights makes them: those run one after the other.
 """
 
@@ -218,13 +218,7 @@ def _result_names(params: Mapping[str, Any]) -> Names:
 
 def _features(name: str) -> int:
     """How many axes of an array come after those of its rows, or are all it has."""
-    if (
-        name in ffi_calls.MASKS
-        or name in ffi_calls.SEQUENCES
-        or name in ("w_x", "w_h", "w_p")
-    ):
-        return 1 if name in ffi_calls.MASKS else 2
-    return 1
+    return 2 if name in (*ffi_calls.SEQUENCES, "w_x", "w_h", "w_p") else 1
 
 
 def _one_by_one(fun: Callable, stacked: int) -> Callable:

@@ -62,19 +62,18 @@ def export(
         variables: with its weights.
         path: of the directory, which must not be there yet, or be empty.
         vocabulary: the token of each id.
-        labels: the name of each class; of yes and no where the classifier has one
-            logit.
+        labels: the name of each class; for a classifier with one logit those of the
+            negative and the positive class.
         multi_label: whether a sequence may have several of the labels, each with the
             sigmoid of its logit for a probability; kept in the card.
-        tokenizer: what it takes to make tokens of a text, in words that JSON has; kept
-            in the card.
+        tokenizer: how texts are tokenized, as JSON; kept in the card.
         platforms: what to compile for.
 
     Raises:
         TypeError: if `model` is another one, or `variables` is no mapping.
         ValueError: if the vocabulary or the labels are not as many as the model has; if
-            several labels are said of a model with one logit; if a platform is unknown
-            to JAX.
+            `multi_label` is set for a model with one logit; if a platform is unknown to
+            JAX.
         FileExistsError: if there is something at `path`.
         OSError: if it cannot be written.
 

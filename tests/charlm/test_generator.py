@@ -49,9 +49,10 @@ def test_texts_do_not_depend_on_the_devices_that_share_them(charlm_smoke, monkey
     assert devices == [1, 2, 1, 1]
 
 
-def test_a_text_ends_with_its_stop_string(charlm_smoke, monkeypatch):
-    """Also where it is cut into pieces, and where it is long."""
-    monkeypatch.setattr(generator, "PIECE", 10)
+@pytest.mark.parametrize("piece", [10, 2])
+def test_a_text_ends_with_its_stop_string(charlm_smoke, monkeypatch, piece):
+    """Also where it is cut into pieces, some of them after the end of others."""
+    monkeypatch.setattr(generator, "PIECE", piece)
     trained = Writer.load(charlm_smoke[0])
 
     def write(**options):

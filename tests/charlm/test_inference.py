@@ -139,7 +139,7 @@ def test_without_a_model_one_is_trained_first(
     assert len(out) == 21
     assert err == (
         f"there is no trained model in {path}: training one first (the default takes "
-        "a minute or two)\nepoch 1\n"
+        "about a minute)\nepoch 1\n"
     )
     assert charlm_run(*arguments) == (0, out, "")
 
