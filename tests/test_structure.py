@@ -220,9 +220,10 @@ PUBLIC = [*public_objects(), *public_methods()]
 def test_what_is_public_has_a_runnable_example(name, value):
     documentation = value.__doc__ or ""
     # What another one's docstring describes has the example there.
-    described_elsewhere = re.match(r"As `([\w.]+)`", documentation)
-    assert ">>> " in documentation or described_elsewhere, name
-    if described_elsewhere:
+    if ">>> " not in documentation:
+        pattern = r"(?:[Aa]s|[Aa]s for|[Ll]ike) `(?:jaxrnn\.)?([\w.]+)`"
+        described_elsewhere = re.search(pattern, documentation)
+        assert described_elsewhere, name
         own_kind = name.rpartition(".")[0]
         named = described_elsewhere[1]
         there = dict(PUBLIC)[named if "." in named else f"{own_kind}.{named}"]
