@@ -64,6 +64,7 @@ def run(
     `close` ends the work that is going on, so that its answers end, too.
     """
     port = listening.getsockname()[1]
+    listening.listen()  # who opens the page at once waits, and is not refused
     print(f"{about}: http://{ADDRESS}:{port}/ (Ctrl-C ends it)", flush=True)
     Server(app, close).run(sockets=[listening])
 

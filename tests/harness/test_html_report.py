@@ -294,6 +294,6 @@ def test_nothing_ends_the_data():
 def test_a_page_that_cannot_be_written(tmp_path):
     path = tmp_path / "none" / "out.html"
     with pytest.raises(
-        ValueError, match=f"cannot write {path} .No such file .* --html"
+        ValueError, match=f"cannot write to {path} .No such file .* --html"
     ):
         write_page(path, TEMPLATES["neurons"], "", UNITS)
