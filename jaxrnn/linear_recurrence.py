@@ -196,8 +196,13 @@ def _associative_scan(a: Array, b: Array, initial: Array, *, reverse: bool) -> A
     return jax.lax.associative_scan(combine, (a, b), reverse=reverse)[1]
 
 
-def _shifted(values: Array, initial: Array, *, reverse: bool) -> Array:
-    """The value one step earlier in reading order, `initial` at the first step."""
+def shifted(values: Array, initial: Array, *, reverse: bool) -> Array:
+    """The value one step earlier in reading order, `initial` at the first step.
+
+    >>> values, initial = jnp.array([1.0, 2.0, 3.0]), jnp.array(9.0)
+    >>> shifted(values, initial, reverse=False).tolist()
+    [9.0, 1.0, 2.0]
+    """
     if reverse:
         return jnp.concatenate([values[1:], initial[None]])
     return jnp.concatenate([initial[None], values[:-1]])
@@ -231,7 +236,7 @@ def _jvp(primals, tangents, *, reverse):
     states = _recurrence.bind(a, b, initial, reverse=reverse)
     d_b = ad.instantiate_zeros(d_b)
     if not isinstance(d_a, ad.Zero):
-        before = _shifted(states, initial, reverse=reverse)
+        before = shifted(states, initial, reverse=reverse)
         d_b = d_b + d_a * _read(a, before)
     d_initial = ad.instantiate_zeros(d_initial)
     return states, _recurrence.bind(a, d_b, d_initial, reverse=reverse)
@@ -241,7 +246,7 @@ def _transpose(cotangent, a, b, initial, *, reverse):
     """`g_t = ct_t + a_{t+1} g_{t+1}`, backwards; `g` is the cotangent of `b`."""
     if isinstance(cotangent, ad.Zero):
         return None, ad.Zero(b.aval), ad.Zero(initial.aval)
-    later = _shifted(a, jnp.zeros_like(a[0]), reverse=not reverse)
+    later = shifted(a, jnp.zeros_like(a[0]), reverse=not reverse)
     g = _recurrence.bind(later, cotangent, jnp.zeros_like(a[0]), reverse=not reverse)
     first = -1 if reverse else 0
     return (

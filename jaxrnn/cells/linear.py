@@ -18,7 +18,7 @@ from flax.typing import Initializer
 
 from jaxrnn._validation import check_min, check_positive, check_scalar
 from jaxrnn.cells.base import Cell, narrowed
-from jaxrnn.linear_recurrence import linear_recurrence
+from jaxrnn.linear_recurrence import linear_recurrence, shifted
 from jaxrnn.types import Array, Bool, CellState, Float
 
 Pooling = Literal["f", "fo", "ifo"]
@@ -163,10 +163,7 @@ class _AllSteps:
         # Of the last valid step, that is: a recurrence too, which forgets all before.
         held, final = self._states(jnp.zeros_like(values), values, name)
         initial, first = (_part(s, name) for s in (self.state, self.first_state))
-        if self.reverse:
-            before = jnp.concatenate([held[1:], initial[None]])
-        else:
-            before = jnp.concatenate([initial[None], held[:-1]])
+        before = shifted(held, initial, reverse=self.reverse)
         starts, of_first = self.masks["starts"], self.masks["first"]
         if starts is not None:
             fresh = jnp.zeros_like(first)[None]
