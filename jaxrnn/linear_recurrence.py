@@ -27,6 +27,8 @@ from jax.interpreters import ad, batching, mlir
 from jaxrnn._jax_compat import has_sharding_in_type
 from jaxrnn.types import Array, Bool
 
+__all__ = ["linear_recurrence"]
+
 
 def linear_recurrence(
     a: Array,
