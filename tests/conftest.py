@@ -18,6 +18,14 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = OWN_CACHE
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+# Tests spend most of their time in XLA's compiler. Its older code generator of fusions,
+# and one part per module, compile in less than half of the defaults' time; XLA_FLAGS=""
+# in the environment selects the defaults.
+XLA_FLAGS = os.environ.get("XLA_FLAGS")
+if XLA_FLAGS is None:
+    os.environ["XLA_FLAGS"] = (
+        "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+    )
 
 import jax  # noqa: E402
 import numpy as np  # noqa: E402
@@ -26,9 +34,12 @@ import pytest  # noqa: E402
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# XLA compiles for most of the time here, more than it computes. What its optimizations
-# make of the code is seen where PyTorch compares, and in the programs that tests start.
+# What XLA's optimizations make of the code is seen in files with the mark `optimized`,
+# where PyTorch compares, and in the programs that tests start.
 jax.config.update("jax_disable_most_optimizations", True)
+jax.devices()  # The flags are read when the backend starts: other programs have none.
+if XLA_FLAGS is None:
+    del os.environ["XLA_FLAGS"]
 
 
 def pytest_unconfigure():
@@ -42,10 +53,11 @@ def pytest_addoption(parser):
     )
 
 
-@pytest.fixture(scope="module")
-def optimized():
-    """XLA's optimizations, which are off elsewhere."""
-    jax.config.update("jax_disable_most_optimizations", False)
+@pytest.fixture(scope="module", autouse=True)
+def optimizations(request):
+    """XLA's optimizations, in files with the mark `optimized`."""
+    marked = request.node.get_closest_marker("optimized") is not None
+    jax.config.update("jax_disable_most_optimizations", not marked)
     yield
     jax.config.update("jax_disable_most_optimizations", True)
 

@@ -12,7 +12,7 @@ from jaxrnn import LSTMState, functional
 from jaxrnn.native import library
 from tests import oracles
 
-pytestmark = pytest.mark.usefixtures("optimized")
+pytestmark = pytest.mark.optimized
 
 B, T, D, H, P = 4, 5, 3, 4, 2
 NATIVE = ["native"] if library.instruction_set() else []

@@ -16,7 +16,7 @@ from jaxrnn.linear_recurrence import (
     linear_recurrence,
 )
 
-pytestmark = pytest.mark.usefixtures("optimized")
+pytestmark = pytest.mark.optimized
 
 T, B, H = 7, 3, 2
 IDS = np.array([[1, 1, 0, 1, 2, 2, 0], [0, 1, 2, 0, 2, 3, 3], [0] * 7]).T

@@ -10,7 +10,7 @@ import pytest
 import jaxrnn
 from jaxrnn.products import product
 
-pytestmark = pytest.mark.usefixtures("optimized")
+pytestmark = pytest.mark.optimized
 
 BF16 = jnp.bfloat16
 # Float32 sums of a few dozen terms of size 1, against exact ones. Rounding a factor or

@@ -15,7 +15,7 @@ from jaxrnn import torch_weights
 from tests import torch_parity
 from tests.torch_parity import CASES, GOLDEN_CASES, LENGTHS, PRESENT, D, H
 
-pytestmark = pytest.mark.usefixtures("optimized")
+pytestmark = pytest.mark.optimized
 
 RNG = np.random.default_rng(0)
 HAS_TORCH = importlib.util.find_spec("torch") is not None

@@ -16,7 +16,7 @@ from experiments.bench.frameworks import Compiled, Task, UnavailableError
 from experiments.harness.cells import LAYERS
 from jaxrnn import torch_weights
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("optimized")]
+pytestmark = [pytest.mark.slow, pytest.mark.optimized]
 
 FULL = Task("lstm", batch=4, time=6, inputs=3, hidden=4)
 RAGGED = Task("gru", 4, 6, 3, 4, ragged=True)

@@ -20,7 +20,7 @@ from tests.weights.parity import (
     variables_of,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("optimized")]
+pytestmark = [pytest.mark.slow, pytest.mark.optimized]
 
 LINEN = {
     "OptimizedLSTMCell": ("lstm", nn.OptimizedLSTMCell),

@@ -21,7 +21,7 @@ from tests.weights.parity import (
     variables_of,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("optimized")]
+pytestmark = [pytest.mark.slow, pytest.mark.optimized]
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)

@@ -26,7 +26,7 @@ keras = pytest.importorskip("keras")
 
 # Keras reads its own variables in a way that numpy will stop to allow.
 pytestmark = [
-    pytest.mark.usefixtures("optimized"),
+    pytest.mark.optimized,
     pytest.mark.slow,
     pytest.mark.filterwarnings("ignore:__array__ impl:DeprecationWarning"),
 ]
