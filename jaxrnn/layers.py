@@ -137,9 +137,9 @@ class Layer(LayerModule):
                 f"{self.cell_type.__name__} has no option {unknown[0]!r}, it has "
                 f"{sorted(known - _OF_EVERY_CELL)}"
             )
-        check_min(1, features=self.features)
+        # The cell and `Recurrent` check what they are made with.
+        self._recurrent(self._cell(parent=None), parent=None)
         check_min(1, num_layers=self.num_layers)
-        check_min(1, unroll=self.unroll)
         check_probability(dropout=self.dropout)
         check_dropout_between(self.num_layers, self.dropout)
         super().__post_init__()

@@ -40,10 +40,10 @@ class Recurrent(LayerModule):
 
     Attributes:
         cell: what is run at each step.
-        backend: what runs the LSTM, the GRU and the RNN of this library, as in
-            `jaxrnn.functional`; `"auto"` is the fastest there is. Of other cells,
-            `"auto"` runs those that can be over all steps at once, and
-            `flax.linen.scan` the rest.
+        backend: `"auto"` is the fastest there is: for the LSTM, the GRU and the RNN of
+            this library one of `jaxrnn.functional`, for other cells all steps at once
+            where they can be, and `flax.linen.scan` for the rest. `"scan"` runs every
+            cell; `"native"` and `"fused"` only those three.
         remat_chunk: the backward pass keeps the state after that many steps only, and
             computes what lies between again: for sequences too long for the memory.
             About the square root of their length needs the least. None keeps all.
@@ -67,9 +67,9 @@ class Recurrent(LayerModule):
             `layer.apply(variables, batch_shape, method="initial_state")`.
 
     Zoneout and dropout draw from the rng stream `"dropout"`. With them, and with a
-    learned initial state, the reference recurrence runs, whatever `backend` is; other
-    cells than LSTM, GRU and RNN have no other one either, unless they run in parallel.
-    The attribute `regularizers` of a cell's class lists which of the four it supports.
+    learned initial state, `"auto"` is `"scan"`, and `"native"` and `"fused"` are
+    refused. The attribute `regularizers` of a cell's class lists which of the four it
+    supports.
 
     >>> layer = Recurrent(nn.OptimizedLSTMCell(features=8))
     >>> x = jnp.ones((2, 5, 3))
@@ -119,6 +119,15 @@ class Recurrent(LayerModule):
             raise ValueError(
                 "learned_initial_state is for the cells of this library, got "
                 f"{type(self.cell).__name__}"
+            )
+        if self.backend in ("native", "fused") and self._cell_name is None:
+            names = (*REGULARIZERS, "learned_initial_state")
+            used = [name for name in names if getattr(self, name)]
+            raise ValueError(
+                f"backend={self.backend!r} runs LSTMCell, GRUCell and RNNCell of this "
+                "library, without regularizers and learned initial state, got "
+                f"{' with '.join([type(self.cell).__name__, *used])}: leave it 'auto', "
+                "or use 'scan'"
             )
         super().__post_init__()
 

@@ -100,8 +100,8 @@ def layer_kinds(kind):
         (lambda: kind(4, num_layers=0), "num_layers", "got 0"),
         (lambda: kind(4, dropout=1.5), "dropout", "got 1.5"),
         (lambda: kind(4, dropout="1"), "dropout", "'1'"),
-        (lambda: call(kind(4, remat_chunk=0), X), "remat_chunk", "got 0"),
-        (lambda: call(kind(4, backend="cudnn"), X), "backend", "'cudnn'"),
+        (lambda: kind(4, remat_chunk=0), "remat_chunk", "got 0"),
+        (lambda: kind(4, backend="cudnn"), "backend", "'cudnn'"),
     ]
 
 
@@ -154,6 +154,16 @@ REFUSED = {
         (lambda: Recurrent(GRU), "cell", "GRU"),
         (lambda: Recurrent(4), "cell", "got 4"),
         (lambda: Recurrent(CELL, backend="cudnn"), "backend", "'cudnn'"),
+        (
+            lambda: Recurrent(jaxrnn.cells.MGUCell(4), backend="native"),
+            "backend='native'",
+            "MGUCell",
+        ),
+        (
+            lambda: Recurrent(CELL, backend="fused", zoneout_h=0.1),
+            "backend='fused'",
+            "GRUCell with zoneout_h",
+        ),
         (lambda: Recurrent(CELL, remat_chunk=0), "remat_chunk", "got 0"),
         (lambda: Recurrent(CELL, remat_chunk=2.5), "remat_chunk", "got 2.5"),
     ],

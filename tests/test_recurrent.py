@@ -9,6 +9,7 @@ import pytest
 from flax import linen as nn
 
 import jaxrnn
+from tests.test_functional import BACKENDS
 
 X = np.random.default_rng(0).normal(size=(2, 5, 3)).astype(np.float32)
 cells = jaxrnn.cells
@@ -132,7 +133,7 @@ def test_the_state_of_an_idle_row_reaches_no_gradient(cell_type):
     check_idle_row(layer)
 
 
-@pytest.mark.parametrize("backend", ["native", "fused", "scan"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("cell_type", [jaxrnn.LSTM, jaxrnn.GRU, jaxrnn.RNN])
 def test_nor_does_it_by_any_backend(cell_type, backend):
     check_idle_row(cell_type(4, backend=backend))

@@ -164,7 +164,7 @@ def fit(
             at most (2,000 if None).
 
     Raises:
-        NotFiniteError: A metric is not finite. The checkpoints are from before it.
+        NotFiniteError: A metric is not finite. Checkpoints are from before it.
         KeyboardInterrupt: After Ctrl-C or SIGTERM, when all is saved.
     """
     done = TrainProgress()
@@ -190,11 +190,16 @@ def fit(
         """Check loss, gradient and evaluation: the state of any may be damaged."""
         for name, value in measured.items():
             if not math.isfinite(value):
+                kept = (
+                    f"the checkpoints in {workdir.path} are from before it"
+                    if checkpoints.steps()
+                    else "there is no checkpoint yet"
+                )
                 raise NotFiniteError(
                     f"{name} at step {step:,} (batch {batch:,} of epoch "
                     f"{done.epochs + 1}, learning rate {float(rate(step - 1)):.4g}) is "
                     f"{value}: lower --learning-rate and start again in another "
-                    f"--workdir; the checkpoints in {workdir.path} are from before it"
+                    f"--workdir; {kept}"
                 )
 
     steps = len(batches(0))

@@ -358,4 +358,5 @@ def test_a_loss_that_is_not_finite_is_told_with_the_rate_of_its_step(
     rate = SMOKE.learning_rate / np.ceil(len(smoke[2]) / 10)
     told = f"loss at step 2 (batch 2 of epoch 1, learning rate {rate:.4g}) is nan: low"
     assert_refused(result, told, prints=BEGINNING)
+    assert result[2].strip().endswith("; there is no checkpoint yet")
     assert not (tmp_path / "checkpoints").exists()
