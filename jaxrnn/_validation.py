@@ -115,12 +115,12 @@ def _is_symbolic(size: Any) -> bool:
 
 
 def as_int32(axes: int, **named: Any) -> np.ndarray:
-    """Integers as an int32 array with so many axes, of JAX if they are, else of numpy.
+    """Integers as an int32 array with `axes` axes, of JAX if they are, else of numpy.
 
     Raises:
         TypeError: they are not integers.
-        ValueError: they have another number of axes, their rows are not equally long,
-            or they do not fit into 32 bits.
+        ValueError: they have a different number of axes, their rows are not equally
+            long, or they do not fit into 32 bits.
 
     >>> as_int32(1, stop=[1, 2])
     array([1, 2], dtype=int32)

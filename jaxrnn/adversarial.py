@@ -9,8 +9,8 @@ training; Miyato et al., 2018, arXiv:1704.03976).
 The functions take the loss or the logits as functions of the embedded inputs, so they
 work with any model, of Flax or not. Of each sequence the perturbation has the norm
 `epsilon` over all of its steps and features; at padding it is zero, whatever the
-embeddings hold there. Both perturbations are constants to the derivative: the loss with
-them is to be differentiated by the parameters alone.
+embeddings hold there. Both perturbations are constants to the derivative: differentiate
+the loss with them with respect to the parameters only.
 
 A model could make all perturbations small beside its embeddings by letting these grow,
 which is why the paper normalizes them: `normalize_embeddings`.
@@ -71,8 +71,8 @@ def adversarial_perturbation(
 ) -> Float[Array, "*b t d"]:
     """The perturbation of each sequence in the direction in which the loss grows most.
 
-    It is `epsilon` times the normalized gradient of the loss. A sequence of which the
-    loss does not depend, and padding, have zeros.
+    It is `epsilon` times the normalized gradient of the loss, and zero at padding and
+    for a sequence on which the loss does not depend.
 
     Args:
         loss: the sum over a batch as a function of its embedded inputs; it may contain

@@ -184,7 +184,7 @@ class Stack(LayerModule):
 
     Raises:
         ValueError: a probability is out of range; `skip` is not known; layers have
-            other numbers of outputs where they are to be added.
+            different numbers of outputs where they are to be added.
 
     >>> import jax
     >>> from jaxrnn import GRU, LSTM

@@ -53,10 +53,9 @@ def sequence_mask(
     segment_ids: Int[ArrayLike, "*b t"] | None = None,
     dtype: Dtype = jnp.float32,
 ) -> Float[Array, "*b h"]:
-    """Return factors, the same at all steps of a sequence.
+    """Return the factors of `dropout_mask`, the same at all steps of a sequence.
 
-    They are 0 with probability `rate`, else `1 / (1 - rate)`. Without `segment_ids` a
-    row is one sequence, and the shape is `[*b, t, h]`.
+    Without `segment_ids` a row is one sequence, and the shape is `[*b, t, h]`.
 
     >>> ids = jnp.array([1, 1, 0, 1, 2])
     >>> mask = sequence_mask(jax.random.key(0), 0.5, (5, 64), ids)
@@ -65,9 +64,9 @@ def sequence_mask(
     """
     if segment_ids is None:
         *batch, _, features = shape
-        drawn = _draw(key, rate, (*batch, 1, features), dtype)
+        drawn = dropout_mask(key, rate, (*batch, 1, features), dtype)
         return jnp.broadcast_to(drawn, shape)
-    drawn = _draw(key, rate, shape, dtype)
+    drawn = dropout_mask(key, rate, shape, dtype)
     ids = jnp.asarray(segment_ids)
     time = ids.ndim - 1
     steps = jnp.broadcast_to(jnp.arange(shape[time]), ids.shape)
@@ -78,7 +77,14 @@ def sequence_mask(
     return jnp.take_along_axis(drawn, last_start, axis=time)
 
 
-def _draw(key: Array, rate: float, shape: tuple[int, ...], dtype: Dtype) -> Array:
+def dropout_mask(
+    key: Array, rate: float, shape: tuple[int, ...], dtype: Dtype = jnp.float32
+) -> Float[Array, "*b h"]:
+    """Return factors, each 0 with probability `rate`, else `1 / (1 - rate)`.
+
+    >>> sorted(set(dropout_mask(jax.random.key(0), 0.75, (64,)).tolist()))
+    [0.0, 4.0]
+    """
     if rate >= 1:  # 1 / 0 is no number.
         return jnp.zeros(shape, dtype)
     kept = jax.random.bernoulli(key, 1 - rate, shape)

@@ -160,7 +160,7 @@ class _Module(nnx.Module):
         if isinstance(stream, nnx.RngStream):
             stream = stream()
         keys = {} if stream is None else {"dropout": stream}
-        if stream is not None and _has_noise(self._definition):
+        if stream is not None and _has_noise(self.definition):
             keys["noise"] = jax.random.fold_in(stream, 1)
         try:
             return self._apply(*args, train=True, rngs=keys, **options)
@@ -656,7 +656,7 @@ class SequenceClassifier(_Model):
 
     Raises:
         TypeError: the encoder is not a layer of this module.
-        ValueError: as the Linen model; the encoder reads another number of
+        ValueError: as the Linen model; the encoder reads a different number of
             features.
 
     >>> rngs = nnx.Rngs(0)
@@ -736,7 +736,7 @@ class LanguageModel(_Model):
 
     Raises:
         TypeError: the encoder is not a layer of this module.
-        ValueError: as the Linen model; the encoder reads another number of
+        ValueError: as the Linen model; the encoder reads a different number of
             features.
 
     >>> rngs = nnx.Rngs(0)

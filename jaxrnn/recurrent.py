@@ -19,7 +19,7 @@ from jaxrnn import cells, functional, segments
 from jaxrnn._jax_compat import has_sharding_in_type
 from jaxrnn._validation import check_min, check_probability, check_shape
 from jaxrnn.calls import LayerModule, layer_call, needs_variables
-from jaxrnn.dropout import sequence_mask
+from jaxrnn.dropout import dropout_mask, sequence_mask
 from jaxrnn.equations import NO_DROP, Drop
 from jaxrnn.functional import BACKENDS, Backend, resolve_backend
 from jaxrnn.fused import CellName, Masks
@@ -371,12 +371,8 @@ class Recurrent(LayerModule):
         x_gates, mask = inputs
         drop = None if mask is None else Drop(state=mask)
         if train and self.update_dropout:
-            shape = (*x_gates.shape[:-1], cell.features)
-            kept = jax.random.bernoulli(
-                cell.make_rng("dropout"), 1 - self.update_dropout, shape
-            )
-            scale = 1 / max(1 - self.update_dropout, jnp.finfo(cell.state_dtype).tiny)
-            update = jnp.where(kept, jnp.asarray(scale, cell.state_dtype), 0)
+            key, shape = cell.make_rng("dropout"), (*x_gates.shape[:-1], cell.features)
+            update = dropout_mask(key, self.update_dropout, shape, cell.state_dtype)
             drop = (drop or NO_DROP)._replace(update=update)
         after, output = cell.recur(state, x_gates, *([] if drop is None else [drop]))
         if not (self.zoneout_h or self.zoneout_c):

@@ -136,8 +136,8 @@ def sampled_cross_entropy(
 
     The logits are `features @ table.T + bias`, of which only those of the targets and
     of the candidates are computed. The expected denominator of the softmax is the true
-    one; its logarithm is less on average, by about half the variance of the estimated
-    denominator relative to its mean, which falls with the number of candidates.
+    one; its logarithm is less on average, by about half the variance of the estimate
+    divided by the square of its mean, which falls with the number of candidates.
 
     Args:
         features: what the logits are computed from.
@@ -175,12 +175,13 @@ def sampled_cross_entropy(
         )
     sums = accumulation_dtype(features.dtype)
     targets = sanitize_ids(targets, table.shape[0])
-    true = (features * jnp.take(table, targets, axis=0)).sum(axis=-1, dtype=sums)
+    rows = jnp.take(table, targets, axis=0).astype(sums)
+    true = (features.astype(sums) * rows).sum(axis=-1)
     true = true + jnp.take(bias, targets, axis=0).astype(sums)
-    corrected = bias - jnp.log(probabilities).astype(bias.dtype)
+    corrected = bias.astype(sums) - jnp.log(probabilities).astype(sums)
     flat = features.reshape(-1, features.shape[-1])
     others = jnp.matmul(flat, table[candidates].T, preferred_element_type=sums)
-    others = others + corrected[candidates].astype(sums)[None]
+    others = others + corrected[candidates][None]
     # A target among the candidates would count twice.
     flat_targets = targets.reshape(-1).astype(candidates.dtype)
     same = flat_targets[:, None] == candidates[None]

@@ -81,8 +81,9 @@ def from_resets(
     Args:
         resets: boolean; a row that does not begin with one goes on.
         state: what the last call of the layer returned; None for a fresh one.
-        fresh_state: `layer.initial_state(...)`, of which rows are taken; zeros if None,
-            as the RNN, the LSTM and the GRU have it.
+        fresh_state: `layer.initial_state(...)`, of which rows are taken; zeros if None.
+            Needed for layers that start from something else, as with a learned initial
+            state.
 
     Raises:
         ValueError: `resets` is not boolean, or its rows are not those of `state`.

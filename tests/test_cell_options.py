@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 
 from jaxrnn import Layer, Recurrent, cells
 
@@ -198,3 +199,13 @@ def test_an_lru_starts_normalized_however_close_to_1(r_min):
     np.testing.assert_allclose(np.exp(gamma), expected, rtol=1e-6)
     radius = np.exp(-np.exp(nu))
     assert ((radius >= r_min - 1e-7) & (radius < 1)).all()
+
+
+def test_steps_that_depend_on_each_other_are_not_run_at_once():
+    cell = cells.SRUCell(4, peephole=True)
+
+    def run(cell, x):
+        return cell.over_time(cell.initial_state((2,)), cell.project(x))
+
+    with pytest.raises(ValueError, match=r"linear in the state, got SRUCell\("):
+        nn.init(run, cell)(jax.random.key(0), jnp.ones((5, 2, 3)))

@@ -418,6 +418,17 @@ def test_the_initial_distributions_of_torch(kind):
             assert single.std() == pytest.approx(bound * (1 / 3) ** 0.5, rel=0.2)
 
 
+def test_a_subclass_starts_as_its_cell_does():
+    class Own(jaxrnn.LSTMCell):
+        pass
+
+    own, cell = (
+        jaxrnn.Recurrent(kind(4, torch_init=True)).init(jax.random.key(0), X)
+        for kind in (Own, jaxrnn.LSTMCell)
+    )
+    jax.tree.map(np.testing.assert_array_equal, own, cell)
+
+
 def test_an_initialisation_that_torch_has_not():
     with pytest.raises(ValueError, match="is not for a ResetBeforeGRUCell"):
         jaxrnn.ResetBeforeGRUCell(4, torch_init=True)

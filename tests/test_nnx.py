@@ -690,6 +690,15 @@ def test_noise_of_a_cell_is_drawn_in_training():
     np.testing.assert_array_equal(layer(x)[0], layer(x)[0])
 
 
+def test_noise_of_a_layer_that_takes_the_place_of_another():
+    rngs = nnx.Rngs(0)
+    stack = rnn.Stack([rnn.GRU(3, 4, rngs=rngs)], rngs=rngs)
+    noisy = {"noise": 0.5}
+    stack.layers_0 = rnn.Layer(cells.LeakyRNNCell, 3, 4, cell_options=noisy, rngs=rngs)
+    x = jnp.ones((2, 5, 3))
+    assert (stack(x)[0] != stack(x)[0]).any()
+
+
 def test_both_directions_must_read_as_many_features():
     forward, backward = (rnn.GRU(n, 4, rngs=nnx.Rngs(0)) for n in (3, 5))
     with pytest.raises(ValueError, match="forward reads 3 features and backward 5"):

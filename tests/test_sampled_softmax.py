@@ -191,15 +191,17 @@ def test_the_denominator_is_the_true_one_on_average(rng, x64):
 
 def test_half_precision_is_summed_in_float32(rng):
     features, table, bias, targets = problem(rng, v=300)
-    sampler = CandidateSampler.of([1.0] * 300, 300)
+    sampler = CandidateSampler.of([1.0] * 300, 100)
+    candidates = sampler.draw(jax.random.key(0))
     arguments = [jnp.asarray(x, jnp.bfloat16) for x in (features, table, bias)]
     nats = sampled_cross_entropy(
-        *arguments,
-        jnp.asarray(targets),
-        sampler.draw(jax.random.key(0)),
-        sampler.probabilities,
+        *arguments, jnp.asarray(targets), candidates, sampler.probabilities
     )
     assert nats.dtype == jnp.float32
+    # Only the arguments are rounded, and sums to float32.
+    rounded = [np.asarray(x, np.float64) for x in arguments]
+    expected = loop(*rounded, targets, candidates, sampler.probabilities)
+    np.testing.assert_allclose(nats, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(

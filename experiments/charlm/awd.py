@@ -19,7 +19,7 @@ from jaxrnn.models import LanguageModel
 from jaxrnn.types import State
 
 
-class Penalties(NamedTuple):
+class Regularization(NamedTuple):
     """How much of each; nothing by default.
 
     Attributes:
@@ -33,7 +33,7 @@ class Penalties(NamedTuple):
     temporal: float = 0.0
 
     @classmethod
-    def of(cls, settings: Settings) -> "Penalties":
+    def of(cls, settings: Settings) -> "Regularization":
         """Those of the settings."""
         return cls(
             settings.embedding_dropout,
@@ -48,20 +48,21 @@ def apply(
     tokens: jax.Array,
     state: State,
     key: jax.Array,
-    penalties: Penalties,
+    regularization: Regularization,
 ) -> tuple[jax.Array, State, jax.Array | None]:
     """Return logits and state of a training step, and the penalty of its loss.
 
-    It is None without any. A dropped word is dropped wherever it is read in the batch;
-    as what is predicted it is not, with tied embeddings neither.
+    It is None without AR and TAR. A dropped word is dropped wherever it is read in the
+    batch, but not where it is predicted, even with tied embeddings: so the table is
+    left alone, and the output of the model's embedding layer is changed.
     """
-    if not any(penalties):
+    if not any(regularization):
         logits, state = model.apply(
             params, tokens, state=state, train=True, rngs={"dropout": key}
         )  # pyright: ignore[reportAssignmentType]
         return logits, state, None
     word_key, key = jax.random.split(key)
-    rate = penalties.embedding_dropout
+    rate = regularization.embedding_dropout
     kept = jax.random.bernoulli(word_key, 1 - rate, (model.vocab_size,))
     found: dict[str, Any] = {}
 
@@ -83,6 +84,12 @@ def apply(
         logits, state = model.apply(
             params, tokens, state=state, train=True, rngs={"dropout": key}
         )  # pyright: ignore[reportAssignmentType]
+    if not (regularization.activation or regularization.temporal):
+        return logits, state, None
     small = regularizers.activation_regularization(found["dropped"])
     slow = regularizers.temporal_activation_regularization(found["outputs"])
-    return logits, state, penalties.activation * small + penalties.temporal * slow
+    return (
+        logits,
+        state,
+        regularization.activation * small + regularization.temporal * slow,
+    )

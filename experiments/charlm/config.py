@@ -26,7 +26,7 @@ class Settings(CommonSettings):
     dropout: float = 0.0
     epochs: int = 4
     batch: int = 16
-    """Parallel streams (batch size): the text is cut into so many parts."""
+    """Parallel streams (batch size): the number of parts that the text is cut into."""
     learning_rate: float = 1e-2
     clip: float | None = 1.0
     patience: int | None = 3
@@ -53,7 +53,7 @@ class Settings(CommonSettings):
     input_dropout: float = 0.0
     """Dropout rate of the embedded inputs."""
     embedding_dropout: float = 0.0
-    """Share of the vocabulary whose input embedding is dropped, another each step."""
+    """Share of the vocabulary whose input embeddings are dropped at a step."""
     activation_penalty: float = 0.0
     """Factor of the mean square of the last layer's outputs in the loss (AR)."""
     temporal_penalty: float = 0.0

@@ -14,7 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from experiments.charlm.awd import Penalties
+from experiments.charlm.awd import Regularization
 from experiments.charlm.config import Settings
 from experiments.charlm.model import (
     make_model,
@@ -51,7 +51,7 @@ def make_step(settings: Settings, vocab_size: int, mesh: Mesh) -> Callable[[], A
     model = make_model(settings, vocab_size)
     optimizer = make_optimizer(settings, steps=1)
     train_step = make_train_step(
-        model, optimizer, mesh, settings.weight_drop, Penalties.of(settings)
+        model, optimizer, mesh, settings.weight_drop, Regularization.of(settings)
     )
     state = shard_state(make_state(model, optimizer, settings), mesh)
     own = placement.local_batch_slice(settings.batch, mesh)

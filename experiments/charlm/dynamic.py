@@ -4,7 +4,7 @@ The text is read in segments. Each is predicted first, then the parameters take 
 down the gradient of its cross-entropy, and back towards where they were: both by the
 root mean square of each parameter's gradient on the training text. So no token helps
 to predict itself, but what was read before helps more than through the state alone.
-The result is of another procedure than that of fixed parameters, and stands beside it.
+The result is not comparable with that of fixed parameters, and is reported beside it.
 
 Reference: Krause, Kahembwe, Murray and Renals (2018), "Dynamic Evaluation of Neural
 Sequence Models", section 4, equations 4 to 6. As in the authors' program the average

@@ -1,8 +1,8 @@
 """Cross-entropy of a language model on a text: stateful, and in separate windows.
 
-Both are in nats per character, over every character but the first, which is only an
-input. With the state carried through the text a model has more context than in windows
-with the state reset at each, as transformers are evaluated: hence both.
+Both are in nats per token (character, byte or word), over every token but the first,
+which is only an input. With the state carried through the text a model has more context
+than in windows with the state reset at each, as transformers are evaluated: hence both.
 """
 
 import math
@@ -20,7 +20,7 @@ from jaxrnn.models import LanguageModel
 from jaxrnn.training import Batch, Metrics
 from jaxrnn.types import State
 
-WINDOWS = (64, 256)  # characters
+WINDOWS = (64, 256)  # tokens
 # Shape of a batch, the same in all evaluations so that the model is compiled once.
 ROWS, TIME = 64, 64
 
@@ -30,10 +30,10 @@ class Evaluation:
 
     `nats_stateful`: one pass over the whole text, starting from a zero state.
 
-    `nats_window_64`, `nats_window_256`: non-overlapping windows of so many characters,
-    state reset at each, with the character before a window as its first input. They
-    cover the whole text, the last one may be shorter: all three are means over the same
-    characters.
+    `nats_window_64`, `nats_window_256`: non-overlapping windows of 64 and 256 tokens,
+    state reset at each, with the token before a window as its first input. They cover
+    the whole text, the last one may be shorter: all three are means over the same
+    tokens.
     """
 
     def __init__(self, model: LanguageModel, ids: np.ndarray, mesh: Mesh):
@@ -43,7 +43,7 @@ class Evaluation:
         # Every process makes only its own rows of a batch.
         self._own = placement.local_batch_slice(self._rows, mesh)
         self._zeros = model.initial_state((self._own.stop - self._own.start,))
-        # Far below the standard error of a mean over so many characters.
+        # Far below the standard error of a mean over all tokens.
         self._tolerance = 3e-3 / math.sqrt(ids.size)
         self._step = training.make_stateful_eval_step(_make_metrics(model), mesh)
 
@@ -55,7 +55,7 @@ class Evaluation:
         return nats
 
     def windows(self, params: Any, window: int) -> float:
-        """Return the cross-entropy in windows of so many characters, in nats."""
+        """Return the cross-entropy in windows of `window` tokens, in nats."""
         parts = (self._read(params, rows, self._zeros)[1] for rows in self._cut(window))
         return float(metrics.merge({"nats": mean} for mean in parts)["nats"].value)
 

@@ -13,7 +13,7 @@ import optax
 from jax.sharding import Mesh
 
 from experiments.charlm import awd
-from experiments.charlm.awd import Penalties
+from experiments.charlm.awd import Regularization
 from experiments.charlm.config import Settings
 from experiments.charlm.nt_asgd import average_iterates
 from experiments.harness import config
@@ -25,7 +25,7 @@ from jaxrnn.models import LanguageModel
 from jaxrnn.training import Batch, Metrics, StatefulTrainState, TrainState
 from jaxrnn.types import State
 
-NO_PENALTIES = Penalties()
+NO_REGULARIZATION = Regularization()
 
 
 def make_model(settings: Settings, vocab_size: int) -> LanguageModel:
@@ -114,7 +114,7 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     mesh: Mesh,
     weight_drop: float = 0.0,
-    penalties: Penalties = NO_PENALTIES,
+    regularization: Regularization = NO_REGULARIZATION,
 ) -> Callable[[StatefulTrainState, Batch], tuple[StatefulTrainState, Metrics]]:
     """Return a compiled `step(state, batch) -> (state, metrics)`.
 
@@ -134,7 +134,7 @@ def make_train_step(
         if weight_drop:  # refused where there is no matrix of the state
             params = regularizers.weight_drop(params, weight_drop, weight_key)
         logits, state, penalty = awd.apply(
-            model, params, batch["inputs"], state, drop_key, penalties
+            model, params, batch["inputs"], state, drop_key, regularization
         )
         nats = metrics.cross_entropy(logits, batch["targets"])
         if penalty is None:

@@ -29,7 +29,7 @@ import optax
 from jax.sharding import Mesh
 
 from experiments.charlm import dtype, inference
-from experiments.charlm.awd import Penalties
+from experiments.charlm.awd import Regularization
 from experiments.charlm.batches import Streams
 from experiments.charlm.config import Settings, open_workdir
 from experiments.charlm.datasets import Text
@@ -217,7 +217,7 @@ def make_run_step(run: Run, optimizer: optax.GradientTransformation) -> Callable
         optimizer,
         run.mesh,
         settings.weight_drop,
-        Penalties.of(settings),
+        Regularization.of(settings),
     )
 
 

@@ -35,6 +35,15 @@ SHARED = ("cell", "embed", "hidden", "layers", "dtype")
 
 
 @dataclass(frozen=True)
+class TrainedOn:
+    """What the settings of a run say of its texts."""
+
+    dataset: str
+    texts: str
+    """The beginning of a hash of those that it was trained on."""
+
+
+@dataclass(frozen=True)
 class Encoder:
     """A language model that was trained in one direction."""
 
@@ -45,9 +54,7 @@ class Encoder:
     """A row for each word."""
     layers: dict[str, dict[str, np.ndarray]]
     """The weights of the recurrent layers, by the names l0, l1, ..."""
-    dataset: str = ""
-    texts: str = ""
-    """The beginning of a hash of those that it was trained on."""
+    trained_on: TrainedOn
 
     @classmethod
     def load(cls, path: Path) -> "Encoder":
@@ -71,7 +78,7 @@ class Encoder:
             vocab,
             params["embed"]["embedding"],
             params["encoder"],
-            **{name: (workdir.settings or {})[name] for name in ("dataset", "texts")},
+            workdir.settings_as(TrainedOn),
         )
 
     @property
@@ -135,7 +142,7 @@ def _require_alike(one: Encoder, other: Encoder) -> None:
     if different:
         raise ValueError(
             f"the encoders in {one.path} and {other.path} do not fit together: they "
-            f"have other {', '.join(different)}"
+            f"have different {', '.join(different)}"
         )
 
 

@@ -20,8 +20,8 @@ class TextStreams:
     before; where a text begins the state is fresh. The target of a word is the next
     one, of the last word of a text `END`.
 
-    What does not fill a step is left out: other texts in each epoch. Batches have only
-    the rows `own`.
+    What does not fill a step is left out: different texts in each epoch. Batches have
+    only the rows `own`.
     """
 
     def __init__(

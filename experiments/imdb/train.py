@@ -271,7 +271,8 @@ def warn_of_other_texts(encoders: Sequence[Encoder], data: datasets.Reviews) -> 
     """Warn where a text to validate or test on may have been one to pre-train on."""
     texts = pretraining.text_fingerprint(pretraining.training_texts(data))
     for encoder in encoders:
-        if encoder.dataset == data.name and encoder.texts != texts:
+        seen = encoder.trained_on
+        if seen.dataset == data.name and seen.texts != texts:
             warnings.warn(
                 f"{encoder.path} was trained on other texts of {data.name}: those to "
                 "validate and test on may be among them, unless --seed, --test-csv and "

@@ -71,6 +71,8 @@ class Cell(nn.RNNCellBase):
     # output is the state, or its `h`, "zoneout_c" with a memory cell, and those that
     # `_step` takes as `drop`, "recurrent_dropout" and "update_dropout".
     regularizers: ClassVar[frozenset[str]] = frozenset()
+    # Whether PyTorch has the cell: `torch_init` is for those.
+    has_torch_init: ClassVar[bool] = False
 
     def __new__(cls, *args: Any, **options: Any):
         """Checks the arguments, and makes an object for `__init__` to fill."""
@@ -93,8 +95,8 @@ class Cell(nn.RNNCellBase):
             dtype = getattr(self, name)
             if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
                 raise ValueError(f"{name} must be a floating point type, got {dtype}")
-        if self.torch_init:
-            self._check_init()
+        if self.torch_init and not self.has_torch_init:
+            raise ValueError(f"torch_init=True is not for a {type(self).__name__}")
         super().__post_init__()
 
     def setup(self):
@@ -113,9 +115,9 @@ class Cell(nn.RNNCellBase):
         """`x @ w_x`, the share of the inputs in every gate, without the bias.
 
         Raises:
-            ValueError: if `x` is not floating point, or of another number of features
-                than the weights were made for; without a `dtype` also if it is wider
-                than the parameters.
+            ValueError: if `x` is not floating point, or its number of features is not
+                the one that the weights were made for; without a `dtype` also if it is
+                wider than the parameters.
 
         >>> from jaxrnn import RNNCell
         >>> cell = RNNCell(features=2, kernel_init=nn.initializers.ones)
@@ -127,9 +129,9 @@ class Cell(nn.RNNCellBase):
         return self._project(x.astype(self.state_dtype))
 
     def weights(self, x: Float[Array, "*b d"]) -> dict[str, Array]:
-        """The parameters by their names, for inputs like `x`.
+        """The parameters that `jaxrnn.functional` takes, for inputs like `x`.
 
-        They are what the functions of `jaxrnn.functional` take.
+        By their names, of an `RNNCell`, `LSTMCell` or `GRUCell`; other cells have more.
 
         Raises:
             ValueError: as `project`.
@@ -159,8 +161,8 @@ class Cell(nn.RNNCellBase):
         `drop` is for cells with one of those `regularizers`.
 
         Raises:
-            ValueError: `x_gates` is not what `project` gives, or of another number of
-                rows than the state.
+            ValueError: `x_gates` is not what `project` gives, or its number of rows is
+                not that of the state.
 
         >>> from jaxrnn import RNNCell
         >>> cell = RNNCell(2, activation="relu", recurrent_init=nn.initializers.ones)
@@ -307,7 +309,7 @@ class Cell(nn.RNNCellBase):
     def _input_product(
         self, x: Float[Array, "*b d"], name: str = "w_x", gates: int | None = None
     ) -> Float[Array, "*b g"]:
-        """`x` times a weight with columns for the first so many gates; in `project`."""
+        """`x` times a weight with columns for the first `gates` gates; in `project`."""
         widths = self._widths[:gates]
         shape = (x.shape[-1], sum(widths))
         init = self._or_torch(self.kernel_init)
@@ -357,7 +359,6 @@ class Cell(nn.RNNCellBase):
     @nn.nowrap
     def _add_to_gate(self, b: Any, gate: int, value: float) -> Any:
         """The biases, which may be in a box, with `value` added to those of a gate."""
-        value = check_scalar(bias=value)
         part = slice(gate * self.features, (gate + 1) * self.features)
 
         def added(b: Array) -> Array:
@@ -373,11 +374,6 @@ class Cell(nn.RNNCellBase):
         """A parameter with `size` numbers, `features` if None."""
         shape = (self.features if size is None else size,)
         return self.param(name, narrowed(init), shape, self.param_dtype)
-
-    @nn.nowrap
-    def _check_init(self):
-        if type(self).__name__ not in ("RNNCell", "LSTMCell", "GRUCell"):
-            raise ValueError(f"torch_init=True is not for a {type(self).__name__}")
 
     @nn.nowrap
     def _or_torch(self, init: Initializer) -> Initializer:
@@ -411,7 +407,7 @@ class Cell(nn.RNNCellBase):
 
     @nn.nowrap
     def _broadcast(self, vector: Float[Array, "g"], ndim: int) -> Array:
-        """The vector in the dtype of the state, with so many axes."""
+        """The vector in the dtype of the state, with `ndim` axes."""
         return jnp.expand_dims(vector.astype(self.state_dtype), range(ndim - 1))
 
     @nn.nowrap
@@ -451,6 +447,25 @@ class Cell(nn.RNNCellBase):
                     f"inputs have {x.shape[-1]} features, "
                     f"but the weights were made for {made_for}"
                 )
+
+
+class ForgetBias(Cell):
+    """A cell with `forget_bias`, added to the initial bias of one of its gates."""
+
+    forget_bias: float = 1.0
+    # Which of the gates it is.
+    forget_gate: ClassVar[int] = 0
+
+    def __post_init__(self):
+        check_scalar(forget_bias=self.forget_bias)
+        super().__post_init__()
+
+    @nn.nowrap
+    def _bias_init(self, key, shape, dtype):
+        b = super()._bias_init(key, shape, dtype)
+        if self.torch_init:  # PyTorch adds nothing.
+            return b
+        return self._add_to_gate(b, self.forget_gate, self.forget_bias)
 
 
 def _spelled(tree: Any) -> str:

@@ -6,11 +6,12 @@ The GRU is here in PyTorch's and in the published form. The cells run the steps 
 
 from typing import ClassVar
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
 from jaxrnn._validation import check_min
-from jaxrnn.cells.base import Cell, narrowed
+from jaxrnn.cells.base import Cell, ForgetBias, narrowed
 from jaxrnn.equations import (
     ACTIVATIONS,
     NO_DROP,
@@ -44,6 +45,7 @@ class RNNCell(Cell):
 
     activation: Activation = "tanh"
     gates: ClassVar[int] = 1
+    has_torch_init: ClassVar[bool] = True
     regularizers: ClassVar[frozenset[str]] = frozenset(
         {"zoneout_h", "recurrent_dropout"}
     )
@@ -61,7 +63,7 @@ class RNNCell(Cell):
         return h, h
 
 
-class LSTMCell(Cell):
+class LSTMCell(ForgetBias):
     """Long short-term memory (Hochreiter and Schmidhuber, 1997).
 
     `lstm_step` has the equations. The state is `LSTMState(h, c)`.
@@ -82,9 +84,10 @@ class LSTMCell(Cell):
     ((2, 8), (2, 8), (3, 32))
     """
 
-    forget_bias: float = 1.0
     proj_size: int = 0
     gates: ClassVar[int] = 4
+    forget_gate: ClassVar[int] = 1
+    has_torch_init: ClassVar[bool] = True
     regularizers: ClassVar[frozenset[str]] = frozenset(
         {"zoneout_h", "zoneout_c", "recurrent_dropout", "update_dropout"}
     )
@@ -130,11 +133,6 @@ class LSTMCell(Cell):
         state = lstm_step(state, x_gates, w_h, w_p, drop)
         return state, state.h
 
-    @nn.nowrap
-    def _bias_init(self, key, shape, dtype):
-        b = super()._bias_init(key, shape, dtype)
-        return b if self.torch_init else self._add_to_gate(b, 1, self.forget_bias)
-
 
 class GRUCell(Cell):
     """The gated recurrent unit of PyTorch and cuDNN, reset gate after the product.
@@ -150,6 +148,7 @@ class GRUCell(Cell):
     """
 
     gates: ClassVar[int] = 3
+    has_torch_init: ClassVar[bool] = True
     regularizers: ClassVar[frozenset[str]] = frozenset(
         {"zoneout_h", "recurrent_dropout", "update_dropout"}
     )
@@ -166,8 +165,9 @@ class GRUCell(Cell):
         if not self.torch_init:
             return self.bias_init(key, shape, dtype)
         # Of the new state's, `b_n` is the one that PyTorch keeps with the state.
+        key, alone_key = jax.random.split(key)
         both = super()._bias_init(key, shape, dtype)
-        alone = narrowed(self._or_torch(self.bias_init))(key, shape, dtype)
+        alone = narrowed(self._or_torch(self.bias_init))(alone_key, shape, dtype)
         return jnp.where(jnp.arange(shape[0]) < 2 * self.features, both, alone)
 
     @nn.nowrap

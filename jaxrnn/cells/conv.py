@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxrnn._validation import check_min, check_shape
-from jaxrnn.cells.base import Cell
+from jaxrnn.cells.base import ForgetBias
 from jaxrnn.types import Array, Float, LSTMState
 
 
-class ConvLSTMCell(Cell):
+class ConvLSTMCell(ForgetBias):
     """The convolutional LSTM (Shi et al., 2015).
 
     As in "Convolutional LSTM network", arXiv:1506.04214, equation 3, without its
@@ -23,7 +23,8 @@ class ConvLSTMCell(Cell):
     The inputs of a step are `[*b, *space, d]` with as many axes of space as
     `kernel_size` has numbers, one to three, and the outputs `[*b, *space, h]`, as many
     as the inputs: they are padded with zeros at the border. Gates lie in the order
-    i f g o. `kernel_init` and `recurrent_init` make one gate's kernel.
+    i f g o. `kernel_init` and `recurrent_init` make one gate's kernel. The convolutions
+    round their results to `dtype`; the state is float32 or wider all the same.
 
     Attributes:
         kernel_size: along each axis of space.
@@ -43,8 +44,8 @@ class ConvLSTMCell(Cell):
     """
 
     kernel_size: tuple[int, ...] = (3, 3)
-    forget_bias: float = 1.0
     gates: ClassVar[int] = 4
+    forget_gate: ClassVar[int] = 1
 
     def __post_init__(self):
         kernel = check_shape(kernel_size=self.kernel_size)
@@ -119,6 +120,3 @@ class ConvLSTMCell(Cell):
             dimension_numbers=(f"N{axes}C", f"{axes}IO", f"N{axes}C"),
         )
         return out.reshape(*batch, *out.shape[1:]).astype(self.state_dtype)
-
-    def _bias_init(self, key, shape, dtype):
-        return self._add_to_gate(self.bias_init(key, shape, dtype), 1, self.forget_bias)

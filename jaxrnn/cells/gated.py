@@ -14,7 +14,7 @@ from jaxrnn._validation import (
     check_probability,
     check_scalar,
 )
-from jaxrnn.cells.base import Cell
+from jaxrnn.cells.base import Cell, ForgetBias
 from jaxrnn.equations import NO_DROP
 from jaxrnn.types import Array, Float, LSTMState
 
@@ -23,24 +23,7 @@ _OF_LSTM = frozenset({"zoneout_h", "zoneout_c", "recurrent_dropout", "update_dro
 _OF_GRU = _OF_LSTM - {"zoneout_c"}
 
 
-class _ForgetBias(Cell):
-    """A cell with `forget_bias`, added to the initial bias of one of its gates."""
-
-    forget_bias: float = 1.0
-    # Which of the gates it is.
-    forget_gate: ClassVar[int] = 0
-
-    def __post_init__(self):
-        check_scalar(forget_bias=self.forget_bias)
-        super().__post_init__()
-
-    @nn.nowrap
-    def _bias_init(self, key, shape, dtype):
-        b = self.bias_init(key, shape, dtype)
-        return self._add_to_gate(b, self.forget_gate, self.forget_bias)
-
-
-class _LSTMLike(_ForgetBias):
+class _LSTMLike(ForgetBias):
     """A cell with the state and the initial bias of an LSTM, gates i f g o."""
 
     gates: ClassVar[int] = 4
@@ -132,7 +115,7 @@ class CoupledLSTMCell(_LSTMLike):
         return LSTMState(h, c), h
 
 
-class JANETCell(_ForgetBias):
+class JANETCell(ForgetBias):
     """Just another network: an LSTM with a forget gate alone.
 
     As in van der Westhuizen and Lasenby (2018, "The unreasonable effectiveness of the
@@ -367,8 +350,8 @@ class MogrifierLSTMCell(_LSTMLike):
 
     Attributes:
         rounds: how many there are; none makes an LSTM of it.
-        rank: q and r are products of two matrices through so many features; None: they
-            are whole.
+        rank: q and r are products of two matrices through this number of features;
+            None: they are whole.
         forget_bias: added to the initial bias of the forget gate.
 
     >>> cell = MogrifierLSTMCell(features=8, rounds=2, rank=1)
@@ -445,7 +428,7 @@ class MogrifierLSTMCell(_LSTMLike):
         return meta.unbox(self.get_variable("params", name))
 
 
-class MGUCell(_ForgetBias):
+class MGUCell(ForgetBias):
     """The minimal gated unit (Zhou, Wu, Zhang and Zhou, 2016).
 
     As in "Minimal gated unit for recurrent neural networks", arXiv:1603.09420:
@@ -481,7 +464,7 @@ class MGUCell(_ForgetBias):
         return h, h
 
 
-class UGRNNCell(_ForgetBias):
+class UGRNNCell(ForgetBias):
     """The update gate network (Collins, Sohl-Dickstein and Sussillo, 2017).
 
     As in "Capacity and trainability in recurrent neural networks", arXiv:1611.09913:

@@ -17,7 +17,7 @@ from flax.core import meta
 from flax.typing import Initializer
 
 from jaxrnn._validation import check_min, check_positive, check_scalar
-from jaxrnn.cells.base import Cell, narrowed
+from jaxrnn.cells.base import Cell, ForgetBias, narrowed
 from jaxrnn.linear_recurrence import linear_recurrence, shifted
 from jaxrnn.types import Array, Bool, CellState, Float
 
@@ -63,6 +63,10 @@ class LinearCell(Cell):
         It is what `scan(Cell.recur, cell, state, x_gates, ...)` returns, to rounding,
         with `initial_state` as fresh state.
 
+        Raises:
+            ValueError: the cell has an option with which the steps depend on each other
+                (`runs_in_parallel`).
+
         >>> def run(cell, x):
         ...     return cell.over_time(cell.initial_state((2,)), cell.project(x))
         >>> (y, h), variables = nn.init_with_output(run, MinGRUCell(features=8))(
@@ -71,6 +75,10 @@ class LinearCell(Cell):
         >>> y.shape, bool((y[-1] == h).all())
         ((5, 2, 8), True)
         """
+        if not runs_in_parallel(self):
+            raise ValueError(
+                f"over_time is for cells linear in the state, got {self!r:.200}"
+            )
         masks = {"valid": valid, "starts": starts, "first": first}
         first_state = state if first_state is None else first_state
         over = _AllSteps(state, first_state, masks, reverse)
@@ -217,7 +225,7 @@ class MinGRUCell(LinearCell):
         return final, h
 
 
-class MinLSTMCell(LinearCell):
+class MinLSTMCell(ForgetBias, LinearCell):
     """The minimal LSTM in the form that its authors train (Feng et al., 2024).
 
     As in arXiv:2410.01201, appendix B, with gates that add up to one:
@@ -249,9 +257,6 @@ class MinLSTMCell(LinearCell):
             jax.nn.sigmoid(share), jax.nn.sigmoid(-share) * positive(n)
         )
         return final, h
-
-    def _bias_init(self, key, shape, dtype):
-        return self._add_to_gate(self.bias_init(key, shape, dtype), 0, self.forget_bias)
 
 
 class SRUCell(LinearCell):
@@ -427,7 +432,7 @@ class LRUCell(LinearCell):
         h' = Re(s' C) + x D
 
     gamma starts as `log(sqrt(1 - abs(lambda)**2))`. `B`, real part and imaginary part,
-    and `D`, a whole matrix, are the columns of `w_x`; those of `C` are `w_y`.
+    and `D`, a whole matrix, are the columns of `w_x`; `w_y` has `Re C` above `-Im C`.
 
     Attributes:
         state_features: number of complex states; `features` if None.
@@ -539,8 +544,8 @@ class RGLRUCell(LinearCell):
     the paper's block.
 
     Attributes:
-        r_min, r_max: at the start `a ** (1 / r)`, the slowest decay, is uniform between
-            them.
+        r_min, r_max: at the start `sigmoid(-decay) ** c`, which is `a` where `r` is 1
+            and most is forgotten, is uniform between them.
 
     Raises:
         ValueError: `r_min`, `r_max` are not in order between 0 and 1.
@@ -606,8 +611,9 @@ class S5Cell(LinearCell):
     The eigenvalues start as those of the normal part of the HiPPO-LegS matrix (Gu et
     al., 2020). The paper's real parts are not kept negative; here they are, as in S4D
     (Gu et al., 2022). `B`, real part and imaginary part, and `D`, a whole matrix, are
-    the columns of `w_x`; those of `C` are `w_y`. What surrounds the recurrence in the
-    paper's layer (norm, gate, skip connection) is not part of the cell.
+    the columns of `w_x`; `w_y` has `2 Re C` above `-2 Im C`. What surrounds the
+    recurrence in the paper's layer (norm, gate, skip connection) is not part of the
+    cell.
 
     Attributes:
         state_features: number of conjugate pairs of states, of which one each is kept;

@@ -108,7 +108,7 @@ class Model:
         return self._call("prefill", tokens, lengths, state)
 
     def initial_state(self, rows):
-        """The state of so many rows before anything was read.
+        """The state of `rows` rows before anything was read.
 
         >>> import tempfile
         >>> from jaxrnn import GRU, models, serving

@@ -13,7 +13,7 @@ import pytest
 import jaxrnn
 from experiments.charlm import awd, nt_asgd
 from experiments.charlm import model as charlm_model
-from experiments.charlm.awd import Penalties
+from experiments.charlm.awd import Regularization
 from experiments.charlm.config import PRESETS, SMOKES, Settings
 from experiments.charlm.generator import Writer
 from experiments.charlm.options import Options
@@ -58,15 +58,15 @@ def outputs_of(params, x):
 def test_penalties_are_those_of_the_last_layer(model, params, rng):
     tokens = rng.integers(VOCAB, size=(3, 7)).astype(np.int32)
     key, state = jax.random.key(1), model.initial_state((3,))
-    penalties = Penalties(activation=2.0, temporal=0.5)
-    logits, _, found = apply(model, params, tokens, state, key, penalties)
+    regularization = Regularization(activation=2.0, temporal=0.5)
+    logits, _, found = apply(model, params, tokens, state, key, regularization)
     outputs = outputs_of(params, params["params"]["embed"]["embedding"][tokens])
     small = (outputs**2).mean()
     slow = ((outputs[:, 1:] - outputs[:, :-1]) ** 2).mean()
     assert found == pytest.approx(2 * small + 0.5 * slow, rel=1e-5)
     expected, _ = model.apply(params, tokens, state=state)
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-6)
-    nothing = apply(model, params, tokens, state, key, Penalties())
+    nothing = apply(model, params, tokens, state, key, Regularization())
     assert nothing[2] is None
     np.testing.assert_array_equal(nothing[0], expected)
 
@@ -78,10 +78,10 @@ def test_the_outputs_are_penalised_after_dropout_and_their_change_before(params,
     tokens = rng.integers(VOCAB, size=(40, 30)).astype(np.int32)
     key, state = jax.random.key(1), model.initial_state((40,))
     outputs = outputs_of(params, params["params"]["embed"]["embedding"][tokens])
-    _, _, found = apply(model, params, tokens, state, key, Penalties(temporal=1.0))
+    _, _, found = apply(model, params, tokens, state, key, Regularization(temporal=1.0))
     slow = ((outputs[:, 1:] - outputs[:, :-1]) ** 2).mean()
     assert found == pytest.approx(slow, rel=1e-5)
-    _, _, found = apply(model, params, tokens, state, key, Penalties(activation=1))
+    _, _, found = apply(model, params, tokens, state, key, Regularization(activation=1))
     # Half of the outputs are doubled: of 4,800 values the mean square is twice that.
     assert found == pytest.approx(2 * (outputs**2).mean(), rel=0.1)
 
@@ -89,8 +89,8 @@ def test_the_outputs_are_penalised_after_dropout_and_their_change_before(params,
 def test_words_are_dropped_wherever_they_are_read(model, params, rng):
     tokens = np.tile(rng.permutation(VOCAB).astype(np.int32), (2, 2))
     key, state = jax.random.key(3), model.initial_state((2,))
-    penalties = Penalties(embedding_dropout=0.5)
-    logits, *_ = apply(model, params, tokens, state, key, penalties)
+    regularization = Regularization(embedding_dropout=0.5)
+    logits, *_ = apply(model, params, tokens, state, key, regularization)
     p = params["params"]
     table = np.asarray(p["embed"]["embedding"], np.float64)
 
@@ -104,7 +104,7 @@ def test_words_are_dropped_wherever_they_are_read(model, params, rng):
     )
     assert 0 < kept.sum() < VOCAB
     np.testing.assert_allclose(logits, logits_with(kept), rtol=1e-4, atol=1e-5)
-    other, *_ = apply(model, params, tokens, state, jax.random.key(4), penalties)
+    other, *_ = apply(model, params, tokens, state, jax.random.key(4), regularization)
     assert not np.allclose(other, logits, atol=1e-2)
 
 
@@ -125,13 +125,13 @@ def test_the_loss_has_the_penalty_and_is_told_without():
     logs = jax.nn.log_softmax(logits)
     nats = -np.take_along_axis(np.asarray(logs), batch["targets"][..., None], -1).mean()
     zeros, key = model.initial_state((rows,)), jax.random.key(0)
-    penalties = Penalties(0.0, 2.0, 1.0)
+    regularization = Regularization(0.0, 2.0, 1.0)
     *_, penalty = apply(
-        model, state.train.params, batch["inputs"], zeros, key, penalties
+        model, state.train.params, batch["inputs"], zeros, key, regularization
     )
     assert penalty > 1e-4
     mesh = data_mesh(2)
-    step = charlm_model.make_train_step(model, optimizer, mesh, 0.0, penalties)
+    step = charlm_model.make_train_step(model, optimizer, mesh, 0.0, regularization)
     _, found = step(charlm_model.shard_state(state, mesh), batch)
     assert found["nats"].value == pytest.approx(nats, rel=1e-5)
     assert found["loss"].value == pytest.approx(nats + float(penalty), rel=1e-5)

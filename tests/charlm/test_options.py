@@ -47,8 +47,8 @@ def test_options_reach_the_training(tmp_path, charlm_run, monkeypatch):
         seen.update(patience=patience, tensorboard=tensorboard)
         raise KeyboardInterrupt("seen enough")
 
-    def make_train_step(model, optimizer, mesh, weight_drop, penalties):
-        seen.update(weight_drop=weight_drop, temporal=penalties.temporal)
+    def make_train_step(model, optimizer, mesh, weight_drop, regularization):
+        seen.update(weight_drop=weight_drop, temporal=regularization.temporal)
 
     monkeypatch.setattr(charlm_train, "fit", fit)
     monkeypatch.setattr(charlm_train, "make_train_step", make_train_step)

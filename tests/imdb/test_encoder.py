@@ -1,6 +1,8 @@
 """Pre-trained encoders in a classifier: what they compute, and what is refused."""
 
 import dataclasses
+import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -14,6 +16,7 @@ from experiments.imdb import model as imdb_model
 from experiments.imdb import pretraining
 from experiments.imdb.encoder import (
     Encoder,
+    TrainedOn,
     encoder_settings,
     initial_params,
     load_encoders,
@@ -52,6 +55,7 @@ def language_model(direction, layers=1, cell="lstm"):
         VOCAB,
         params["embed"]["embedding"],
         params["encoder"],
+        TrainedOn("reviews", "0123"),
     )
     return model, variables, made
 
@@ -169,6 +173,16 @@ def test_encoders_that_do_not_fit_are_refused(trained, tmp_path):
         settings=dataclasses.replace(other.settings, hidden=7),
         vocab=Vocab(VOCAB.tokens[::-1]),
     )
-    message = "do not fit together: they have other hidden 4 and 7, vocabularies"
+    message = "do not fit together: they have different hidden 4 and 7, vocabularies"
     with pytest.raises(ValueError, match=message):
         encoder_module._require_alike(one, other)
+
+
+def test_settings_without_the_texts_are_refused(trained, tmp_path):
+    shutil.copytree(trained / "forward", tmp_path / "run")
+    file = tmp_path / "run" / "settings.json"
+    settings = json.loads(file.read_text())
+    del settings["texts"]
+    file.write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match=r"settings.json is of another .* no texts"):
+        load_encoders([tmp_path / "run"])
