@@ -84,12 +84,9 @@ def apply(
         logits, state = model.apply(
             params, tokens, state=state, train=True, rngs={"dropout": key}
         )  # pyright: ignore[reportAssignmentType]
-    if not (regularization.activation or regularization.temporal):
+    _, activation, temporal = regularization
+    if not (activation or temporal):
         return logits, state, None
     small = regularizers.activation_regularization(found["dropped"])
     slow = regularizers.temporal_activation_regularization(found["outputs"])
-    return (
-        logits,
-        state,
-        regularization.activation * small + regularization.temporal * slow,
-    )
+    return logits, state, activation * small + temporal * slow
